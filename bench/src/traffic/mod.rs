@@ -1,0 +1,1 @@
+//! Traffic source and sink.

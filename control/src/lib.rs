@@ -1,0 +1,9 @@
+//! The control half of Sluice: configuration, API, command line, next hops.
+
+pub mod api;
+pub mod config;
+pub mod ipvsadm;
+pub mod netlink;
+pub mod realserver;
+pub mod rules;
+pub mod workers;

@@ -1,0 +1,1 @@
+//! The configured virtual services and real servers, with IPVS's rules for changing them.

@@ -1,0 +1,1 @@
+//! Spawning and pinning workers, publishing snapshots to them.

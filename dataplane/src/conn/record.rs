@@ -1,0 +1,25 @@
+//! A connection as listings show it.
+
+use crate::service::{Method, Protocol};
+use crate::wire::Address;
+
+/// What `ipvsadm -L -c` shows of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionRecord {
+    /// Transport protocol
+    pub protocol: Protocol,
+    /// Seconds until the entry expires
+    pub expires: u32,
+    /// IPVS name of the state ("ESTABLISHED", "UDP", ...)
+    pub state: &'static str,
+    /// Client address and port
+    pub client: (Address, u16),
+    /// VIP and port
+    pub service: (Address, u16),
+    /// LIP and port of a FULLNAT connection
+    pub local: Option<(Address, u16)>,
+    /// Real server address and port
+    pub server: (Address, u16),
+    /// How packets reach the server
+    pub method: Method,
+}

@@ -1,0 +1,1 @@
+//! Forwarding methods, one file each.

@@ -1,0 +1,17 @@
+//! Packets in, packets out: the forwarding half of Sluice.
+//!
+//! Nothing here reads a clock, a configuration file or randomness by itself:
+//! `now` and seeds are arguments, so that any run can be replayed.
+
+pub mod conn;
+pub mod forward;
+pub mod local;
+pub mod neigh;
+pub mod packet;
+pub mod port;
+pub mod sched;
+pub mod service;
+pub mod stats;
+pub mod steer;
+pub mod wire;
+pub mod worker;

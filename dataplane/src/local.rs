@@ -1,0 +1,1 @@
+//! LIP and port allocation for FULLNAT.

@@ -1,0 +1,163 @@
+//! Virtual services, their real servers, and the immutable table that workers
+//! forward by.
+//!
+//! Control builds a [`ServiceTable`] for every change and publishes it whole;
+//! a worker takes up the newest one between two bursts and never sees half a
+//! change. Identifiers are slots: a [`ServerId`] stays valid, and names the
+//! same real server, as long as any worker holds a connection to it. That is
+//! why a removed server remains in the table with
+//! [`RealServer::available`]` == false` until its last connection is gone,
+//! as IPVS keeps one in its trash (`net/netfilter/ipvs/ip_vs_ctl.c`).
+
+mod table;
+
+use std::sync::Arc;
+
+pub use table::{ServiceTable, ServiceTableBuilder};
+
+use crate::stats::{ServerCounters, TrafficCounters};
+use crate::wire::Address;
+
+/// Transport protocol of a service, with its IP protocol number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Protocol {
+    /// TCP (RFC 9293)
+    Tcp = 6,
+    /// UDP (RFC 768)
+    Udp = 17,
+}
+
+impl Protocol {
+    /// The protocol of an IP protocol number, if it is one that services have.
+    #[inline]
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Protocol::Tcp),
+            17 => Some(Protocol::Udp),
+            _ => None,
+        }
+    }
+
+    /// The IP protocol number.
+    #[inline]
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// What a virtual service is known by: `VIP:port` of a protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ServiceKey {
+    /// Transport protocol
+    pub protocol: Protocol,
+    /// The VIP
+    pub address: Address,
+    /// Port in host order; 0 stands for every port of the VIP
+    pub port: u16,
+}
+
+/// How packets reach a real server.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Method {
+    /// Destination rewritten to the server; replies come back through the
+    /// director (`ipvsadm -m`, "Masq")
+    Nat,
+    /// Source rewritten to a LIP as well, so that servers need no route to the
+    /// director (DPVS and the FULLNAT patch, "FullNat")
+    FullNat,
+    /// Only the destination MAC is rewritten; the server holds the VIP and
+    /// answers the client itself (`-g`, "Route")
+    DirectRoute,
+    /// The packet is wrapped in IP-in-IP (RFC 2003) to the server, which
+    /// answers the client itself (`-i`, "Tunnel")
+    Tunnel,
+}
+
+impl Method {
+    /// Whether replies of the server come back through the director.
+    #[inline]
+    pub fn has_replies(self) -> bool {
+        matches!(self, Method::Nat | Method::FullNat)
+    }
+}
+
+/// A scheduler, by its IPVS name.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SchedulerKind {
+    /// Round robin
+    Rr,
+    /// Weighted round robin
+    Wrr,
+    /// Least connections
+    Lc,
+    /// Weighted least connections
+    Wlc,
+}
+
+impl SchedulerKind {
+    /// The name that `ipvsadm -s` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            SchedulerKind::Rr => "rr",
+            SchedulerKind::Wrr => "wrr",
+            SchedulerKind::Lc => "lc",
+            SchedulerKind::Wlc => "wlc",
+        }
+    }
+
+    /// The scheduler of an `ipvsadm -s` name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [SchedulerKind::Rr, SchedulerKind::Wrr, SchedulerKind::Lc, SchedulerKind::Wlc]
+            .into_iter()
+            .find(|kind| kind.name() == name)
+    }
+}
+
+/// Slot of a virtual service in a [`ServiceTable`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ServiceId(pub u32);
+
+/// Slot of a real server in a [`ServiceTable`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ServerId(pub u32);
+
+/// A virtual service as workers see it.
+#[derive(Clone, Debug)]
+pub struct VirtualService {
+    /// What it is known by
+    pub key: ServiceKey,
+    /// Which scheduler chooses among [`VirtualService::servers`]
+    pub scheduler: SchedulerKind,
+    /// The available servers in IPVS order: the last added comes first
+    pub servers: Vec<ServerId>,
+    /// The LIPs that FULLNAT servers of this service are reached from
+    pub local_addresses: Vec<Address>,
+    /// Counters of the service
+    pub counters: Arc<TrafficCounters>,
+}
+
+/// A real server as workers see it.
+#[derive(Clone, Debug)]
+pub struct RealServer {
+    /// The service that it belongs to, or belonged to when it was removed
+    pub service: ServiceId,
+    /// The RIP
+    pub address: Address,
+    /// Port in host order; 0 where the service takes every port, and the port
+    /// of the packet is kept
+    pub port: u16,
+    /// How packets reach it
+    pub method: Method,
+    /// Its weight; 0 takes no new connections
+    pub weight: u32,
+    /// False once removed: packets of its remaining connections are dropped
+    /// (IPVS with `expire_nodest_conn=0`)
+    pub available: bool,
+    /// Counters of the server
+    pub counters: Arc<ServerCounters>,
+    /// Counters of the service, kept here because they outlive it while the
+    /// server still has connections
+    pub service_counters: Arc<TrafficCounters>,
+}

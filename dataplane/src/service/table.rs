@@ -1,0 +1,116 @@
+//! The immutable service table and its builder.
+
+use hashbrown::HashMap;
+
+use super::{Protocol, RealServer, ServerId, ServiceId, ServiceKey, VirtualService};
+use crate::wire::Address;
+
+/// Everything that a worker needs to know of services, at one instant.
+#[derive(Debug, Default)]
+pub struct ServiceTable {
+    generation: u64,
+    services: Vec<Option<VirtualService>>,
+    servers: Vec<Option<RealServer>>,
+    by_key: HashMap<ServiceKey, ServiceId>,
+}
+
+impl ServiceTable {
+    /// Number of the change that made this table; grows by at least one each.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The service that a packet to `address:port` belongs to: that of the
+    /// port, else that of all ports (`ip_vs_service_find`).
+    #[inline]
+    pub fn find(&self, protocol: Protocol, address: Address, port: u16) -> Option<ServiceId> {
+        self.by_key
+            .get(&ServiceKey { protocol, address, port })
+            .or_else(|| self.by_key.get(&ServiceKey { protocol, address, port: 0 }))
+            .copied()
+    }
+
+    /// The service in a slot.
+    #[inline]
+    pub fn service(&self, id: ServiceId) -> Option<&VirtualService> {
+        self.services.get(id.0 as usize)?.as_ref()
+    }
+
+    /// The real server in a slot, available or not.
+    #[inline]
+    pub fn server(&self, id: ServerId) -> Option<&RealServer> {
+        self.servers.get(id.0 as usize)?.as_ref()
+    }
+
+    /// Every service with its slot.
+    pub fn services(&self) -> impl Iterator<Item = (ServiceId, &VirtualService)> {
+        self.services.iter().enumerate().filter_map(|(i, s)| Some((ServiceId(i as u32), s.as_ref()?)))
+    }
+
+    /// Every real server with its slot, removed ones that still have
+    /// connections included.
+    pub fn servers(&self) -> impl Iterator<Item = (ServerId, &RealServer)> {
+        self.servers.iter().enumerate().filter_map(|(i, s)| Some((ServerId(i as u32), s.as_ref()?)))
+    }
+
+    /// One more than the highest service slot.
+    pub fn service_slots(&self) -> usize {
+        self.services.len()
+    }
+}
+
+/// Collects services and servers into a [`ServiceTable`].
+#[derive(Debug, Default)]
+pub struct ServiceTableBuilder {
+    table: ServiceTable,
+}
+
+impl ServiceTableBuilder {
+    /// A table to be known by `generation`.
+    pub fn new(generation: u64) -> Self {
+        ServiceTableBuilder { table: ServiceTable { generation, ..ServiceTable::default() } }
+    }
+
+    /// Puts a service into its slot.
+    ///
+    /// # Panics
+    /// When the slot or the key is taken: slots are handed out by control, and
+    /// two services in one would mix up connections.
+    pub fn service(&mut self, id: ServiceId, service: VirtualService) -> &mut Self {
+        let taken = self.table.by_key.insert(service.key, id);
+        assert!(taken.is_none(), "two services for {:?}", service.key);
+        put(&mut self.table.services, id.0, service);
+        self
+    }
+
+    /// Puts a real server into its slot.
+    ///
+    /// # Panics
+    /// When the slot is taken.
+    pub fn server(&mut self, id: ServerId, server: RealServer) -> &mut Self {
+        put(&mut self.table.servers, id.0, server);
+        self
+    }
+
+    /// The finished table.
+    pub fn build(self) -> ServiceTable {
+        for (id, service) in self.table.services() {
+            for server in &service.servers {
+                assert!(
+                    self.table.server(*server).is_some_and(|s| s.service == id),
+                    "{id:?} lists {server:?}, which is not its own"
+                );
+            }
+        }
+        self.table
+    }
+}
+
+fn put<T>(slots: &mut Vec<Option<T>>, index: u32, value: T) {
+    let index = index as usize;
+    if slots.len() <= index {
+        slots.resize_with(index + 1, || None);
+    }
+    assert!(slots[index].is_none(), "slot {index} is taken");
+    slots[index] = Some(value);
+}

@@ -1,0 +1,53 @@
+//! Why a frame was dropped.
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal),+ $(,)?) => {
+        /// Why a frame that was ours was not forwarded.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[$doc])* $name),+ }
+
+        impl DropReason {
+            /// Every reason, in the order of its number.
+            pub const ALL: &[DropReason] = &[$(DropReason::$name),+];
+
+            /// The name that metrics and `sluice status` show.
+            pub fn name(self) -> &'static str {
+                match self { $(DropReason::$name => $text),+ }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Shorter than the headers that it announces
+    Truncated = "truncated",
+    /// A length or version field contradicts the frame
+    Malformed = "malformed",
+    /// The IPv4 header checksum is wrong
+    BadChecksum = "bad_checksum",
+    /// TTL used up; time exceeded was sent where the rate allows
+    TtlExceeded = "ttl_exceeded",
+    /// Larger than the next hop's MTU, and not to be fragmented
+    TooBig = "too_big",
+    /// The service has no server that takes connections
+    NoServer = "no_server",
+    /// The connection's server was removed
+    ServerGone = "server_gone",
+    /// The connection table is full
+    TableFull = "table_full",
+    /// No (LIP, port) is free towards the server, or no LIP is configured
+    NoLocalPort = "no_local_port",
+    /// No route to the next hop
+    NoRoute = "no_route",
+    /// The route leads out of an interface that is not the director's
+    ForeignInterface = "foreign_interface",
+    /// The next hop did not answer in time, or too many frames wait for it
+    Unresolved = "unresolved",
+    /// The transmit ring is full
+    TransmitFull = "transmit_full",
+    /// No frame is free
+    NoFrame = "no_frame",
+    /// The kernel did not take the punted frame
+    PuntFailed = "punt_failed",
+}

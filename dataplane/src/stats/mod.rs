@@ -1,0 +1,201 @@
+//! Counters that one worker writes and everybody may read.
+//!
+//! A counter is written by one thread only, so it needs no locked
+//! instruction: the writer loads, adds and stores with relaxed ordering, and
+//! readers see a value that was true a moment ago. Each worker has a cache
+//! line of its own in every set, so that no line is written by two cores.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crossbeam::utils::CachePadded;
+
+mod drop_reason;
+
+pub use drop_reason::DropReason;
+
+/// A number that one thread writes and others read.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds to it. Only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Takes from it. Only the owning worker may call this.
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// Its value a moment ago.
+    #[inline]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    /// Replaces it. Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+}
+
+/// The five numbers of `ipvsadm --stats`. Bytes are those of the IP packet,
+/// without link-layer header, as IPVS counts them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Connections scheduled
+    pub connections: u64,
+    /// Packets from clients
+    pub in_packets: u64,
+    /// Packets to clients that went through the director
+    pub out_packets: u64,
+    /// Bytes from clients
+    pub in_bytes: u64,
+    /// Bytes to clients that went through the director
+    pub out_bytes: u64,
+}
+
+/// One worker's share of a [`TrafficCounters`].
+#[derive(Debug, Default)]
+pub struct TrafficShare {
+    /// Connections scheduled
+    pub connections: Counter,
+    /// Packets from clients
+    pub in_packets: Counter,
+    /// Packets to clients
+    pub out_packets: Counter,
+    /// Bytes from clients
+    pub in_bytes: Counter,
+    /// Bytes to clients
+    pub out_bytes: Counter,
+}
+
+impl TrafficShare {
+    fn add_to(&self, sum: &mut Traffic) {
+        sum.connections += self.connections.get();
+        sum.in_packets += self.in_packets.get();
+        sum.out_packets += self.out_packets.get();
+        sum.in_bytes += self.in_bytes.get();
+        sum.out_bytes += self.out_bytes.get();
+    }
+}
+
+/// Counters of a virtual service: a share for each worker.
+#[derive(Debug)]
+pub struct TrafficCounters(Box<[CachePadded<TrafficShare>]>);
+
+impl TrafficCounters {
+    /// Zeroed counters for `workers` workers.
+    pub fn new(workers: usize) -> Self {
+        TrafficCounters((0..workers).map(|_| CachePadded::default()).collect())
+    }
+
+    /// The share that `worker` writes.
+    #[inline]
+    pub fn share(&self, worker: usize) -> &TrafficShare {
+        &self.0[worker]
+    }
+
+    /// The sum over all workers.
+    pub fn sum(&self) -> Traffic {
+        let mut sum = Traffic::default();
+        self.0.iter().for_each(|share| share.add_to(&mut sum));
+        sum
+    }
+}
+
+/// One worker's share of a [`ServerCounters`].
+#[derive(Debug, Default)]
+pub struct ServerShare {
+    /// What `--stats` shows
+    pub traffic: TrafficShare,
+    /// Connections in a state that IPVS counts as active
+    pub active: Counter,
+    /// All other connections
+    pub inactive: Counter,
+}
+
+/// Counters of a real server: a share for each worker.
+#[derive(Debug)]
+pub struct ServerCounters(Box<[CachePadded<ServerShare>]>);
+
+impl ServerCounters {
+    /// Zeroed counters for `workers` workers.
+    pub fn new(workers: usize) -> Self {
+        ServerCounters((0..workers).map(|_| CachePadded::default()).collect())
+    }
+
+    /// The share that `worker` writes.
+    #[inline]
+    pub fn share(&self, worker: usize) -> &ServerShare {
+        &self.0[worker]
+    }
+
+    /// What `--stats` shows, over all workers.
+    pub fn traffic(&self) -> Traffic {
+        let mut sum = Traffic::default();
+        self.0.iter().for_each(|share| share.traffic.add_to(&mut sum));
+        sum
+    }
+
+    /// Active connections over all workers (`ActiveConn`).
+    #[inline]
+    pub fn active(&self) -> u64 {
+        self.0.iter().map(|share| share.active.get()).sum()
+    }
+
+    /// Inactive connections over all workers (`InActConn`).
+    #[inline]
+    pub fn inactive(&self) -> u64 {
+        self.0.iter().map(|share| share.inactive.get()).sum()
+    }
+}
+
+/// What a worker counts apart from services: packets in and out, what became
+/// of those that were not forwarded, and the state of its table.
+#[derive(Debug, Default)]
+pub struct WorkerCounters {
+    /// Frames received from XDP
+    pub received: Counter,
+    /// Frames handed to a transmit ring
+    pub transmitted: Counter,
+    /// Frames given to the kernel because nothing of ours claimed them
+    pub punted: Counter,
+    /// Frames waiting for a next hop's link-layer address
+    pub held: Counter,
+    /// Connections in the table now
+    pub connections: Counter,
+    /// Connections ended by their timer
+    pub expired: Counter,
+    /// Generation of the service table in use
+    pub generation: Counter,
+    /// Times that the poll loop ran
+    pub polls: Counter,
+    drops: DropCounters,
+}
+
+#[derive(Debug)]
+struct DropCounters([Counter; DropReason::ALL.len()]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        DropCounters(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl WorkerCounters {
+    /// Counts a dropped frame.
+    #[inline]
+    pub fn drop(&self, reason: DropReason) {
+        self.drops.0[reason as usize].add(1);
+    }
+
+    /// Frames dropped for `reason` so far.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.0[reason as usize].get()
+    }
+}

@@ -1,0 +1,128 @@
+//! An IP address of either family in one fixed-size value.
+//!
+//! IPv4 addresses are kept as IPv4-mapped IPv6 addresses (RFC 4291, section
+//! 2.5.5.2), so that tuples, tables and hashes have one shape for both
+//! families and no branch on the family is needed to compare them.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An IPv4 or IPv6 address, sixteen bytes in network order.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[repr(transparent)]
+pub struct Address([u8; 16]);
+
+/// Bytes 10 and 11 of an IPv4-mapped address; the ten before them are zero.
+const V4_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+impl Address {
+    /// The IPv4 address of four bytes in network order.
+    #[inline]
+    pub const fn from_v4(v4: [u8; 4]) -> Self {
+        let p = V4_PREFIX;
+        Address([
+            p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], v4[0], v4[1], v4[2],
+            v4[3],
+        ])
+    }
+
+    /// The IPv6 address of sixteen bytes in network order.
+    #[inline]
+    pub const fn from_v6(v6: [u8; 16]) -> Self {
+        Address(v6)
+    }
+
+    /// The four bytes of an IPv4 address, or `None` for IPv6.
+    #[inline]
+    pub fn v4(self) -> Option<[u8; 4]> {
+        self.is_v4().then(|| self.v4_bytes())
+    }
+
+    /// The last four bytes: the IPv4 address where [`Address::is_v4`] holds.
+    #[inline]
+    pub fn v4_bytes(self) -> [u8; 4] {
+        [self.0[12], self.0[13], self.0[14], self.0[15]]
+    }
+
+    /// All sixteen bytes, IPv4 in its mapped form.
+    #[inline]
+    pub fn bytes(self) -> [u8; 16] {
+        self.0
+    }
+
+    /// The two halves as native integers, for hashing and comparing.
+    #[inline]
+    pub fn words(self) -> (u64, u64) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
+        (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p]))
+    }
+
+    /// Whether this is an IPv4 address.
+    #[inline]
+    pub fn is_v4(self) -> bool {
+        self.0[..12] == V4_PREFIX
+    }
+
+    /// Whether this is the unspecified address of its family.
+    pub fn is_unspecified(self) -> bool {
+        IpAddr::from(self).is_unspecified()
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => v4.into(),
+            IpAddr::V6(v6) => v6.into(),
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Address {
+    fn from(v4: Ipv4Addr) -> Self {
+        Address::from_v4(v4.octets())
+    }
+}
+
+impl From<Ipv6Addr> for Address {
+    fn from(v6: Ipv6Addr) -> Self {
+        Address(v6.octets())
+    }
+}
+
+impl From<Address> for IpAddr {
+    fn from(address: Address) -> Self {
+        match address.v4() {
+            Some(v4) => IpAddr::V4(v4.into()),
+            None => IpAddr::V6(address.0.into()),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        IpAddr::from(*self).fmt(f)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_families_survive_the_way_through() {
+        for text in ["192.0.2.10", "0.0.0.0", "255.255.255.255", "2001:db8::1", "::", "::1"] {
+            let ip: IpAddr = text.parse().unwrap();
+            let address = Address::from(ip);
+            assert_eq!(IpAddr::from(address), ip);
+            assert_eq!(address.is_v4(), ip.is_ipv4());
+            assert_eq!(address.to_string(), text);
+        }
+    }
+}

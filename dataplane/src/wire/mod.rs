@@ -1,0 +1,4 @@
+//! Headers on the wire.
+mod address;
+
+pub use address::Address;

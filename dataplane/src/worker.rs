@@ -1,0 +1,1 @@
+//! The worker: one burst in, one burst out.
