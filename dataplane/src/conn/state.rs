@@ -129,7 +129,7 @@ const ACK: u8 = 0x10;
 static NEXT: [[[State; STATES]; 5]; 3] = {
     use State::{
         Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI,
-        SynAck as SA, SynRecv as SR, SynSent as SS, TimeWait as TW, Udp as UD,
+        SynRecv as SR, SynSent as SS, TimeWait as TW, Udp as UD,
     };
     // No deciding flag: `set_tcp_state` falls back to CLOSE.
     const BARE: [State; STATES] = [CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, UD];
