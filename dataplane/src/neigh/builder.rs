@@ -1,9 +1,10 @@
 //! Collects links, routes and neighbours into a [`NextHops`].
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 
-use super::prefix::PrefixMap;
-use super::{Egress, EgressId, HopId, NextHop, NextHops, Prefix, Target};
+use super::{Egress, EgressId, HopId, NextHop, NextHops, Prefix, Routes, Target};
 use crate::wire::Address;
 
 /// Builds a [`NextHops`].
@@ -30,48 +31,51 @@ use crate::wire::Address;
 /// ```
 #[derive(Debug)]
 pub struct NextHopsBuilder {
-    generation: u64,
-    egresses: Vec<Egress>,
     egress_ids: HashMap<Egress, EgressId>,
-    hops: Vec<NextHop>,
-    neighbours: HashMap<(Address, EgressId), HopId>,
-    local: PrefixMap<Target>,
-    routes: PrefixMap<Target>,
+    hops: NextHops,
 }
 
 impl NextHopsBuilder {
     /// A snapshot without routes, to be known by `generation`.
     pub fn new(generation: u64) -> Self {
-        NextHopsBuilder {
-            generation,
-            egresses: Vec::new(),
-            egress_ids: HashMap::new(),
-            hops: Vec::new(),
-            neighbours: HashMap::new(),
-            local: PrefixMap::default(),
-            routes: PrefixMap::default(),
-        }
+        NextHopsBuilder { egress_ids: HashMap::new(), hops: NextHops { generation, ..NextHops::default() } }
+    }
+
+    /// A snapshot that starts with everything of another, its generation,
+    /// slots and [`EgressId`]s included, to change MACs and add neighbours.
+    pub fn resume(previous: &NextHops) -> Self {
+        let egresses = previous.routes.egresses.iter().copied();
+        NextHopsBuilder { egress_ids: egresses.zip((0..).map(EgressId)).collect(), hops: previous.clone() }
     }
 
     /// A sending side for routes and neighbours; equal ones are one.
     pub fn egress(&mut self, egress: Egress) -> EgressId {
         *self.egress_ids.entry(egress).or_insert_with(|| {
-            self.egresses.push(egress);
-            EgressId(self.egresses.len() as u32 - 1)
+            let egresses = &mut Arc::make_mut(&mut self.hops.routes).egresses;
+            egresses.push(egress);
+            EgressId(egresses.len() as u32 - 1)
         })
+    }
+
+    /// The sending side of a route that leads to the address on-link.
+    pub fn on_link(&self, address: Address) -> Option<EgressId> {
+        match self.hops.routes.lookup(address) {
+            Some(Target::OnLink(egress)) => Some(egress),
+            _ => None,
+        }
     }
 
     /// Gives a neighbour its slot, or sets the MAC of the one that it has.
     pub fn neighbour(&mut self, egress: EgressId, address: Address, mac: Option<[u8; 6]>) -> HopId {
         let id = self.slot(egress, address);
-        self.hops[id.0 as usize].mac = mac;
+        self.hops.hops[id.0 as usize].mac = mac;
         id
     }
 
     /// A prefix whose addresses are neighbours themselves. Of two routes for
     /// one prefix the first counts, here and below.
     pub fn connected(&mut self, prefix: Prefix, egress: EgressId) -> &mut Self {
-        self.routes.insert(prefix, Target::OnLink(egress));
+        self.routes().main.insert(prefix, Target::OnLink(egress));
         self
     }
 
@@ -79,53 +83,52 @@ impl NextHopsBuilder {
     /// one. The gateway may be of the other address family (RFC 5549).
     pub fn via(&mut self, prefix: Prefix, egress: EgressId, gateway: Address) -> &mut Self {
         let hop = self.slot(egress, gateway);
-        self.routes.insert(prefix, Target::Gateway(hop));
+        self.routes().main.insert(prefix, Target::Gateway(hop));
         self
     }
 
     /// A prefix that leaves by an interface that is not the director's.
     pub fn foreign(&mut self, prefix: Prefix) -> &mut Self {
-        self.routes.insert(prefix, Target::Foreign);
+        self.routes().main.insert(prefix, Target::Foreign);
         self
     }
 
     /// A prefix that leads nowhere: an unreachable, blackhole or prohibit
     /// route, or one whose link is down.
     pub fn unreachable(&mut self, prefix: Prefix) -> &mut Self {
-        self.routes.insert(prefix, Target::NoRoute);
+        self.routes().main.insert(prefix, Target::NoRoute);
         self
     }
 
     /// Addresses of the machine itself. They win over any route, however
     /// specific, as the kernel looks into its `local` table first.
     pub fn local(&mut self, prefix: Prefix) -> &mut Self {
-        self.local.insert(prefix, Target::Foreign);
+        self.routes().local.insert(prefix, Target::Foreign);
         self
     }
 
     /// Addresses that are never sent to, such as multicast. They win over any
     /// route too.
     pub fn never(&mut self, prefix: Prefix) -> &mut Self {
-        self.local.insert(prefix, Target::NoRoute);
+        self.routes().local.insert(prefix, Target::NoRoute);
         self
     }
 
     /// The finished snapshot.
     pub fn build(self) -> NextHops {
-        NextHops {
-            generation: self.generation,
-            hops: self.hops,
-            local: self.local,
-            routes: self.routes,
-            neighbours: self.neighbours,
-        }
+        self.hops
+    }
+
+    fn routes(&mut self) -> &mut Routes {
+        Arc::make_mut(&mut self.hops.routes)
     }
 
     fn slot(&mut self, egress: EgressId, address: Address) -> HopId {
-        *self.neighbours.entry((address, egress)).or_insert_with(|| {
-            let Egress { interface, vlan, source_mac, mtu, source } = self.egresses[egress.0 as usize];
-            self.hops.push(NextHop { interface, vlan, source_mac, mac: None, mtu, source });
-            HopId(self.hops.len() as u32 - 1)
+        let NextHops { hops, neighbours, routes, .. } = &mut self.hops;
+        *neighbours.entry((address, egress)).or_insert_with(|| {
+            let Egress { interface, vlan, source_mac, mtu, source } = routes.egresses[egress.0 as usize];
+            hops.push(NextHop { interface, vlan, source_mac, mac: None, mtu, source });
+            HopId(hops.len() as u32 - 1)
         })
     }
 }
@@ -206,5 +209,29 @@ mod tests {
         assert_eq!(hops.hop(HopId(0)).unwrap().mac, Some(PEER));
         assert_eq!(hops.hop(HopId(1)).unwrap().vlan, Some(7));
         assert_eq!(hops.hops().len(), 2);
+    }
+
+    #[test]
+    fn resuming_keeps_slots_and_routes() {
+        let mut b = NextHopsBuilder::new(5);
+        let lan = b.egress(Egress::new(0, OURS));
+        b.connected(net("10.0.0.0/24"), lan).via(net("0.0.0.0/0"), lan, ip("10.0.0.254"));
+        let first = b.build();
+        let Resolution::Hop(gateway) = first.resolve(ip("192.0.2.1")) else { panic!("no gateway") };
+
+        let mut b = NextHopsBuilder::resume(&first);
+        assert_eq!(b.on_link(ip("10.0.0.7")), Some(lan));
+        assert_eq!(b.on_link(ip("192.0.2.1")), None);
+        assert_eq!(b.egress(Egress::new(0, OURS)), lan);
+        let neighbour = b.neighbour(lan, ip("10.0.0.7"), Some(PEER));
+        b.neighbour(lan, ip("10.0.0.254"), Some(PEER));
+        let second = b.build();
+
+        assert_eq!(second.generation(), 5);
+        assert_eq!(second.resolve(ip("192.0.2.1")), Resolution::Hop(gateway));
+        assert_eq!(second.resolve(ip("10.0.0.7")), Resolution::Hop(neighbour));
+        assert_eq!(second.hop(gateway).unwrap().mac, Some(PEER));
+        assert_eq!(first.hop(gateway).unwrap().mac, None);
+        assert_eq!(first.resolve(ip("10.0.0.7")), Resolution::Ask);
     }
 }

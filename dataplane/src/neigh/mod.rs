@@ -10,6 +10,8 @@
 mod builder;
 mod prefix;
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 
 pub use builder::NextHopsBuilder;
@@ -90,16 +92,31 @@ enum Target {
     NoRoute,
 }
 
+/// The part of a snapshot that stays the same while only neighbours change.
+#[derive(Clone, Debug, Default)]
+struct Routes {
+    /// The kernel's `local` table, which its first rule looks up before all
+    /// others: a prefix here wins over a longer one in `main`
+    local: PrefixMap<Target>,
+    main: PrefixMap<Target>,
+    egresses: Vec<Egress>,
+}
+
+impl Routes {
+    #[inline]
+    fn lookup(&self, address: Address) -> Option<Target> {
+        self.local.lookup(address).or_else(|| self.main.lookup(address))
+    }
+}
+
 /// Routes and neighbours at one instant.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct NextHops {
     generation: u64,
     hops: Vec<NextHop>,
-    /// The kernel's `local` table, which its first rule looks up before all
-    /// others: a prefix here wins over a longer one in `routes`
-    local: PrefixMap<Target>,
-    routes: PrefixMap<Target>,
     neighbours: HashMap<(Address, EgressId), HopId>,
+    /// Shared by successive snapshots, as a router may have many
+    routes: Arc<Routes>,
 }
 
 impl NextHops {
@@ -129,8 +146,7 @@ impl NextHops {
     /// has in use, and one more where the match is on-link. To be called once
     /// for a connection and generation, not once a packet.
     pub fn resolve(&self, address: Address) -> Resolution {
-        let target = self.local.lookup(address).or_else(|| self.routes.lookup(address));
-        match target {
+        match self.routes.lookup(address) {
             Some(Target::Gateway(hop)) => Resolution::Hop(hop),
             Some(Target::OnLink(egress)) => match self.neighbours.get(&(address, egress)) {
                 Some(hop) => Resolution::Hop(*hop),

@@ -110,13 +110,13 @@ fn mask(length: u8) -> u128 {
 /// host has a handful of lengths, a router with a full table some twenty-five,
 /// and a lookup happens once for a connection; a trie would have to be much
 /// bigger to be faster.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PrefixMap<T> {
     v4: Vec<Level<T>>,
     v6: Vec<Level<T>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Level<T> {
     mapped_length: u8,
     mask: u128,
