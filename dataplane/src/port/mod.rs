@@ -6,6 +6,7 @@
 
 pub mod afxdp;
 pub mod memory;
+mod punt;
 
 use std::time::Duration;
 
@@ -56,6 +57,10 @@ pub trait Port {
 
     /// Takes sent frames back, and gives free ones to the receive side.
     fn reclaim(&mut self);
+
+    /// Leaves a frame to the kernel, as if XDP had passed it on `interface`.
+    /// Returns false when the kernel did not take it.
+    fn punt(&mut self, interface: usize, frame: Self::Frame) -> bool;
 
     /// Sleeps until a frame may have come, at most `limit`.
     fn wait(&mut self, limit: Duration);
