@@ -1,15 +1,19 @@
-//! Compiles the XDP steering program with clang.
+//! Compiles the BPF programs with clang.
 
 use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs};
 
 fn main() {
-    let source = "src/steer/steer.bpf.c";
+    compile("src/steer/steer.bpf.c", "steer.bpf.o");
+    compile("src/port/punt.bpf.c", "punt.bpf.o");
+}
+
+fn compile(source: &str, object: &str) {
     println!("cargo:rerun-if-changed={source}");
     println!("cargo:rerun-if-env-changed=CLANG");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
-    let object = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("steer.bpf.o");
+    let object = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join(object);
     // Debian keeps <asm/types.h> in a directory named after the host, which
     // clang does not search for the bpf target.
     let multiarch = format!("/usr/include/{}-linux-gnu", env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default());
@@ -26,7 +30,7 @@ fn main() {
              on Debian, apt-get install linux-libc-dev libbpf-dev"
         ),
         Err(error) => panic!(
-            "cannot run {clang}: {error}. The XDP program is compiled by clang: on Debian, \
+            "cannot run {clang}: {error}. The BPF programs are compiled by clang: on Debian, \
              apt-get install clang (or set CLANG to its path)"
         ),
     }

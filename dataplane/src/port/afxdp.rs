@@ -31,7 +31,10 @@ use ::afxdp::umem::{Umem, UmemCompletionQueue, UmemFillQueue, UmemNewError};
 use arraydeque::{ArrayDeque, Wrapping};
 use thiserror::Error;
 
+use super::punt::Punt;
+pub use super::punt::PuntError;
 use super::{BURST, Frame, Port};
+use crate::steer::Mode;
 
 /// Frames of each ring. Small enough that the frames in flight stay in the
 /// second-level cache, large enough for what arrives while a worker is away
@@ -79,6 +82,9 @@ pub enum OpenError {
     /// The frame memory could not be had
     #[error("no memory for {0} frames of {1} bytes")]
     Memory(usize, usize),
+    /// There is no way back to the kernel
+    #[error(transparent)]
+    Punt(#[from] PuntError),
     /// The memory could not be registered
     #[error(
         "interface {interface}, queue {queue}: frame memory could not be registered: {source} \
@@ -121,6 +127,7 @@ struct Interface {
     name: String,
     /// `None` after the socket failed
     sockets: Option<Sockets>,
+    punt: Punt,
 }
 
 /// Fields are dropped in this order: sockets before the queues that they
@@ -140,8 +147,8 @@ struct Sockets {
 
 impl AfXdpPort {
     /// Opens queue `queue` of each interface, for packets of at most `mtu`
-    /// bytes. The steering program must be attached to each.
-    pub fn open(interfaces: &[String], queue: usize, mtu: usize) -> Result<Self, OpenError> {
+    /// bytes. The steering program must be attached to each, in the mode given.
+    pub fn open(interfaces: &[(String, Mode)], queue: usize, mtu: usize) -> Result<Self, OpenError> {
         // Chunks of 2 KiB spread packet headers over twice as many cache sets
         // as those of 4 KiB would.
         let chunk = if mtu + 32 + super::TAIL_ROOM + RESERVED <= 2048 { 2048 } else { 4096 };
@@ -150,8 +157,13 @@ impl AfXdpPort {
             .map_err(|_| OpenError::Memory(count, chunk))?;
         // Frames borrow the memory for 'static: it must never be unmapped.
         std::mem::forget(Arc::clone(&area));
+        let with_punt = interfaces.iter().map(|(name, mode)| {
+            let punt = Punt::open(name, *mode == Mode::Generic)?;
+            Ok(Interface { name: name.clone(), sockets: None, punt })
+        });
+        let with_punt = with_punt.collect::<Result<_, PuntError>>()?;
         let mut port = AfXdpPort {
-            interfaces: interfaces.iter().map(|name| Interface { name: name.clone(), sockets: None }).collect(),
+            interfaces: with_punt,
             area,
             free,
             queue,
@@ -212,6 +224,12 @@ impl AfXdpPort {
     /// Whether enough frames are left to open a failed socket again.
     pub fn can_reopen(&self) -> bool {
         self.free.len() >= RING as usize
+    }
+
+    /// Why punted frames of an interface appear on a TAP device rather than on
+    /// the interface itself.
+    pub fn punt_fallback(&self, interface: usize) -> Option<&str> {
+        self.interfaces[interface].punt.fallback_reason()
     }
 
     /// Whether the socket of an interface shares its frames with the driver.
@@ -291,6 +309,12 @@ impl Port for AfXdpPort {
                 sockets.rx.wake();
             }
         }
+    }
+
+    fn punt(&mut self, interface: usize, frame: AfXdpFrame) -> bool {
+        let taken = self.interfaces[interface].punt.write(frame.bytes());
+        self.release(frame);
+        taken
     }
 
     #[allow(unsafe_code)]

@@ -19,7 +19,7 @@ fn c_name(interface: &str) -> io::Result<CString> {
 /// Number of the interface in this network namespace. The system call rather
 /// than sysfs is asked, since /sys may still show another namespace.
 #[allow(unsafe_code)]
-pub(super) fn index_of(interface: &str) -> io::Result<u32> {
+pub(crate) fn index_of(interface: &str) -> io::Result<u32> {
     let name = c_name(interface)?;
     // SAFETY: `name` is a NUL-terminated string that outlives the call.
     match unsafe { libc::if_nametoindex(name.as_ptr()) } {
@@ -30,7 +30,7 @@ pub(super) fn index_of(interface: &str) -> io::Result<u32> {
 
 /// MAC of the interface.
 #[allow(unsafe_code)]
-pub(super) fn mac_of(interface: &str) -> io::Result<[u8; 6]> {
+pub(crate) fn mac_of(interface: &str) -> io::Result<[u8; 6]> {
     let name = c_name(interface)?;
     // SAFETY: an all-zero ifreq is valid; the name fits with its NUL (checked
     // above); the descriptor is open until closed here; SIOCGIFHWADDR fills

@@ -16,6 +16,7 @@ use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError, include_bytes_aligned};
 use thiserror::Error;
 
+pub(crate) use existing::{index_of, mac_of};
 pub use rules::{SteeringRules, Target};
 
 use crate::local::MIN_LOCAL_PORT;
@@ -272,14 +273,14 @@ fn attach(
 }
 
 fn interface_index(interface: &str) -> Result<u32, SteerError> {
-    existing::index_of(interface).map_err(|source| match source.raw_os_error() {
+    index_of(interface).map_err(|source| match source.raw_os_error() {
         Some(libc::ENODEV) => SteerError::NoInterface(interface.to_owned()),
         _ => SteerError::Interface { interface: interface.to_owned(), what: "looking it up", source },
     })
 }
 
 fn read_mac(interface: &str) -> Result<[u8; 6], SteerError> {
-    existing::mac_of(interface).map_err(|source| SteerError::Interface {
+    mac_of(interface).map_err(|source| SteerError::Interface {
         interface: interface.to_owned(),
         what: "reading its MAC",
         source,
