@@ -76,7 +76,11 @@ impl World {
             counters: Arc::new(ServerCounters::new(WORKERS)),
             service_counters: self.service.counters.clone(),
         };
-        assert!(self.servers.insert(id, server).is_none(), "{id:?} added twice");
+        let again = self.servers.entry(id).and_modify(|server| {
+            assert!(!server.available, "{id:?} added twice");
+            (server.available, server.weight) = (true, weight);
+        });
+        again.or_insert(server);
         self.service.servers.insert(0, id);
     }
 
@@ -155,6 +159,11 @@ fn replay(recorded: &str, prompt: bool) -> String {
         match step {
             "add" => world.add(id(words[0]), words[1].parse().unwrap()),
             "edit" => world.servers.get_mut(&id(words[0])).unwrap().weight = words[1].parse().unwrap(),
+            "method" => {
+                assert_eq!(words[1], "direct");
+                world.servers.get_mut(&id(words[0])).unwrap().method = Method::DirectRoute;
+            }
+            "scheduler" => world.service.scheduler = SchedulerKind::from_name(words[0]).unwrap(),
             "delete" => world.remove(id(words[0])),
             "reset" => (0..words[0].parse().unwrap()).for_each(|i| world.reset(i)),
             "held" | "closed" | "datagrams" => {
@@ -178,7 +187,7 @@ fn replay(recorded: &str, prompt: bool) -> String {
             _ => panic!("line {}: step {step:?}", number + 1),
         }
         writeln!(answer, "{line}").unwrap();
-        if matches!(step, "add" | "edit" | "delete") {
+        if matches!(step, "add" | "edit" | "method" | "scheduler" | "delete") {
             world.publish();
         }
     }

@@ -82,6 +82,15 @@ impl State {
         matches!(self, State::Established | State::SynSent | State::SynRecv | State::SynAck)
     }
 
+    /// Whether a SYN from the client that finds a connection in this state opens
+    /// a new one: the old entry goes at once, and the new connection is
+    /// scheduled afresh (`is_new_conn_expected` with `conn_reuse_mode=1`, the
+    /// default). With RST set beside SYN, the old entry goes and none follows.
+    #[inline]
+    pub fn is_over(self) -> bool {
+        matches!(self, State::TimeWait | State::Close)
+    }
+
     /// The state after a packet with these TCP flags (byte 13 of the header).
     ///
     /// Of several flags one decides, RST before SYN before FIN before ACK. A
