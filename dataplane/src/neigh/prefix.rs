@@ -51,6 +51,19 @@ impl Prefix {
     /// The prefix of all IPv6 addresses.
     pub const V6_DEFAULT: Prefix = Prefix { address: Address::from_v6([0; 16]), length: 0 };
 
+    /// "This network", 0.0.0.0/8 (RFC 1122, section 3.2.1.3).
+    pub const V4_THIS_NETWORK: Prefix = Prefix { address: Address::from_v4([0; 4]), length: 8 };
+
+    /// IPv4 multicast, 224.0.0.0/4 (RFC 5771).
+    pub const V4_MULTICAST: Prefix = Prefix { address: Address::from_v4([224, 0, 0, 0]), length: 4 };
+
+    /// The limited broadcast address (RFC 919).
+    pub const V4_BROADCAST: Prefix = Prefix { address: Address::from_v4([255; 4]), length: 32 };
+
+    /// IPv6 multicast, ff00::/8 (RFC 4291, section 2.7).
+    pub const V6_MULTICAST: Prefix =
+        Prefix { address: Address::from_v6([255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), length: 8 };
+
     /// The first address of the prefix.
     pub fn address(self) -> Address {
         self.address
