@@ -54,7 +54,7 @@ impl Link<'_> {
             let mac = end
                 .addresses
                 .first()
-                .map(|&address| format!(" address {}", mac_of(address)))
+                .map(|&address| format!(" address {}", mac_text(address)))
                 .unwrap_or_default();
             let (interface, netns) = (end.interface, end.netns.name());
             format!("name {interface} netns {netns} mtu {mtu} numtxqueues {queues} numrxqueues {queues}{mac}")
@@ -82,9 +82,13 @@ impl Link<'_> {
 /// The MAC address that a lab gives the interface with this address: `02:00` and the four bytes, so that a capture can
 /// be read without a table.
 #[must_use]
-pub fn mac_of(address: Ipv4Addr) -> String {
+pub const fn mac_of(address: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = address.octets();
-    format!("02:00:{a:02x}:{b:02x}:{c:02x}:{d:02x}")
+    [0x02, 0x00, a, b, c, d]
+}
+
+fn mac_text(address: Ipv4Addr) -> String {
+    mac_of(address).map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// What an interface has counted, from `/proc/net/dev`.
@@ -138,6 +142,6 @@ mod tests {
 
     #[test]
     fn a_mac_address_spells_the_address() {
-        assert_eq!(mac_of(Ipv4Addr::new(10, 0, 2, 254)), "02:00:0a:00:02:fe");
+        assert_eq!(mac_text(Ipv4Addr::new(10, 0, 2, 254)), "02:00:0a:00:02:fe");
     }
 }
