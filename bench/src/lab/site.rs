@@ -1,0 +1,365 @@
+//! The network that most things are tried in.
+//!
+//! ```text
+//!   client              router                     director
+//!   10.0.0.1 --- 10.0.0.254  10.0.1.253 --- eth0 10.0.1.254
+//!                   10.0.2.253                eth1 10.0.2.254
+//!                        |                      |
+//!                        +--- switch, 10.0.2.0/24 ---+
+//!                        |           |               |
+//!                  rs1 10.0.2.1  rs2 10.0.2.2   rs3 10.0.2.3
+//! ```
+//!
+//! The router sends 192.0.2.0/24 to the director, which holds the virtual addresses on `lo`. It also has a leg on the
+//! servers' network, so that replies of DR and TUN reach the client without the director.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::process::run;
+use super::{Director, Dns, End, Lab, Link, Netns, Nginx, director::sluice_binary};
+
+/// The client's first address; it also has .2, .3 and .4.
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// The first virtual address; the director also holds .11 and .12.
+pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// The director's address towards the router.
+pub const DIRECTOR: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 254);
+/// The first local address for FULLNAT; the director also holds .201.
+pub const LIP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 200);
+/// How many real servers there are.
+pub const SERVERS: u8 = 3;
+
+const CLIENT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
+const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 253);
+const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 253);
+const DIRECTOR_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
+
+/// The address of a real server, counted from 1.
+#[must_use]
+pub const fn server_address(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 2, number)
+}
+
+/// How packets get to a real server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Method {
+    /// Destination translated; replies pass the director.
+    Nat,
+    /// Both addresses translated; replies come back to a local address.
+    FullNat,
+    /// Only the MAC address changed; replies bypass the director.
+    Dr,
+    /// IP in IP; replies bypass the director.
+    Tun,
+}
+
+impl Method {
+    /// All four.
+    pub const ALL: [Self; 4] = [Self::Nat, Self::FullNat, Self::Dr, Self::Tun];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::FullNat => "fullnat",
+            Self::Dr => "dr",
+            Self::Tun => "tun",
+        }
+    }
+
+    /// The option of `ipvsadm -a`.
+    #[must_use]
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::Nat => "-m",
+            Self::FullNat => "-b",
+            Self::Dr => "-g",
+            Self::Tun => "-i",
+        }
+    }
+
+    /// Whether replies come to the client without passing the director.
+    #[must_use]
+    pub const fn replies_bypass(self) -> bool {
+        matches!(self, Self::Dr | Self::Tun)
+    }
+}
+
+/// The real servers' default gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gateway {
+    /// As NAT needs it.
+    Director,
+    /// As it is in a data centre: for FULLNAT, DR and TUN.
+    Router,
+}
+
+/// The director's `rp_filter`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReversePath {
+    /// 0: no check.
+    Off,
+    /// 1: a packet must come in where its reply would go out (RFC 3704, section 2.2).
+    Strict,
+}
+
+/// What may differ between sites.
+#[derive(Clone, Copy, Debug)]
+pub struct SiteOptions {
+    /// MTU of every link, in bytes.
+    pub mtu: u32,
+    /// Queues of the director's interfaces.
+    pub queues: u32,
+    /// The director's reverse path filter.
+    pub reverse_path: ReversePath,
+}
+
+impl Default for SiteOptions {
+    fn default() -> Self {
+        Self { mtu: 1500, queues: 1, reverse_path: ReversePath::Off }
+    }
+}
+
+/// A client, a router, a director and three real servers. See the module for the addresses.
+#[derive(Debug)]
+pub struct Site {
+    /// Where requests come from; its interface is `eth0`.
+    pub client: Netns,
+    /// Interfaces `client`, `director` and `lan`.
+    pub router: Netns,
+    /// Interfaces `eth0`, to the router, and `eth1`, to the servers.
+    pub director: Netns,
+    /// A bridge.
+    pub switch: Netns,
+    /// `rs1` and on, each with an interface `eth0`.
+    pub servers: Vec<Netns>,
+    lab: Lab,
+}
+
+impl Site {
+    /// Builds the network. The servers' gateway is the router.
+    ///
+    /// # Errors
+    /// Without root, or when `ip` or `ethtool` refuses something.
+    pub fn new(options: SiteOptions) -> Result<Self> {
+        let lab = Lab::new()?;
+        let client = lab.netns("cl")?;
+        let router = lab.netns("rt")?;
+        let director = lab.netns("di")?;
+        let switch = lab.netns("sw")?;
+        let servers = (1..=SERVERS).map(|i| lab.netns(&format!("rs{i}"))).collect::<Result<Vec<_>>>()?;
+        let site = Self { client, router, director, switch, servers, lab };
+        site.wire_up(options)?;
+        site.route(options)?;
+        Ok(site)
+    }
+
+    fn wire_up(&self, options: SiteOptions) -> Result<()> {
+        let Self { client, router, director, switch, servers, .. } = self;
+        let SiteOptions { mtu, queues, .. } = options;
+        let clients: Vec<Ipv4Addr> = (1..=4).map(|i| Ipv4Addr::new(10, 0, 0, i)).collect();
+        let link = |a: End, b: End, queues| Link { a, b, mtu, queues }.make();
+
+        switch.ip(&["link add br0 type bridge", "link set br0 up"])?;
+        link(End::new(client, "eth0", &clients), End::new(router, "client", &[CLIENT_GATEWAY]), 1)?;
+        link(End::new(router, "director", &[ROUTER]), End::new(director, "eth0", &[DIRECTOR]), queues)?;
+        link(End::new(director, "eth1", &[DIRECTOR_LAN]), End::new(switch, "director", &[]), queues)?;
+        link(End::new(router, "lan", &[ROUTER_LAN]), End::new(switch, "router", &[]), 1)?;
+        for (server, number) in servers.iter().zip(1..) {
+            let port = format!("rs{number}");
+            link(End::new(server, "eth0", &[server_address(number)]), End::new(switch, &port, &[]), 1)?;
+            switch.ip(&[format!("link set {port} master br0")])?;
+        }
+        switch.ip(&["link set director master br0", "link set router master br0"])
+    }
+
+    fn route(&self, options: SiteOptions) -> Result<()> {
+        let Self { client, router, director, servers, .. } = self;
+        for netns in [client, router].into_iter().chain(servers) {
+            // Replies from a virtual address come in where the route back does not lead.
+            netns.sysctl("net.ipv4.conf.all.rp_filter", "0")?;
+            netns.sysctl("net.ipv4.conf.default.rp_filter", "0")?;
+        }
+        let filter = match options.reverse_path {
+            ReversePath::Off => "0",
+            ReversePath::Strict => "1",
+        };
+        for interface in ["all", "default", "eth0", "eth1"] {
+            director.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), filter)?;
+        }
+        for netns in [router, director] {
+            netns.sysctl("net.ipv4.ip_forward", "1")?;
+            // A redirect would teach the others a way around the one under test.
+            for interface in ["all", "default"] {
+                netns.sysctl(&format!("net.ipv4.conf.{interface}.send_redirects"), "0")?;
+            }
+        }
+        client.ip(&[format!("route add default via {CLIENT_GATEWAY}")])?;
+        router.ip(&[format!("route add 192.0.2.0/24 via {DIRECTOR}")])?;
+        director.ip(&[
+            format!("route add default via {ROUTER}"),
+            "address add 192.0.2.10/32 dev lo".into(),
+            "address add 192.0.2.11/32 dev lo".into(),
+            "address add 192.0.2.12/32 dev lo".into(),
+            format!("address add {LIP}/32 dev eth1"),
+            "address add 10.0.2.201/32 dev eth1".into(),
+        ])?;
+        self.set_gateway(Gateway::Router)
+    }
+
+    /// Changes the default gateway of all real servers.
+    ///
+    /// # Errors
+    /// When `ip` refuses.
+    pub fn set_gateway(&self, gateway: Gateway) -> Result<()> {
+        let address = match gateway {
+            Gateway::Director => DIRECTOR_LAN,
+            Gateway::Router => ROUTER_LAN,
+        };
+        self.servers
+            .iter()
+            .try_for_each(|server| server.ip(&[format!("route replace default via {address}")]))
+    }
+
+    /// Prepares the real servers for a method: their gateway, and for DR and TUN the virtual address.
+    ///
+    /// # Errors
+    /// When `ip` or `sluice realserver` refuses.
+    pub fn prepare_servers(&self, method: Method) -> Result<()> {
+        self.set_gateway(if method == Method::Nat { Gateway::Director } else { Gateway::Router })?;
+        if method.replies_bypass() { self.realserver("up", method) } else { Ok(()) }
+    }
+
+    /// Undoes [`Site::prepare_servers`].
+    ///
+    /// # Errors
+    /// When `ip` or `sluice realserver` refuses.
+    pub fn restore_servers(&self, method: Method) -> Result<()> {
+        self.set_gateway(Gateway::Router)?;
+        if method.replies_bypass() { self.realserver("down", method) } else { Ok(()) }
+    }
+
+    fn realserver(&self, what: &str, method: Method) -> Result<()> {
+        let (sluice, vip) = (sluice_binary()?, VIP.to_string());
+        for server in &self.servers {
+            let mut command = server.command(&sluice.display().to_string());
+            run(command.args([
+                "realserver",
+                what,
+                "--vip",
+                &vip,
+                "--method",
+                method.name(),
+                "--dev",
+                "eth0",
+            ]))?;
+        }
+        Ok(())
+    }
+
+    /// A configuration of the director: its interfaces, one worker, a local address, and no service yet.
+    #[must_use]
+    pub fn config(&self) -> String {
+        // Labs that run at the same time spread over the CPUs.
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let cpu = cpus - 1 - self.lab.number() as usize % cpus;
+        format!(
+            "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{cpu}]\n\
+             connections_per_worker = 100_000\nlocal_addresses = [\"{LIP}\"]\n"
+        )
+    }
+
+    /// One `[[service]]` on [`VIP`] with all three servers, to be appended to [`Site::config`].
+    #[must_use]
+    pub fn service(&self, protocol: &str, port: u16, scheduler: &str, method: Method) -> String {
+        let mut text = format!(
+            "\n[[service]]\naddress = \"{VIP}:{port}\"\nprotocol = \"{protocol}\"\nscheduler = \"{scheduler}\"\n"
+        );
+        for number in 1..=SERVERS {
+            let (address, method) = (server_address(number), method.name());
+            text += &format!(
+                "\n[[service.server]]\naddress = \"{address}:{port}\"\nmethod = \"{method}\"\nweight = 1\n"
+            );
+        }
+        text
+    }
+
+    /// Starts the director and waits until packets flow.
+    ///
+    /// # Errors
+    /// When it ends or stays silent instead; the error has its log.
+    pub fn start_director(&self, config: &str) -> Result<Director> {
+        Director::start(&self.director, self.lab.dir(), config)
+    }
+
+    /// Starts nginx on every real server.
+    ///
+    /// # Errors
+    /// When one does not come up; the error has its log.
+    pub fn start_nginx(&self) -> Result<Vec<Nginx>> {
+        self.named().map(|(name, netns)| Nginx::start(netns, &name, self.lab.dir())).collect()
+    }
+
+    /// Starts a DNS server on every real server.
+    ///
+    /// # Errors
+    /// When one does not come up; the error has its log.
+    pub fn start_dns(&self) -> Result<Vec<Dns>> {
+        self.named().map(|(name, netns)| Dns::start(netns, &name, self.lab.dir())).collect()
+    }
+
+    fn named(&self) -> impl Iterator<Item = (String, &Netns)> {
+        self.servers.iter().zip(1..).map(|(netns, i)| (format!("rs{i}"), netns))
+    }
+
+    /// The scratch directory.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        self.lab.dir()
+    }
+
+    /// Makes a file of pseudo-random bytes that every nginx serves as `/blob`, and returns its path.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn make_blob(&self, bytes: usize) -> Result<PathBuf> {
+        let path = self.lab.dir().join("blob");
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+        let mut content = Vec::with_capacity(bytes + 8);
+        while content.len() < bytes {
+            // xorshift64: no stretch of the file is like another, so that misplaced segments show.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            content.extend_from_slice(&state.to_le_bytes());
+        }
+        content.truncate(bytes);
+        std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+}
+
+/// The SHA-256 of a file, in hexadecimal.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn sha256(path: &std::path::Path) -> Result<String> {
+    let said = run(Command::new("sha256sum").arg("--").arg(path))?;
+    Ok(said.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// How many times each name occurs.
+#[must_use]
+pub fn spread(names: &[String]) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for name in names {
+        *counts.entry(name.clone()).or_default() += 1;
+    }
+    counts
+}
