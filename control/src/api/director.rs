@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
-use crate::rules::{Rules, RulesError, Timeouts};
+use crate::rules::{Rules, RulesError};
 
 /// What control needs of the running workers.
 pub trait DataPlane {
@@ -29,8 +29,9 @@ pub trait DataPlane {
     /// and a reader that is gone ends the listing.
     fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>>;
 
-    /// Makes `timeouts` those of connections from their next packet on.
-    fn set_timeouts(&self, timeouts: Timeouts);
+    /// Called once every worker has taken up the table published last: what
+    /// brings packets to the workers may follow it now.
+    fn adopted(&self);
 
     /// Counters and state for `sluice status`, as a JSON object.
     fn status(&self) -> serde_json::Value;
@@ -92,9 +93,24 @@ impl<D: DataPlane> Director<D> {
     pub async fn change<E>(&self, change: impl FnOnce(&mut Rules) -> Result<(), E>) -> Result<(), E> {
         // The borrow ends here: nothing is held across the waiting.
         change(&mut self.rules.borrow_mut())?;
+        self.publish_and_wait().await;
+        Ok(())
+    }
+
+    /// Publishes the rules of now and waits until every worker forwards by
+    /// them.
+    pub async fn publish_and_wait(&self) {
         let generation = self.publish();
         self.adopted(generation).await;
-        Ok(())
+        self.follow();
+    }
+
+    /// Lets what feeds the workers follow the table published last, unless
+    /// some worker has yet to take it up: whoever waits for that one does it.
+    fn follow(&self) {
+        if self.plane.adopted_generation() >= self.generation.get() {
+            self.plane.adopted();
+        }
     }
 
     /// Waits until the workers have table `generation`, or a bounded time.
@@ -121,9 +137,15 @@ impl<D: DataPlane> Director<D> {
     /// What has to be done every [`SAMPLE_INTERVAL`](crate::rules::SAMPLE_INTERVAL);
     /// [`serve`](super::serve) does it.
     pub fn tick(&self) {
-        let mut rules = self.rules.borrow_mut();
-        rules.sample_rates();
-        rules.reclaim(self.plane.adopted_generation());
+        let reclaimed = {
+            let mut rules = self.rules.borrow_mut();
+            rules.sample_rates();
+            rules.reclaim(self.plane.adopted_generation())
+        };
+        if reclaimed > 0 {
+            self.publish();
+        }
+        self.follow();
     }
 
     /// Answers a request whose answer is one line.
@@ -162,11 +184,7 @@ impl<D: DataPlane> Director<D> {
             }
             Request::Zero { service } => self.rules.borrow_mut().zero(service.as_ref()).into(),
             Request::SetTimeouts { timeouts } => {
-                let result = self.rules.borrow_mut().set_timeouts(timeouts);
-                if result.is_ok() {
-                    self.plane.set_timeouts(self.rules().timeouts());
-                }
-                result.into()
+                self.change(|rules| rules.set_timeouts(timeouts)).await.into()
             }
             Request::StartDaemon { daemon } => self.rules.borrow_mut().start_daemon(daemon).into(),
             Request::StopDaemon { role } => self.rules.borrow_mut().stop_daemon(role).into(),

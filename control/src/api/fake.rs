@@ -8,7 +8,6 @@ use sluice_dataplane::service::ServiceTable;
 use tokio::sync::mpsc;
 
 use super::DataPlane;
-use crate::rules::Timeouts;
 
 /// Adopts tables at once, unless told not to, and lists the connections that
 /// it was given.
@@ -20,8 +19,6 @@ pub struct FakePlane {
     pub stuck_at: Cell<Option<u64>>,
     /// Slices of the listing
     pub slices: RefCell<Vec<Vec<ConnectionRecord>>>,
-    /// Timeouts last set
-    pub timeouts: Cell<Option<Timeouts>>,
 }
 
 impl DataPlane for FakePlane {
@@ -43,9 +40,7 @@ impl DataPlane for FakePlane {
         receiver
     }
 
-    fn set_timeouts(&self, timeouts: Timeouts) {
-        self.timeouts.set(Some(timeouts));
-    }
+    fn adopted(&self) {}
 
     fn status(&self) -> serde_json::Value {
         serde_json::json!({ "generation": self.adopted_generation() })
