@@ -20,8 +20,6 @@ mod message;
 mod model;
 mod slots;
 mod task;
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::sync::Arc;

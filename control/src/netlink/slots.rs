@@ -160,7 +160,7 @@ impl Slots {
         } else {
             self.tracked.insert(address, now);
             let mut builder = NextHopsBuilder::resume(&self.hops);
-            self.place(&mut builder, address, false, now);
+            self.place(&mut builder, address, now);
             self.hops = Arc::new(builder.build());
         }
         match self.hops.resolve(address) {
@@ -210,10 +210,9 @@ impl Slots {
         self.plan = plan;
         let mut tracked: Vec<(Instant, Address)> = self.tracked.iter().map(|(a, t)| (*t, *a)).collect();
         tracked.sort_unstable();
+        // Those that are not on-link now may be again when a link comes back.
         for (asked, address) in tracked {
-            if !self.place(&mut builder, address, false, asked) {
-                self.tracked.remove(&address);
-            }
+            self.place(&mut builder, address, asked);
         }
         self.hops = Arc::new(builder.build());
         self.cursor = 0;
@@ -226,18 +225,10 @@ impl Slots {
     }
 
     /// Gives an address a slot if it is on-link.
-    fn place(
-        &mut self,
-        builder: &mut NextHopsBuilder,
-        address: Address,
-        gateway: bool,
-        asked: Instant,
-    ) -> bool {
-        let Some(egress) = builder.on_link(address) else {
-            return false;
-        };
-        self.slot(builder, egress, address, gateway, asked);
-        true
+    fn place(&mut self, builder: &mut NextHopsBuilder, address: Address, asked: Instant) {
+        if let Some(egress) = builder.on_link(address) {
+            self.slot(builder, egress, address, false, asked);
+        }
     }
 
     fn slot(
