@@ -1,1 +1,155 @@
-//! A frame with its parsed offsets.
+//! A frame with its parsed offsets, made once per packet.
+//!
+//! Every length in the frame is checked against the frame here; what a
+//! [`Packet`] says may be relied on afterwards.
+
+use zerocopy::FromBytes;
+
+use crate::conn::Tuple;
+use crate::service::Protocol;
+use crate::stats::DropReason;
+use crate::wire::{Address, checksum, ethernet, ipv4, ipv6, tcp, udp, vlan};
+
+/// Where the headers of a TCP or UDP packet are, and what it is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// Addresses, ports and protocol
+    pub tuple: Tuple,
+    /// Offset of the IP header
+    pub network: u16,
+    /// Offset of the TCP or UDP header
+    pub transport: u16,
+    /// Bytes of the IP packet; the frame may be longer, being padded
+    pub length: u16,
+    /// TCP flags; 0 for UDP
+    pub flags: u8,
+    /// Hops left
+    pub ttl: u8,
+    /// Whether it is IPv4 (else IPv6)
+    pub is_v4: bool,
+    /// IPv4 with "do not fragment"
+    pub dont_fragment: bool,
+}
+
+/// Why a frame is not a [`Packet`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unparsed {
+    /// It is whole as far as was looked, but not TCP or UDP over IP, or a
+    /// fragment: the kernel's business
+    Kernel,
+    /// It is broken
+    Drop(DropReason),
+}
+
+impl Packet {
+    /// Parses a frame, with up to two VLAN tags.
+    #[inline]
+    pub fn parse(frame: &[u8]) -> Result<Packet, Unparsed> {
+        let (header, _) = ethernet::Header::ref_from_prefix(frame).map_err(|_| TRUNCATED)?;
+        let mut kind = header.kind.get();
+        let mut network = ethernet::LEN;
+        if kind == ethernet::IPV4 {
+            return parse_v4(frame, network);
+        }
+        for _ in 0..2 {
+            if vlan::is_tag(kind) {
+                let tag = frame.get(network..).and_then(|rest| vlan::Tag::ref_from_prefix(rest).ok());
+                kind = tag.ok_or(TRUNCATED)?.0.kind.get();
+                network += vlan::LEN;
+            }
+        }
+        match kind {
+            ethernet::IPV4 => parse_v4(frame, network),
+            ethernet::IPV6 => parse_v6(frame, network),
+            _ => Err(Unparsed::Kernel),
+        }
+    }
+}
+
+const TRUNCATED: Unparsed = Unparsed::Drop(DropReason::Truncated);
+const MALFORMED: Unparsed = Unparsed::Drop(DropReason::Malformed);
+
+#[inline]
+fn parse_v4(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
+    let packet = &frame[network..];
+    let (ip, _) = ipv4::Header::ref_from_prefix(packet).map_err(|_| TRUNCATED)?;
+    let (header, length) = (ip.header_len(), ip.total_length.get() as usize);
+    if ip.version() != 4 || header < ipv4::LEN || length < header {
+        return Err(MALFORMED);
+    }
+    let packet = packet.get(..length).ok_or(TRUNCATED)?;
+    if checksum::sum(0, &packet[..header]) != 0xffff {
+        return Err(Unparsed::Drop(DropReason::BadChecksum));
+    }
+    if ip.is_fragment() {
+        return Err(Unparsed::Kernel);
+    }
+    let protocol = Protocol::from_number(ip.protocol).ok_or(Unparsed::Kernel)?;
+    let (source_port, destination_port, flags) = transport(protocol, &packet[header..])?;
+    Ok(Packet {
+        tuple: Tuple {
+            source: Address::from_v4(ip.source),
+            destination: Address::from_v4(ip.destination),
+            source_port,
+            destination_port,
+            protocol,
+        },
+        network: network as u16,
+        transport: (network + header) as u16,
+        length: length as u16,
+        flags,
+        ttl: ip.ttl,
+        is_v4: true,
+        dont_fragment: ip.dont_fragment(),
+    })
+}
+
+fn parse_v6(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
+    let packet = &frame[network..];
+    let (ip, _) = ipv6::Header::ref_from_prefix(packet).map_err(|_| TRUNCATED)?;
+    if ip.version() != 6 {
+        return Err(MALFORMED);
+    }
+    let length = ipv6::LEN + ip.payload_length.get() as usize;
+    let packet = packet.get(..length).ok_or(TRUNCATED)?;
+    let protocol = Protocol::from_number(ip.next_header).ok_or(Unparsed::Kernel)?;
+    let (source_port, destination_port, flags) = transport(protocol, &packet[ipv6::LEN..])?;
+    Ok(Packet {
+        tuple: Tuple {
+            source: Address::from_v6(ip.source),
+            destination: Address::from_v6(ip.destination),
+            source_port,
+            destination_port,
+            protocol,
+        },
+        network: network as u16,
+        transport: (network + ipv6::LEN) as u16,
+        length: u16::try_from(length).map_err(|_| MALFORMED)?,
+        flags,
+        ttl: ip.hop_limit,
+        is_v4: false,
+        dont_fragment: true,
+    })
+}
+
+/// Ports and TCP flags of a whole segment or datagram.
+#[inline]
+fn transport(protocol: Protocol, segment: &[u8]) -> Result<(u16, u16, u8), Unparsed> {
+    match protocol {
+        Protocol::Tcp => {
+            let (tcp, _) = tcp::Header::ref_from_prefix(segment).map_err(|_| TRUNCATED)?;
+            if tcp.header_len() < tcp::LEN || tcp.header_len() > segment.len() {
+                return Err(MALFORMED);
+            }
+            Ok((tcp.source.get(), tcp.destination.get(), tcp.flags))
+        }
+        Protocol::Udp => {
+            let (udp, _) = udp::Header::ref_from_prefix(segment).map_err(|_| TRUNCATED)?;
+            let length = udp.length.get() as usize;
+            if length < udp::LEN || length > segment.len() {
+                return Err(MALFORMED);
+            }
+            Ok((udp.source.get(), udp.destination.get(), 0))
+        }
+    }
+}

@@ -1,1 +1,563 @@
-//! The configured virtual services and real servers, with IPVS's rules for changing them.
+//! The configured virtual services and real servers, with IPVS's rules for
+//! changing them.
+//!
+//! [`Rules`] belongs to the control thread. Every change is checked as the
+//! kernel's `ip_vs_ctl.c` checks it, and [`Rules::table`] makes the immutable
+//! snapshot that workers forward by. Counters are never written here: `-Z`
+//! keeps the value of the moment as a baseline that listings subtract.
+//!
+//! A removed server that still has connections keeps its slot and counters
+//! until the last of them is gone ([`Rules::reclaim`]), and gets both back
+//! when it is added again to the service of the same name.
+
+mod error;
+mod listing;
+mod model;
+mod rates;
+mod slots;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+pub mod unsupported;
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use sluice_dataplane::service::{ServerId, ServiceId};
+use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
+
+pub use error::{LoadError, RulesError};
+pub use listing::{LocalAddressListing, ServerListing, ServiceListing, TrafficListing};
+pub use model::{
+    Daemon, DaemonRole, Family, Granularity, Method, Protocol, Server, ServiceName, ServiceRules,
+    ServiceSettings, Timeouts, Tunnel, TunnelChecksum,
+};
+pub use rates::{Rates, SAMPLE_INTERVAL};
+
+use rates::Estimator;
+use slots::{Since, Slots};
+
+/// The schedulers of IPVS, whether this version has them or not.
+const IPVS_SCHEDULERS: [&str; 13] =
+    ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh"];
+
+/// The persistence engines of IPVS.
+const IPVS_ENGINES: [&str; 1] = ["sip"];
+
+/// Largest weight or threshold; IPVS keeps them in a C `int`.
+pub const MAX_WEIGHT: u32 = i32::MAX as u32;
+
+/// Longest timeout of [`Timeouts`], in seconds: what ipvsadm takes (31 days).
+pub const MAX_TIMEOUT: u32 = 31 * 86_400;
+
+/// All services, their servers, and the servers that are on their way out.
+#[derive(Debug)]
+pub struct Rules {
+    workers: usize,
+    refuse_unsupported: bool,
+    default_local_addresses: Vec<IpAddr>,
+    /// In the order of their creation, newest last
+    services: Vec<ServiceEntry>,
+    by_name: BTreeMap<ServiceName, usize>,
+    service_slots: Slots,
+    server_slots: Slots,
+    removed_servers: Vec<RemovedServer>,
+    removed_services: Vec<RemovedService>,
+    timeouts: Timeouts,
+    daemons: Vec<Daemon>,
+}
+
+#[derive(Debug)]
+struct ServiceEntry {
+    slot: ServiceId,
+    name: ServiceName,
+    settings: ServiceSettings,
+    local_addresses: Vec<IpAddr>,
+    /// Newest last
+    servers: Vec<ServerEntry>,
+    counters: Arc<TrafficCounters>,
+    measured: Measured,
+}
+
+#[derive(Debug)]
+struct ServerEntry {
+    slot: ServerId,
+    server: Server,
+    counters: Arc<ServerCounters>,
+    measured: Measured,
+}
+
+#[derive(Debug)]
+struct RemovedServer {
+    service: ServiceName,
+    service_slot: ServiceId,
+    service_counters: Arc<TrafficCounters>,
+    entry: ServerEntry,
+    unavailable: Since,
+}
+
+#[derive(Debug)]
+struct RemovedService {
+    slot: ServiceId,
+    absent: Since,
+}
+
+/// What `-Z` subtracts, and the rates.
+#[derive(Clone, Copy, Debug, Default)]
+struct Measured {
+    baseline: Traffic,
+    estimator: Estimator,
+}
+
+impl Measured {
+    fn from_zero(traffic: Traffic) -> Self {
+        Measured { baseline: traffic, estimator: Estimator::new(traffic) }
+    }
+}
+
+impl Rules {
+    /// No services, for a data plane of `workers` workers.
+    pub fn new(workers: usize) -> Self {
+        Rules {
+            workers,
+            refuse_unsupported: true,
+            default_local_addresses: Vec::new(),
+            services: Vec::new(),
+            by_name: BTreeMap::new(),
+            service_slots: Slots::default(),
+            server_slots: Slots::default(),
+            removed_servers: Vec::new(),
+            removed_services: Vec::new(),
+            timeouts: Timeouts::default(),
+            daemons: Vec::new(),
+        }
+    }
+
+    /// Rules that take all that IPVS takes, to test the command line against
+    /// it. What the data plane lacks is left out of the table.
+    #[doc(hidden)]
+    pub fn without_refusals(workers: usize) -> Self {
+        Rules { refuse_unsupported: false, ..Rules::new(workers) }
+    }
+
+    /// The LIPs of services that name none (`local_addresses` of the
+    /// director).
+    ///
+    /// # Errors
+    /// [`RulesError::Unsupported`] or [`RulesError::Invalid`] for an address
+    /// that connections cannot come from.
+    pub fn set_default_local_addresses(&mut self, addresses: Vec<IpAddr>) -> Result<(), RulesError> {
+        addresses.iter().try_for_each(|address| self.check_local_address(*address))?;
+        self.default_local_addresses = addresses;
+        Ok(())
+    }
+
+    /// Adds services with their servers and LIPs, in the order given.
+    ///
+    /// # Errors
+    /// The first thing that is refused, with its place. What came before it
+    /// stays.
+    pub fn load(&mut self, services: impl IntoIterator<Item = ServiceRules>) -> Result<(), LoadError> {
+        for ServiceRules { name, settings, servers, local_addresses } in services {
+            let service = name.to_string();
+            self.add_service(name, settings)
+                .map_err(|source| LoadError::Service { service: service.clone(), source })?;
+            for server in servers {
+                let (address, port) = (server.address, server.port);
+                self.add_server(&name, server).map_err(|source| LoadError::Server {
+                    service: service.clone(),
+                    address,
+                    port,
+                    source,
+                })?;
+            }
+            for address in local_addresses {
+                self.add_local_address(&name, address).map_err(|source| LoadError::LocalAddress {
+                    service: service.clone(),
+                    address,
+                    source,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `ipvsadm -A`.
+    ///
+    /// # Errors
+    /// [`RulesError::ServiceExists`], [`RulesError::SchedulerNotFound`],
+    /// [`RulesError::Unsupported`].
+    pub fn add_service(&mut self, name: ServiceName, settings: ServiceSettings) -> Result<(), RulesError> {
+        if self.by_name.contains_key(&name) {
+            return Err(RulesError::ServiceExists);
+        }
+        self.check_service(&name, &settings)?;
+        self.by_name.insert(name, self.services.len());
+        self.services.push(ServiceEntry {
+            slot: self.service_slots.take_service(),
+            name,
+            settings,
+            local_addresses: Vec::new(),
+            servers: Vec::new(),
+            counters: Arc::new(TrafficCounters::new(self.workers)),
+            measured: Measured::default(),
+        });
+        Ok(())
+    }
+
+    /// `ipvsadm -E`: replaces the settings and leaves the servers.
+    ///
+    /// # Errors
+    /// [`RulesError::NoSuchService`], [`RulesError::SchedulerNotFound`],
+    /// [`RulesError::Unsupported`].
+    pub fn edit_service(&mut self, name: &ServiceName, settings: ServiceSettings) -> Result<(), RulesError> {
+        let index = self.find(name).ok_or(RulesError::NoSuchService)?;
+        self.check_service(name, &settings)?;
+        self.services[index].settings = settings;
+        Ok(())
+    }
+
+    /// `ipvsadm -D`: removes the service; its connections stay.
+    ///
+    /// # Errors
+    /// [`RulesError::NoSuchService`].
+    pub fn delete_service(&mut self, name: &ServiceName) -> Result<(), RulesError> {
+        let index = self.find(name).ok_or(RulesError::NoSuchService)?;
+        let service = self.services.remove(index);
+        self.by_name.remove(name);
+        self.by_name.values_mut().filter(|i| **i > index).for_each(|i| *i -= 1);
+        self.retire(service);
+        Ok(())
+    }
+
+    /// `ipvsadm -C`: removes all services; connections stay.
+    pub fn flush(&mut self) {
+        self.by_name.clear();
+        for service in std::mem::take(&mut self.services) {
+            self.retire(service);
+        }
+    }
+
+    /// `ipvsadm -a`. The port of a DR or TUN server becomes the service's.
+    ///
+    /// # Errors
+    /// [`RulesError::ServiceNotDefined`], [`RulesError::OutOfRange`],
+    /// [`RulesError::ServerExists`], [`RulesError::Invalid`],
+    /// [`RulesError::Unsupported`].
+    pub fn add_server(&mut self, service: &ServiceName, server: Server) -> Result<(), RulesError> {
+        let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
+        let server = at_the_services_port(service, server);
+        check_ranges(&server)?;
+        let entry = &self.services[index];
+        if entry.server(server.address, server.port).is_some() {
+            return Err(RulesError::ServerExists);
+        }
+        self.check_server(service, &server)?;
+        if !is_unicast(server.address) {
+            return Err(RulesError::Invalid);
+        }
+        let slot = entry.slot;
+        let entry = match self.take_removed(service, &server) {
+            Some(removed) => {
+                // The counters belong to the service as it was; those of a
+                // new one start at zero (`__ip_vs_update_dest`).
+                let measured = if removed.service_slot == slot {
+                    removed.entry.measured
+                } else {
+                    Measured::from_zero(removed.entry.counters.traffic())
+                };
+                ServerEntry { server, measured, ..removed.entry }
+            }
+            None => ServerEntry {
+                slot: self.server_slots.take_server(),
+                server,
+                counters: Arc::new(ServerCounters::new(self.workers)),
+                measured: Measured::default(),
+            },
+        };
+        self.services[index].servers.push(entry);
+        Ok(())
+    }
+
+    /// `ipvsadm -e`: replaces all but address and port.
+    ///
+    /// # Errors
+    /// [`RulesError::ServiceNotDefined`], [`RulesError::OutOfRange`],
+    /// [`RulesError::NoSuchServer`], [`RulesError::Unsupported`].
+    pub fn edit_server(&mut self, service: &ServiceName, server: Server) -> Result<(), RulesError> {
+        let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
+        let server = at_the_services_port(service, server);
+        check_ranges(&server)?;
+        let position =
+            self.services[index].server(server.address, server.port).ok_or(RulesError::NoSuchServer)?;
+        self.check_server(service, &server)?;
+        self.services[index].servers[position].server = server;
+        Ok(())
+    }
+
+    /// `ipvsadm -d`: removes the server; its connections stay until they
+    /// expire, but their packets are dropped.
+    ///
+    /// # Errors
+    /// [`RulesError::ServiceNotDefined`], [`RulesError::NoSuchServer`].
+    pub fn delete_server(
+        &mut self,
+        service: &ServiceName,
+        address: IpAddr,
+        port: u16,
+    ) -> Result<(), RulesError> {
+        let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
+        let owner = &mut self.services[index];
+        let position = owner.server(address, port).ok_or(RulesError::NoSuchServer)?;
+        let removed = RemovedServer {
+            service: owner.name,
+            service_slot: owner.slot,
+            service_counters: owner.counters.clone(),
+            entry: owner.servers.remove(position),
+            unavailable: Since::default(),
+        };
+        self.removed_servers.push(removed);
+        Ok(())
+    }
+
+    /// `ipvsadm -P`: a LIP of the service's own, which takes it off the
+    /// director's default ones.
+    ///
+    /// # Errors
+    /// [`RulesError::ServiceNotDefined`], [`RulesError::LocalAddressExists`],
+    /// [`RulesError::Invalid`], [`RulesError::Unsupported`].
+    pub fn add_local_address(&mut self, service: &ServiceName, address: IpAddr) -> Result<(), RulesError> {
+        let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
+        if self.services[index].local_addresses.contains(&address) {
+            return Err(RulesError::LocalAddressExists);
+        }
+        self.check_local_address(address)?;
+        self.services[index].local_addresses.push(address);
+        Ok(())
+    }
+
+    /// `ipvsadm -Q`.
+    ///
+    /// # Errors
+    /// [`RulesError::ServiceNotDefined`], [`RulesError::NoSuchLocalAddress`].
+    pub fn delete_local_address(&mut self, service: &ServiceName, address: IpAddr) -> Result<(), RulesError> {
+        let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
+        let addresses = &mut self.services[index].local_addresses;
+        let position = addresses.iter().position(|a| *a == address).ok_or(RulesError::NoSuchLocalAddress)?;
+        addresses.remove(position);
+        Ok(())
+    }
+
+    /// `ipvsadm -Z`: zeroes counters and rates of a service and its servers,
+    /// or of all services.
+    ///
+    /// # Errors
+    /// [`RulesError::NoSuchService`].
+    pub fn zero(&mut self, service: Option<&ServiceName>) -> Result<(), RulesError> {
+        match service {
+            Some(name) => {
+                let index = self.find(name).ok_or(RulesError::NoSuchService)?;
+                self.services[index].zero();
+            }
+            None => self.services.iter_mut().for_each(ServiceEntry::zero),
+        }
+        Ok(())
+    }
+
+    /// Timeouts now in force.
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
+    /// `ipvsadm --set`: a value of 0 leaves the timeout as it is.
+    ///
+    /// # Errors
+    /// [`RulesError::Invalid`] above [`MAX_TIMEOUT`].
+    pub fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), RulesError> {
+        let Timeouts { tcp, tcp_fin, udp } = timeouts;
+        if [tcp, tcp_fin, udp].iter().any(|t| *t > MAX_TIMEOUT) {
+            return Err(RulesError::Invalid);
+        }
+        let or = |new: u32, old: u32| if new == 0 { old } else { new };
+        self.timeouts = Timeouts {
+            tcp: or(tcp, self.timeouts.tcp),
+            tcp_fin: or(tcp_fin, self.timeouts.tcp_fin),
+            udp: or(udp, self.timeouts.udp),
+        };
+        Ok(())
+    }
+
+    /// `ipvsadm --start-daemon`.
+    ///
+    /// # Errors
+    /// [`RulesError::Unsupported`], [`RulesError::DaemonRuns`].
+    pub fn start_daemon(&mut self, daemon: Daemon) -> Result<(), RulesError> {
+        if self.refuse_unsupported {
+            unsupported::daemon(&daemon)?;
+        }
+        if self.daemons.iter().any(|d| d.role == daemon.role) {
+            return Err(RulesError::DaemonRuns);
+        }
+        self.daemons.push(daemon);
+        self.daemons.sort_by_key(|d| d.role as u8);
+        Ok(())
+    }
+
+    /// `ipvsadm --stop-daemon`.
+    ///
+    /// # Errors
+    /// [`RulesError::NoDaemon`].
+    pub fn stop_daemon(&mut self, role: DaemonRole) -> Result<(), RulesError> {
+        let position = self.daemons.iter().position(|d| d.role == role).ok_or(RulesError::NoDaemon)?;
+        self.daemons.remove(position);
+        Ok(())
+    }
+
+    /// The sync daemons that run, the master first.
+    pub fn daemons(&self) -> &[Daemon] {
+        &self.daemons
+    }
+
+    /// Takes a sample for the rates; to be called every [`SAMPLE_INTERVAL`].
+    pub fn sample_rates(&mut self) {
+        for service in &mut self.services {
+            service.measured.estimator.sample(service.counters.sum());
+            for server in &mut service.servers {
+                server.measured.estimator.sample(server.counters.traffic());
+            }
+        }
+    }
+
+    /// Frees the slots of removed servers that have no connections left and
+    /// that no worker can give new ones: all have adopted table
+    /// `adopted_generation`. Returns how many were freed.
+    pub fn reclaim(&mut self, adopted_generation: u64) -> usize {
+        let before = self.removed_servers.len();
+        let slots = &mut self.server_slots;
+        self.removed_servers.retain(|removed| {
+            let counters = &removed.entry.counters;
+            let gone = removed.unavailable.known_in(adopted_generation)
+                && counters.active() + counters.inactive() == 0;
+            if gone {
+                slots.release(removed.entry.slot.0);
+            }
+            !gone
+        });
+        let named: HashSet<ServiceId> = self.removed_servers.iter().map(|r| r.service_slot).collect();
+        let slots = &mut self.service_slots;
+        self.removed_services.retain(|removed| {
+            let gone = removed.absent.known_in(adopted_generation) && !named.contains(&removed.slot);
+            if gone {
+                slots.release(removed.slot.0);
+            }
+            !gone
+        });
+        before - self.removed_servers.len()
+    }
+
+    /// How many removed servers still have their slot.
+    pub fn removed_servers(&self) -> usize {
+        self.removed_servers.len()
+    }
+
+    fn find(&self, name: &ServiceName) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    fn retire(&mut self, service: ServiceEntry) {
+        let ServiceEntry { slot, name, servers, counters, .. } = service;
+        self.removed_servers.extend(servers.into_iter().map(|entry| RemovedServer {
+            service: name,
+            service_slot: slot,
+            service_counters: counters.clone(),
+            entry,
+            unavailable: Since::default(),
+        }));
+        self.removed_services.push(RemovedService { slot, absent: Since::default() });
+    }
+
+    fn take_removed(&mut self, service: &ServiceName, server: &Server) -> Option<RemovedServer> {
+        let position = self.removed_servers.iter().position(|removed| {
+            removed.service == *service && removed.entry.is(server.address, server.port)
+        })?;
+        Some(self.removed_servers.swap_remove(position))
+    }
+
+    fn check_service(&self, name: &ServiceName, settings: &ServiceSettings) -> Result<(), RulesError> {
+        if !IPVS_SCHEDULERS.contains(&settings.scheduler.as_str()) {
+            return Err(RulesError::SchedulerNotFound);
+        }
+        if settings.engine.as_deref().is_some_and(|engine| !IPVS_ENGINES.contains(&engine)) {
+            return Err(RulesError::SchedulerNotFound);
+        }
+        if self.refuse_unsupported { unsupported::service(name, settings) } else { Ok(()) }
+    }
+
+    fn check_server(&self, service: &ServiceName, server: &Server) -> Result<(), RulesError> {
+        let same_family = Family::of(server.address) == service.family();
+        if !same_family && server.method != Method::Tun {
+            return Err(RulesError::Invalid);
+        }
+        if self.refuse_unsupported { unsupported::server(server) } else { Ok(()) }
+    }
+
+    fn check_local_address(&self, address: IpAddr) -> Result<(), RulesError> {
+        if self.refuse_unsupported {
+            unsupported::local_address(address)?;
+        }
+        if is_unicast(address) { Ok(()) } else { Err(RulesError::Invalid) }
+    }
+}
+
+impl ServiceEntry {
+    fn server(&self, address: IpAddr, port: u16) -> Option<usize> {
+        self.servers.iter().position(|entry| entry.is(address, port))
+    }
+
+    fn zero(&mut self) {
+        self.measured = Measured::from_zero(self.counters.sum());
+        for server in &mut self.servers {
+            server.measured = Measured::from_zero(server.counters.traffic());
+        }
+    }
+}
+
+impl ServerEntry {
+    fn is(&self, address: IpAddr, port: u16) -> bool {
+        (self.server.address, self.server.port) == (address, port)
+    }
+}
+
+/// ipvsadm replaces the port silently; here too, so that a server is the same
+/// whichever way it was named.
+fn at_the_services_port(service: &ServiceName, mut server: Server) -> Server {
+    if server.method.keeps_port() && !service.is_mark() {
+        server.port = service.port();
+    }
+    server
+}
+
+fn check_ranges(server: &Server) -> Result<(), RulesError> {
+    let Server { weight, upper_threshold, lower_threshold, .. } = *server;
+    let too_large = [weight, upper_threshold, lower_threshold].iter().any(|n| *n > MAX_WEIGHT);
+    if too_large || lower_threshold > upper_threshold {
+        return Err(RulesError::OutOfRange);
+    }
+    Ok(())
+}
+
+/// Whether IPVS would take it as the address of a real server
+/// (`ip_vs_new_dest`, but for routes, which only the kernel knows).
+fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        // 0.0.0.0/8 and the limited broadcast are not addresses of a host.
+        IpAddr::V4(v4) => v4.octets()[0] != 0 && !v4.is_multicast() && !v4.is_broadcast(),
+        IpAddr::V6(v6) => {
+            !(v6.is_unspecified()
+                || v6.is_multicast()
+                || v6.is_unicast_link_local()
+                || v6.to_ipv4_mapped().is_some())
+        }
+    }
+}

@@ -1,6 +1,14 @@
 //! Connections: the table, its entries, their states and timers.
 
+mod entry;
 mod record;
+mod state;
+mod table;
 pub mod timer;
+mod tuple;
 
+pub use entry::{Entry, NO_HOP, Side};
 pub use record::ConnectionRecord;
+pub use state::{Direction, State, Timeouts};
+pub use table::{EntryId, Full, Table};
+pub use tuple::{Seed, Tuple};

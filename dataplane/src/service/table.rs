@@ -3,6 +3,7 @@
 use hashbrown::HashMap;
 
 use super::{Protocol, RealServer, ServerId, ServiceId, ServiceKey, VirtualService};
+use crate::conn::Timeouts;
 use crate::wire::Address;
 
 /// Everything that a worker needs to know of services, at one instant.
@@ -12,12 +13,19 @@ pub struct ServiceTable {
     services: Vec<Option<VirtualService>>,
     servers: Vec<Option<RealServer>>,
     by_key: HashMap<ServiceKey, ServiceId>,
+    timeouts: Timeouts,
 }
 
 impl ServiceTable {
     /// Number of the change that made this table; grows by at least one each.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// How long connections live (`ipvsadm --set`).
+    #[inline]
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
     }
 
     /// The service that a packet to `address:port` belongs to: that of the
@@ -69,6 +77,12 @@ impl ServiceTableBuilder {
     /// A table to be known by `generation`.
     pub fn new(generation: u64) -> Self {
         ServiceTableBuilder { table: ServiceTable { generation, ..ServiceTable::default() } }
+    }
+
+    /// Sets how long connections live.
+    pub fn timeouts(&mut self, timeouts: Timeouts) -> &mut Self {
+        self.table.timeouts = timeouts;
+        self
     }
 
     /// Puts a service into its slot.

@@ -48,6 +48,8 @@ drop_reasons! {
     TransmitFull = "transmit_full",
     /// No frame is free
     NoFrame = "no_frame",
+    /// The next worker's queue of passed-on frames is full
+    HandoffFull = "handoff_full",
     /// The kernel did not take the punted frame
     PuntFailed = "punt_failed",
 }

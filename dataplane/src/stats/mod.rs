@@ -165,6 +165,8 @@ pub struct WorkerCounters {
     pub transmitted: Counter,
     /// Frames given to the kernel because nothing of ours claimed them
     pub punted: Counter,
+    /// Frames passed on to another worker
+    pub handed: Counter,
     /// Frames waiting for a next hop's link-layer address
     pub held: Counter,
     /// Connections in the table now
@@ -190,7 +192,7 @@ impl Default for DropCounters {
 impl WorkerCounters {
     /// Counts a dropped frame.
     #[inline]
-    pub fn drop(&self, reason: DropReason) {
+    pub fn count_drop(&self, reason: DropReason) {
         self.drops.0[reason as usize].add(1);
     }
 

@@ -1,0 +1,104 @@
+//! Why a change is refused, in the words of ipvsadm.
+
+use std::net::IpAddr;
+
+/// A refused change. The texts are those of `libipvs`, so that the command
+/// line prints what scripts expect.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum RulesError {
+    /// `-A` of a service that is there
+    #[error("Service already exists")]
+    ServiceExists,
+    /// `-E`, `-D`, `-Z` or `-L` of a service that is not there
+    #[error("No such service")]
+    NoSuchService,
+    /// A server or LIP command for a service that is not there
+    #[error("Service not defined")]
+    ServiceNotDefined,
+    /// `-a` of a server that is there
+    #[error("Destination already exists")]
+    ServerExists,
+    /// `-e` or `-d` of a server that is not there
+    #[error("No such destination")]
+    NoSuchServer,
+    /// Nobody knows the scheduler or the persistence engine
+    #[error("Scheduler or persistence engine not found")]
+    SchedulerNotFound,
+    /// A weight or threshold out of range
+    #[error("Numerical result out of range")]
+    OutOfRange,
+    /// What IPVS answers with EINVAL
+    #[error("Invalid operation.  Possibly wrong module version, address not unicast, ...")]
+    Invalid,
+    /// `-P` of a LIP that is there
+    #[error("Local address already exists")]
+    LocalAddressExists,
+    /// `-Q` of a LIP that is not there
+    #[error("No such local address")]
+    NoSuchLocalAddress,
+    /// `--start-daemon` in a role that is taken
+    #[error("Daemon has already run")]
+    DaemonRuns,
+    /// `--stop-daemon` in a role that is free
+    #[error("No daemon is running")]
+    NoDaemon,
+    /// What this version does not do
+    #[error("{0} is not supported by this version of Sluice")]
+    Unsupported(String),
+}
+
+impl RulesError {
+    /// A name for programs, stable across versions.
+    pub fn code(&self) -> &'static str {
+        match self {
+            RulesError::ServiceExists => "service_exists",
+            RulesError::NoSuchService => "no_such_service",
+            RulesError::ServiceNotDefined => "service_not_defined",
+            RulesError::ServerExists => "server_exists",
+            RulesError::NoSuchServer => "no_such_server",
+            RulesError::SchedulerNotFound => "scheduler_not_found",
+            RulesError::OutOfRange => "out_of_range",
+            RulesError::Invalid => "invalid",
+            RulesError::LocalAddressExists => "local_address_exists",
+            RulesError::NoSuchLocalAddress => "no_such_local_address",
+            RulesError::DaemonRuns => "daemon_runs",
+            RulesError::NoDaemon => "no_daemon",
+            RulesError::Unsupported(_) => "unsupported",
+        }
+    }
+}
+
+/// A configuration that cannot be loaded, with the place.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The service itself
+    #[error("service {service}: {source}")]
+    Service {
+        /// Which
+        service: String,
+        /// Why
+        source: RulesError,
+    },
+    /// One of its servers
+    #[error("service {service}, server {address} port {port}: {source}")]
+    Server {
+        /// Which service
+        service: String,
+        /// Which server
+        address: IpAddr,
+        /// Its port
+        port: u16,
+        /// Why
+        source: RulesError,
+    },
+    /// One of its local addresses
+    #[error("service {service}, local address {address}: {source}")]
+    LocalAddress {
+        /// Which service
+        service: String,
+        /// Which address
+        address: IpAddr,
+        /// Why
+        source: RulesError,
+    },
+}

@@ -1,0 +1,379 @@
+//! What a configuration says of services and real servers, in IPVS's terms.
+//!
+//! These types hold everything that `ipvsadm` can express, whether this
+//! version forwards by it or not; [`super::unsupported`] says what it does
+//! not. They travel over the API as JSON.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+use sluice_dataplane::service::{self, SchedulerKind, ServiceKey};
+
+/// Address family of a firewall-mark service.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4
+    Ipv4,
+    /// IPv6
+    Ipv6,
+}
+
+impl Family {
+    /// The family of an address.
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
+    }
+}
+
+/// Transport protocol of a service.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP (`-t`)
+    Tcp,
+    /// UDP (`-u`)
+    Udp,
+    /// SCTP (`--sctp-service`)
+    Sctp,
+}
+
+impl Protocol {
+    /// The IP protocol number.
+    pub fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
+
+    /// Its name in `/etc/services`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        }
+    }
+
+    /// The data plane's protocol, where it has one.
+    pub fn in_data_plane(self) -> Option<service::Protocol> {
+        service::Protocol::from_number(self.number())
+    }
+}
+
+impl From<service::Protocol> for Protocol {
+    fn from(protocol: service::Protocol) -> Self {
+        match protocol {
+            service::Protocol::Tcp => Protocol::Tcp,
+            service::Protocol::Udp => Protocol::Udp,
+        }
+    }
+}
+
+/// What a virtual service is known by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ServiceName {
+    /// `VIP:port` of a protocol
+    Address {
+        /// Transport protocol
+        protocol: Protocol,
+        /// The VIP
+        address: IpAddr,
+        /// Port in host order; 0 stands for every port
+        port: u16,
+    },
+    /// A firewall mark (`-f`)
+    Mark {
+        /// The mark, not 0
+        mark: u32,
+        /// Family of the packets that it takes
+        family: Family,
+    },
+}
+
+impl ServiceName {
+    /// Family of the service's packets.
+    pub fn family(&self) -> Family {
+        match *self {
+            ServiceName::Address { address, .. } => Family::of(address),
+            ServiceName::Mark { family, .. } => family,
+        }
+    }
+
+    /// The port, or 0 for a mark.
+    pub fn port(&self) -> u16 {
+        match *self {
+            ServiceName::Address { port, .. } => port,
+            ServiceName::Mark { .. } => 0,
+        }
+    }
+
+    /// Whether this is a firewall mark.
+    pub fn is_mark(&self) -> bool {
+        matches!(self, ServiceName::Mark { .. })
+    }
+
+    /// The key by which workers find it, where they can.
+    pub fn key(&self) -> Option<ServiceKey> {
+        match *self {
+            ServiceName::Address { protocol, address, port } => {
+                Some(ServiceKey { protocol: protocol.in_data_plane()?, address: address.into(), port })
+            }
+            ServiceName::Mark { .. } => None,
+        }
+    }
+}
+
+impl From<ServiceKey> for ServiceName {
+    fn from(key: ServiceKey) -> Self {
+        ServiceName::Address { protocol: key.protocol.into(), address: key.address.into(), port: key.port }
+    }
+}
+
+impl fmt::Display for ServiceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            ServiceName::Address { protocol, address: IpAddr::V4(v4), port } => {
+                write!(f, "{} {v4}:{port}", protocol.name())
+            }
+            ServiceName::Address { protocol, address: IpAddr::V6(v6), port } => {
+                write!(f, "{} [{v6}]:{port}", protocol.name())
+            }
+            ServiceName::Mark { mark, family: Family::Ipv4 } => write!(f, "mark {mark}"),
+            ServiceName::Mark { mark, family: Family::Ipv6 } => write!(f, "mark {mark} (IPv6)"),
+        }
+    }
+}
+
+/// Which clients share a persistence template (`-M`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Granularity {
+    /// IPv4: the bits of the client's address that count. IPVS takes any mask,
+    /// contiguous or not.
+    Mask(Ipv4Addr),
+    /// IPv6: how many leading bits count, 1 to 128
+    Prefix(u8),
+}
+
+impl Granularity {
+    /// Every client by itself.
+    pub fn host(family: Family) -> Self {
+        match family {
+            Family::Ipv4 => Granularity::Mask(Ipv4Addr::BROADCAST),
+            Family::Ipv6 => Granularity::Prefix(128),
+        }
+    }
+
+    /// Whether every client is by itself, which listings leave out.
+    pub fn is_host(self) -> bool {
+        self == Granularity::host(Family::Ipv4) || self == Granularity::host(Family::Ipv6)
+    }
+}
+
+/// Everything about a virtual service but its name and servers.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSettings {
+    /// IPVS name of the scheduler (`-s`)
+    pub scheduler: String,
+    /// Scheduler flags (`-b`), bit 0 for `flag-1` to bit 2 for `flag-3`
+    pub scheduler_flags: u8,
+    /// Persistence timeout in seconds (`-p`), if persistent
+    pub persistence: Option<u32>,
+    /// Persistence granularity (`-M`)
+    pub granularity: Granularity,
+    /// Persistence engine (`--pe`)
+    pub engine: Option<String>,
+    /// One-packet scheduling (`-o`)
+    pub one_packet: bool,
+}
+
+impl ServiceSettings {
+    /// A service with a scheduler and nothing else out of the ordinary.
+    pub fn plain(scheduler: &str, family: Family) -> Self {
+        ServiceSettings {
+            scheduler: scheduler.into(),
+            scheduler_flags: 0,
+            persistence: None,
+            granularity: Granularity::host(family),
+            engine: None,
+            one_packet: false,
+        }
+    }
+
+    /// The scheduler, where the data plane has it.
+    pub fn scheduler_kind(&self) -> Option<SchedulerKind> {
+        SchedulerKind::from_name(&self.scheduler)
+    }
+}
+
+/// How packets reach a real server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// `-m`, "Masq"
+    Nat,
+    /// `-b` on a real server, "FullNat"
+    FullNat,
+    /// `-g`, "Route"
+    Dr,
+    /// `-i`, "Tunnel"
+    Tun,
+}
+
+impl Method {
+    /// Whether the server takes packets at the service's own port, so that
+    /// another port of the server has no meaning.
+    pub fn keeps_port(self) -> bool {
+        matches!(self, Method::Dr | Method::Tun)
+    }
+}
+
+impl From<Method> for service::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Nat => service::Method::Nat,
+            Method::FullNat => service::Method::FullNat,
+            Method::Dr => service::Method::DirectRoute,
+            Method::Tun => service::Method::Tunnel,
+        }
+    }
+}
+
+impl From<service::Method> for Method {
+    fn from(method: service::Method) -> Self {
+        match method {
+            service::Method::Nat => Method::Nat,
+            service::Method::FullNat => Method::FullNat,
+            service::Method::DirectRoute => Method::Dr,
+            service::Method::Tunnel => Method::Tun,
+        }
+    }
+}
+
+/// Checksum of a GUE or GRE tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TunnelChecksum {
+    /// `--tun-nocsum`
+    None,
+    /// `--tun-csum`
+    Sent,
+    /// `--tun-remcsum`
+    Remote,
+}
+
+/// Encapsulation of a tunnel server (`--tun-type` and what belongs to it).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tunnel {
+    /// IP in IP (RFC 2003)
+    Ipip,
+    /// Generic UDP encapsulation
+    Gue {
+        /// UDP destination port
+        port: u16,
+        /// Its checksum
+        checksum: TunnelChecksum,
+    },
+    /// GRE (RFC 2784)
+    Gre {
+        /// Its checksum; IPVS has no remote checksum here
+        checksum: TunnelChecksum,
+    },
+}
+
+/// A real server as configured.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// The RIP
+    pub address: IpAddr,
+    /// Port in host order; 0 keeps the port of the packet
+    pub port: u16,
+    /// How packets reach it
+    pub method: Method,
+    /// Encapsulation, which counts for [`Method::Tun`] alone
+    pub tunnel: Tunnel,
+    /// Weight; 0 takes no new connections. At most 2147483647, as in IPVS.
+    pub weight: u32,
+    /// No new connections above this many (`-x`); 0 for no limit
+    pub upper_threshold: u32,
+    /// New connections again below this many (`-y`); 0 for three quarters of
+    /// the upper one
+    pub lower_threshold: u32,
+}
+
+impl Server {
+    /// A server with nothing out of the ordinary.
+    pub fn plain(address: IpAddr, port: u16, method: Method, weight: u32) -> Self {
+        Server { address, port, method, tunnel: Tunnel::Ipip, weight, upper_threshold: 0, lower_threshold: 0 }
+    }
+}
+
+/// Timeouts in seconds that `ipvsadm --set` changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    /// TCP, established
+    pub tcp: u32,
+    /// TCP after a FIN
+    pub tcp_fin: u32,
+    /// UDP
+    pub udp: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts { tcp: 900, tcp_fin: 120, udp: 300 }
+    }
+}
+
+/// The two roles of connection synchronization.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DaemonRole {
+    /// Sends connections
+    Master,
+    /// Receives them
+    Backup,
+}
+
+/// What `--start-daemon` is told. Where it says nothing, IPVS's default
+/// stands: all but the interface may be left out.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Daemon {
+    /// Master or backup
+    pub role: DaemonRole,
+    /// Multicast interface
+    pub interface: String,
+    /// Sync identifier
+    pub sync_id: Option<u8>,
+    /// Largest message in bytes
+    pub max_length: Option<u16>,
+    /// Multicast group
+    pub group: Option<IpAddr>,
+    /// UDP port
+    pub port: Option<u16>,
+    /// TTL or hop limit
+    pub ttl: Option<u8>,
+}
+
+/// A service with its servers, as a configuration file names them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceRules {
+    /// What it is known by
+    pub name: ServiceName,
+    /// Its settings
+    pub settings: ServiceSettings,
+    /// Its servers in the order in which they are to be added
+    pub servers: Vec<Server>,
+    /// Its LIPs; none for the director's default
+    pub local_addresses: Vec<IpAddr>,
+}

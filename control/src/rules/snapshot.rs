@@ -1,0 +1,74 @@
+//! From the rules to the table that workers forward by.
+
+use std::sync::Arc;
+
+use sluice_dataplane::service::{RealServer, ServiceId, ServiceTable, ServiceTableBuilder, VirtualService};
+use sluice_dataplane::stats::TrafficCounters;
+
+use super::{RemovedServer, Rules, ServerEntry, ServiceEntry};
+
+impl Rules {
+    /// The table of now, to be published under `generation`, which must grow
+    /// from call to call.
+    ///
+    /// A server that was removed since the last table is in it as
+    /// unavailable; its slot is free again once workers adopted this table
+    /// and its connections are gone ([`Rules::reclaim`]).
+    pub fn table(&mut self, generation: u64) -> ServiceTable {
+        let mut builder = ServiceTableBuilder::new(generation);
+        for service in &self.services {
+            self.put_service(&mut builder, service);
+        }
+        for removed in &mut self.removed_servers {
+            removed.unavailable.in_table(generation);
+            let RemovedServer { service_slot, service_counters, entry, .. } = removed;
+            builder.server(entry.slot, real_server(entry, *service_slot, service_counters, false));
+        }
+        for removed in &mut self.removed_services {
+            removed.absent.in_table(generation);
+        }
+        builder.build()
+    }
+
+    fn put_service(&self, builder: &mut ServiceTableBuilder, service: &ServiceEntry) {
+        // Both are there for all that `unsupported` lets through.
+        let (Some(key), Some(scheduler)) = (service.name.key(), service.settings.scheduler_kind()) else {
+            return;
+        };
+        let lips = match service.local_addresses.as_slice() {
+            [] => &self.default_local_addresses,
+            own => own,
+        };
+        builder.service(
+            service.slot,
+            VirtualService {
+                key,
+                scheduler,
+                servers: service.servers.iter().rev().map(|entry| entry.slot).collect(),
+                local_addresses: lips.iter().map(|lip| (*lip).into()).collect(),
+                counters: service.counters.clone(),
+            },
+        );
+        for entry in &service.servers {
+            builder.server(entry.slot, real_server(entry, service.slot, &service.counters, true));
+        }
+    }
+}
+
+fn real_server(
+    entry: &ServerEntry,
+    service: ServiceId,
+    service_counters: &Arc<TrafficCounters>,
+    available: bool,
+) -> RealServer {
+    RealServer {
+        service,
+        address: entry.server.address.into(),
+        port: entry.server.port,
+        method: entry.server.method.into(),
+        weight: entry.server.weight,
+        available,
+        counters: entry.counters.clone(),
+        service_counters: service_counters.clone(),
+    }
+}

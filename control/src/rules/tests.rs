@@ -1,0 +1,267 @@
+//! Changes, slots and counters.
+
+use std::net::IpAddr;
+
+use sluice_dataplane::service::{ServerId, ServiceTable};
+use sluice_dataplane::stats::ServerCounters;
+
+use super::*;
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn tcp(text: &str) -> ServiceName {
+    let (address, port) = text.rsplit_once(':').unwrap();
+    ServiceName::Address { protocol: Protocol::Tcp, address: ip(address), port: port.parse().unwrap() }
+}
+
+fn plain(scheduler: &str) -> ServiceSettings {
+    ServiceSettings::plain(scheduler, Family::Ipv4)
+}
+
+fn nat(last: u8) -> Server {
+    Server::plain(IpAddr::from([10, 1, 0, last]), 80, Method::Nat, 1)
+}
+
+fn with_servers(count: u8) -> (Rules, ServiceName) {
+    let mut rules = Rules::new(2);
+    let vip = tcp("10.0.0.1:80");
+    rules.add_service(vip, plain("rr")).unwrap();
+    (1..=count).for_each(|n| rules.add_server(&vip, nat(n)).unwrap());
+    (rules, vip)
+}
+
+fn slots(table: &ServiceTable) -> Vec<(u32, bool)> {
+    table.servers().map(|(id, server)| (id.0, server.available)).collect()
+}
+
+fn counters(table: &ServiceTable, slot: u32) -> &ServerCounters {
+    &table.server(ServerId(slot)).unwrap().counters
+}
+
+#[test]
+fn servers_are_newest_first_in_table_and_listing() {
+    let (mut rules, vip) = with_servers(3);
+    let table = rules.table(1);
+    let (_, service) = table.services().next().unwrap();
+    assert_eq!(service.servers, [ServerId(2), ServerId(1), ServerId(0)]);
+    let listed: Vec<_> =
+        rules.list(Some(&vip)).unwrap()[0].servers.iter().map(|s| s.server.address).collect();
+    assert_eq!(listed, [ip("10.1.0.3"), ip("10.1.0.2"), ip("10.1.0.1")]);
+}
+
+#[test]
+fn a_removed_server_keeps_its_slot_until_its_last_connection_is_gone() {
+    let (mut rules, vip) = with_servers(2);
+    let table = rules.table(1);
+    counters(&table, 0).share(1).inactive.add(1);
+    rules.delete_server(&vip, ip("10.1.0.1"), 80).unwrap();
+
+    // Workers may still be using a table in which it is available.
+    assert_eq!(rules.reclaim(u64::MAX), 0);
+    assert_eq!(slots(&rules.table(2)), [(0, false), (1, true)]);
+    assert_eq!(rules.reclaim(1), 0);
+    assert_eq!(rules.reclaim(2), 0, "it has a connection");
+
+    rules.add_server(&vip, nat(9)).unwrap();
+    assert_eq!(slots(&rules.table(3)), [(0, false), (1, true), (2, true)], "its slot is not given away");
+
+    counters(&table, 0).share(1).inactive.sub(1);
+    assert_eq!(rules.reclaim(3), 1);
+    assert_eq!(slots(&rules.table(4)), [(1, true), (2, true)]);
+    rules.add_server(&vip, nat(10)).unwrap();
+    assert_eq!(slots(&rules.table(5)), [(0, true), (1, true), (2, true)]);
+}
+
+#[test]
+fn a_server_added_again_gets_its_slot_and_counters_back() {
+    let (mut rules, vip) = with_servers(2);
+    let share = |table: &ServiceTable| {
+        counters(table, 0).share(0).active.add(1);
+        counters(table, 0).share(0).traffic.connections.add(5);
+    };
+    share(&rules.table(1));
+    rules.delete_server(&vip, ip("10.1.0.1"), 80).unwrap();
+    rules.table(2);
+    rules.add_server(&vip, Server { weight: 7, ..nat(1) }).unwrap();
+    let listed = &rules.list(None).unwrap()[0].servers[0];
+    assert_eq!((listed.server.weight, listed.active, listed.traffic.connections), (7, 1, 5));
+    let table = rules.table(3);
+    assert_eq!(slots(&table), [(0, true), (1, true)]);
+    assert_eq!(table.services().next().unwrap().1.servers, [ServerId(0), ServerId(1)], "it is newest now");
+}
+
+#[test]
+fn a_service_made_anew_counts_from_zero_but_finds_its_connections() {
+    let (mut rules, vip) = with_servers(1);
+    let table = rules.table(1);
+    counters(&table, 0).share(0).active.add(1);
+    counters(&table, 0).share(0).traffic.in_bytes.add(1000);
+    rules.flush();
+    let flushed = rules.table(2);
+    assert_eq!((flushed.services().count(), slots(&flushed)), (0, vec![(0, false)]));
+
+    rules.add_service(vip, plain("wlc")).unwrap();
+    rules.add_server(&vip, nat(1)).unwrap();
+    let listed = &rules.list(None).unwrap()[0].servers[0];
+    assert_eq!((listed.active, listed.traffic.in_bytes), (1, 0));
+    let table = rules.table(3);
+    assert_eq!(slots(&table), [(0, true)]);
+    let (id, _) = table.services().next().unwrap();
+    assert_eq!(table.server(ServerId(0)).unwrap().service, id);
+}
+
+#[test]
+fn a_service_slot_waits_for_the_workers_and_for_its_removed_servers() {
+    let (mut rules, vip) = with_servers(1);
+    let table = rules.table(1);
+    counters(&table, 0).share(0).active.add(1);
+    rules.delete_service(&vip).unwrap();
+    rules.table(2);
+    rules.reclaim(2);
+    rules.add_service(tcp("10.0.0.2:80"), plain("rr")).unwrap();
+    let second = rules.table(3);
+    assert_eq!(second.services().next().unwrap().0.0, 1, "slot 0 is named by a removed server");
+
+    counters(&table, 0).share(0).active.sub(1);
+    rules.reclaim(3);
+    rules.add_service(tcp("10.0.0.3:80"), plain("rr")).unwrap();
+    assert_eq!(rules.table(4).services().map(|(id, _)| id.0).collect::<Vec<_>>(), [0, 1]);
+    assert_eq!(rules.removed_servers(), 0);
+}
+
+#[test]
+fn lookups_survive_deletions_in_the_middle() {
+    let mut rules = Rules::new(1);
+    let names: Vec<_> = (1..=5).map(|n| tcp(&format!("10.0.0.{n}:80"))).collect();
+    names.iter().for_each(|name| rules.add_service(*name, plain("rr")).unwrap());
+    rules.delete_service(&names[1]).unwrap();
+    rules.delete_service(&names[3]).unwrap();
+    for (index, name) in names.iter().enumerate() {
+        let found = rules.list(Some(name));
+        match index {
+            1 | 3 => assert_eq!(found, Err(RulesError::NoSuchService)),
+            _ => assert_eq!(found.unwrap()[0].name, *name),
+        }
+    }
+}
+
+#[test]
+fn errors_are_those_of_ipvs() {
+    let (mut rules, vip) = with_servers(1);
+    let other = tcp("10.0.0.9:80");
+    use RulesError::*;
+    assert_eq!(rules.add_service(vip, plain("nosuch")), Err(ServiceExists));
+    assert_eq!(rules.add_service(other, plain("nosuch")), Err(SchedulerNotFound));
+    assert_eq!(rules.edit_service(&other, plain("rr")), Err(NoSuchService));
+    assert_eq!(rules.edit_service(&vip, plain("nosuch")), Err(SchedulerNotFound));
+    assert_eq!(rules.delete_service(&other), Err(NoSuchService));
+    assert_eq!(rules.zero(Some(&other)), Err(NoSuchService));
+    assert_eq!(rules.add_server(&other, nat(1)), Err(ServiceNotDefined));
+    assert_eq!(rules.add_server(&vip, nat(1)), Err(ServerExists));
+    let above = Server { lower_threshold: 50, upper_threshold: 10, ..nat(1) };
+    assert_eq!(rules.add_server(&vip, above), Err(OutOfRange));
+    assert_eq!(rules.edit_server(&vip, nat(2)), Err(NoSuchServer));
+    assert_eq!(rules.delete_server(&vip, ip("10.1.0.2"), 80), Err(NoSuchServer));
+    for address in ["0.0.0.0", "224.0.0.1", "255.255.255.255"] {
+        let server = Server { address: ip(address), ..nat(1) };
+        assert_eq!(rules.add_server(&vip, server), Err(Invalid), "{address}");
+    }
+    assert_eq!(rules.set_timeouts(Timeouts { tcp: MAX_TIMEOUT + 1, tcp_fin: 0, udp: 0 }), Err(Invalid));
+}
+
+#[test]
+fn a_dr_or_tun_server_has_the_services_port() {
+    let (mut rules, vip) = with_servers(0);
+    for (last, method) in [(1, Method::Dr), (2, Method::Tun)] {
+        let server = Server { port: 8080, method, ..nat(last) };
+        rules.add_server(&vip, server.clone()).unwrap();
+        rules.edit_server(&vip, server).unwrap();
+    }
+    assert!(rules.list(None).unwrap()[0].servers.iter().all(|s| s.server.port == 80));
+}
+
+#[test]
+fn zero_is_a_baseline_and_leaves_the_workers_counters_alone() {
+    let (mut rules, vip) = with_servers(1);
+    let table = rules.table(1);
+    let traffic = &counters(&table, 0).share(0).traffic;
+    traffic.in_packets.add(10);
+    rules.zero(None).unwrap();
+    traffic.in_packets.add(3);
+    let listed = rules.list(Some(&vip)).unwrap();
+    assert_eq!(listed[0].servers[0].traffic.in_packets, 3);
+    assert_eq!(traffic.in_packets.get(), 13);
+}
+
+#[test]
+fn local_addresses_fall_back_to_the_directors() {
+    let (mut rules, vip) = with_servers(0);
+    let lips = |rules: &mut Rules, generation| -> Vec<String> {
+        let table = rules.table(generation);
+        table.services().next().unwrap().1.local_addresses.iter().map(|a| a.to_string()).collect()
+    };
+    rules.set_default_local_addresses(vec![ip("10.0.2.200")]).unwrap();
+    assert_eq!(lips(&mut rules, 1), ["10.0.2.200"]);
+    rules.add_local_address(&vip, ip("10.0.2.201")).unwrap();
+    assert_eq!(lips(&mut rules, 2), ["10.0.2.201"]);
+    assert_eq!(rules.add_local_address(&vip, ip("10.0.2.201")), Err(RulesError::LocalAddressExists));
+    rules.delete_local_address(&vip, ip("10.0.2.201")).unwrap();
+    assert_eq!(rules.delete_local_address(&vip, ip("10.0.2.201")), Err(RulesError::NoSuchLocalAddress));
+    assert_eq!(lips(&mut rules, 3), ["10.0.2.200"]);
+}
+
+#[test]
+fn what_the_data_plane_lacks_is_refused() {
+    let (mut rules, vip) = with_servers(0);
+    let refused = |result: Result<(), RulesError>, what: &str| {
+        assert_eq!(
+            result.unwrap_err().to_string(),
+            format!("{what} is not supported by this version of Sluice")
+        );
+    };
+    let other = tcp("10.0.0.2:80");
+    let set = |change: fn(&mut ServiceSettings)| {
+        let mut settings = plain("rr");
+        change(&mut settings);
+        settings
+    };
+    refused(rules.add_service(other, set(|s| s.persistence = Some(60))), "persistence (-p)");
+    refused(rules.add_service(other, set(|s| s.one_packet = true)), "one-packet scheduling (-o)");
+    refused(rules.add_service(other, set(|s| s.scheduler_flags = 1)), "a scheduler flag (-b)");
+    refused(rules.add_service(other, set(|s| s.engine = Some("sip".into()))), "a persistence engine (--pe)");
+    refused(rules.edit_service(&vip, set(|s| s.persistence = Some(60))), "persistence (-p)");
+    refused(rules.add_service(tcp("10.0.0.2:0"), plain("rr")), "a service of every port (port 0)");
+    refused(rules.add_service(tcp("2001:db8::1:80"), plain("rr")), "an IPv6 service");
+    let mark = ServiceName::Mark { mark: 1, family: Family::Ipv4 };
+    refused(rules.add_service(mark, plain("rr")), "a firewall-mark service (-f)");
+    assert_eq!(rules.add_service(other, plain("sh")), Err(RulesError::SchedulerNotFound));
+    refused(
+        rules.add_server(&vip, Server { upper_threshold: 5, ..nat(1) }),
+        "a connection threshold (-x, -y)",
+    );
+    refused(rules.add_server(&vip, Server { port: 0, ..nat(1) }), "a real server of every port (port 0)");
+    let gre = Tunnel::Gre { checksum: TunnelChecksum::None };
+    refused(rules.add_server(&vip, Server { method: Method::Tun, tunnel: gre, ..nat(1) }), "tunnel type gre");
+    assert_eq!(rules.table(1).servers().count(), 0);
+    assert_eq!(rules.table(2).services().count(), 1);
+}
+
+#[test]
+fn a_configuration_is_loaded_in_one_go_or_names_what_is_wrong() {
+    let service = |servers| ServiceRules {
+        name: tcp("10.0.0.1:80"),
+        settings: plain("wlc"),
+        servers,
+        local_addresses: vec![ip("10.0.2.200")],
+    };
+    let mut rules = Rules::new(1);
+    rules.load([service(vec![nat(1), nat(2)])]).unwrap();
+    assert_eq!(rules.table(1).servers().count(), 2);
+    let error = Rules::new(1).load([service(vec![nat(1), nat(1)])]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "service tcp 10.0.0.1:80, server 10.1.0.1 port 80: Destination already exists"
+    );
+}

@@ -1,0 +1,78 @@
+//! What IPVS can do and this version of Sluice cannot yet.
+//!
+//! Nothing is accepted that the data plane would not do. Each check goes when
+//! its feature comes; no other file has to change for it.
+
+use std::net::IpAddr;
+
+use super::{Daemon, Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
+
+fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
+    Err(RulesError::Unsupported(what.into()))
+}
+
+/// Refuses a service that cannot be forwarded.
+pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<(), RulesError> {
+    match name {
+        ServiceName::Mark { .. } => return refuse("a firewall-mark service (-f)"),
+        ServiceName::Address { protocol: Protocol::Sctp, .. } => return refuse("an SCTP service"),
+        ServiceName::Address { address: IpAddr::V6(_), .. } => return refuse("an IPv6 service"),
+        ServiceName::Address { .. } => {}
+    }
+    // The kernel's answer to a scheduler whose module it lacks.
+    if settings.scheduler_kind().is_none() {
+        return Err(RulesError::SchedulerNotFound);
+    }
+    if settings.persistence.is_some() {
+        return refuse("persistence (-p)");
+    }
+    if name.port() == 0 {
+        return refuse("a service of every port (port 0)");
+    }
+    if settings.engine.is_some() {
+        return refuse("a persistence engine (--pe)");
+    }
+    if settings.one_packet {
+        return refuse("one-packet scheduling (-o)");
+    }
+    if settings.scheduler_flags != 0 {
+        return refuse("a scheduler flag (-b)");
+    }
+    Ok(())
+}
+
+/// Refuses a real server that cannot be reached.
+pub(super) fn server(server: &Server) -> Result<(), RulesError> {
+    if server.address.is_ipv6() {
+        return refuse("an IPv6 real server");
+    }
+    if server.port == 0 {
+        return refuse("a real server of every port (port 0)");
+    }
+    match server.tunnel {
+        Tunnel::Ipip => {}
+        Tunnel::Gue { .. } => return refuse("tunnel type gue"),
+        Tunnel::Gre { .. } => return refuse("tunnel type gre"),
+    }
+    if server.upper_threshold != 0 || server.lower_threshold != 0 {
+        return refuse("a connection threshold (-x, -y)");
+    }
+    Ok(())
+}
+
+/// Refuses a LIP that connections cannot be made from.
+pub(super) fn local_address(address: IpAddr) -> Result<(), RulesError> {
+    if address.is_ipv6() {
+        return refuse("an IPv6 local address");
+    }
+    Ok(())
+}
+
+/// Refuses a sync daemon.
+pub(super) fn daemon(_: &Daemon) -> Result<(), RulesError> {
+    refuse("sync daemon")
+}
+
+/// What `ipvsadm -h` says of all this.
+pub const SUMMARY: &str = "schedulers other than rr, wrr, lc and wlc, -p, -M, --pe, -o, -b on a service,\n\
+     \x20 -f, IPv6, SCTP, port 0, -x, -y, --tun-type gue and gre, sync daemon";

@@ -1,0 +1,338 @@
+//! States of a connection, with the names, timeouts and transitions of IPVS
+//! (`net/netfilter/ipvs/ip_vs_proto_tcp.c` and `ip_vs_proto_udp.c`, Linux 6.1).
+//!
+//! IPVS follows a connection by the flags of the packets that it sees and by
+//! nothing else: no sequence numbers, no retransmissions. That keeps a
+//! director that joined late, or that sees one direction only, in step.
+
+/// The state of a connection. The names are those of IPVS, which looks at a
+/// connection from the server's side.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(u8)]
+pub enum State {
+    /// No packet was looked at yet
+    #[default]
+    None,
+    /// Data may flow
+    Established,
+    /// The server opens a connection to the client
+    SynSent,
+    /// The client opens a connection
+    SynRecv,
+    /// The server sent FIN (seen from DR and TUN: the client did)
+    FinWait,
+    /// Both sides sent FIN, or FIN came before the connection was established
+    TimeWait,
+    /// Reset
+    Close,
+    /// The client sent FIN
+    CloseWait,
+    /// The server sent FIN after the client's
+    LastAck,
+    /// Waits for a connection that an application protocol announced
+    Listen,
+    /// The server answered a SYN; used by IPVS's defence against SYN floods
+    SynAck,
+    /// A UDP flow: there is but one state
+    Udp,
+}
+
+/// Number of states.
+const STATES: usize = State::Udp as usize + 1;
+
+impl State {
+    /// Every state, in the order of their numbers.
+    pub const ALL: [State; STATES] = [
+        State::None,
+        State::Established,
+        State::SynSent,
+        State::SynRecv,
+        State::FinWait,
+        State::TimeWait,
+        State::Close,
+        State::CloseWait,
+        State::LastAck,
+        State::Listen,
+        State::SynAck,
+        State::Udp,
+    ];
+
+    /// The name that `ipvsadm -L -c` shows.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::None => "NONE",
+            State::Established => "ESTABLISHED",
+            State::SynSent => "SYN_SENT",
+            State::SynRecv => "SYN_RECV",
+            State::FinWait => "FIN_WAIT",
+            State::TimeWait => "TIME_WAIT",
+            State::Close => "CLOSE",
+            State::CloseWait => "CLOSE_WAIT",
+            State::LastAck => "LAST_ACK",
+            State::Listen => "LISTEN",
+            State::SynAck => "SYNACK",
+            State::Udp => "UDP",
+        }
+    }
+
+    /// Whether a connection in this state counts as active (`ActiveConn`);
+    /// all others are `InActConn` (`tcp_state_active_table`).
+    #[inline]
+    pub fn is_active(self) -> bool {
+        matches!(self, State::Established | State::SynSent | State::SynRecv | State::SynAck)
+    }
+
+    /// Whether a SYN from the client that finds a connection in this state opens
+    /// a new one: the old entry goes at once, and the new connection is
+    /// scheduled afresh (`is_new_conn_expected` with `conn_reuse_mode=1`, the
+    /// default). With RST set beside SYN, the old entry goes and none follows.
+    #[inline]
+    pub fn is_over(self) -> bool {
+        matches!(self, State::TimeWait | State::Close)
+    }
+
+    /// The state after a packet with these TCP flags (byte 13 of the header).
+    ///
+    /// Of several flags one decides, RST before SYN before FIN before ACK. A
+    /// packet with none of them closes the connection, as in IPVS. UDP flows
+    /// stay what they are, whatever `flags` holds.
+    #[inline]
+    pub fn next(self, direction: Direction, flags: u8) -> State {
+        let row = if flags & RST != 0 {
+            3
+        } else if flags & SYN != 0 {
+            0
+        } else if flags & FIN != 0 {
+            1
+        } else if flags & ACK != 0 {
+            2
+        } else {
+            4
+        };
+        NEXT[direction as usize][row][self as usize]
+    }
+}
+
+/// Which way a packet goes, and how much of the connection is seen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum Direction {
+    /// From the client, on a connection whose replies are seen as well
+    Input,
+    /// From the server
+    Output,
+    /// From the client, on a connection whose replies bypass the director.
+    ///
+    /// DR and TUN connections start so (`IP_VS_CONN_F_NOOUTPUT`); the first
+    /// reply that does come by makes every later client packet
+    /// [`Direction::Input`].
+    InputOnly,
+}
+
+const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
+
+/// `NEXT[direction][deciding flag][state]`, generated from the rows below.
+static NEXT: [[[State; STATES]; 5]; 3] = {
+    use State::{
+        Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI,
+        SynRecv as SR, SynSent as SS, TimeWait as TW, Udp as UD,
+    };
+    // No deciding flag: `set_tcp_state` falls back to CLOSE.
+    const BARE: [State; STATES] = [CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, UD];
+    [
+        // Input, from:
+        // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+        [
+            [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR, UD], // SYN
+            [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW, UD], // FIN
+            [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES, UD], // ACK
+            [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR, UD], // RST
+            BARE,
+        ],
+        // Output, from:
+        // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+        [
+            [SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR, UD], // SYN
+            [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW, UD], // FIN
+            [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES, UD], // ACK
+            [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL, UD], // RST
+            BARE,
+        ],
+        // InputOnly, from:
+        // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+        [
+            [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR, UD], // SYN
+            [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW, UD], // FIN
+            [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES, UD], // ACK
+            [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL, UD], // RST
+            BARE,
+        ],
+    ]
+};
+
+/// How long a connection lives after its last packet, in seconds by state.
+///
+/// A change applies to a connection at its next packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts([u32; STATES]);
+
+impl Default for Timeouts {
+    /// `tcp_timeouts` and `udp_timeouts`.
+    fn default() -> Self {
+        Timeouts(State::ALL.map(|state| match state {
+            State::None => 2,
+            State::Established => 15 * 60,
+            State::SynSent => 2 * 60,
+            State::SynRecv => 60,
+            State::FinWait => 2 * 60,
+            State::TimeWait => 2 * 60,
+            State::Close => 10,
+            State::CloseWait => 60,
+            State::LastAck => 30,
+            State::Listen => 2 * 60,
+            State::SynAck => 2 * 60,
+            State::Udp => 5 * 60,
+        }))
+    }
+}
+
+impl Timeouts {
+    /// Seconds that a connection in `state` lives without a packet.
+    #[inline]
+    pub fn seconds(&self, state: State) -> u32 {
+        self.0[state as usize]
+    }
+
+    /// What `ipvsadm --set tcp tcpfin udp` does: the timeouts of ESTABLISHED,
+    /// FIN_WAIT and UDP in seconds, where 0 keeps the present one.
+    pub fn set(&mut self, tcp: u32, tcpfin: u32, udp: u32) {
+        for (state, seconds) in [(State::Established, tcp), (State::FinWait, tcpfin), (State::Udp, udp)] {
+            if seconds != 0 {
+                self.0[state as usize] = seconds;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Direction::{Input, InputOnly, Output};
+
+    /// Follows the packets of a conversation: (direction, flags, state after).
+    fn follow(packets: &[(Direction, u8, State)]) {
+        let mut state = State::None;
+        for (i, &(direction, flags, expected)) in packets.iter().enumerate() {
+            let before = state;
+            state = state.next(direction, flags);
+            assert_eq!(state, expected, "packet {i}: {before:?} {direction:?} flags {flags:#04x}");
+        }
+    }
+
+    #[test]
+    fn client_closes_first_through_nat() {
+        follow(&[
+            (Input, SYN, State::SynRecv),
+            (Output, SYN | ACK, State::SynRecv),
+            (Input, ACK, State::Established),
+            (Output, ACK, State::Established),
+            (Input, FIN | ACK, State::CloseWait),
+            (Output, ACK, State::CloseWait),
+            (Output, FIN | ACK, State::TimeWait),
+            (Input, ACK, State::TimeWait),
+        ]);
+    }
+
+    #[test]
+    fn server_closes_first_through_nat() {
+        follow(&[
+            (Input, SYN, State::SynRecv),
+            (Output, SYN | ACK, State::SynRecv),
+            (Input, ACK, State::Established),
+            (Output, FIN | ACK, State::FinWait),
+            (Input, ACK, State::FinWait),
+            (Input, FIN | ACK, State::TimeWait),
+            (Output, ACK, State::TimeWait),
+        ]);
+    }
+
+    #[test]
+    fn direct_routing_sees_the_client_only() {
+        follow(&[
+            (InputOnly, SYN, State::SynRecv),
+            (InputOnly, ACK, State::Established),
+            (InputOnly, FIN | ACK, State::FinWait),
+            (InputOnly, ACK, State::FinWait),
+            (InputOnly, SYN, State::SynRecv),
+        ]);
+    }
+
+    #[test]
+    fn resets() {
+        follow(&[(Input, SYN, State::SynRecv), (Output, RST | ACK, State::Close)]);
+        // A client cannot reset what no server has answered yet.
+        follow(&[(Input, SYN, State::SynRecv), (Input, RST, State::SynRecv)]);
+        follow(&[(Input, SYN, State::SynRecv), (Input, ACK, State::Established), (Input, RST, State::Close)]);
+        // The port is used again while the old entry still lingers.
+        follow(&[(Input, ACK, State::Established), (Input, RST, State::Close), (Input, SYN, State::SynRecv)]);
+    }
+
+    #[test]
+    fn one_flag_decides() {
+        for (flags, as_if) in [
+            (RST | SYN | FIN | ACK, RST),
+            (SYN | FIN | ACK, SYN),
+            (FIN | ACK, FIN),
+            (ACK | 0x08 | 0x20, ACK),
+            (0x08 | 0x20 | 0x40 | 0x80, 0),
+        ] {
+            for direction in [Input, Output, InputOnly] {
+                for state in State::ALL {
+                    assert_eq!(state.next(direction, flags), state.next(direction, as_if));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_deciding_flag_closes() {
+        for direction in [Input, Output, InputOnly] {
+            for state in State::ALL.into_iter().filter(|s| *s != State::Udp) {
+                assert_eq!(state.next(direction, 0), State::Close);
+            }
+        }
+    }
+
+    #[test]
+    fn udp_has_one_state() {
+        for direction in [Input, Output, InputOnly] {
+            for flags in 0..=255 {
+                assert_eq!(State::Udp.next(direction, flags), State::Udp);
+            }
+        }
+    }
+
+    #[test]
+    fn states_are_listed_in_order() {
+        for (i, state) in State::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, i);
+        }
+        let active: Vec<_> = State::ALL.into_iter().filter(|s| s.is_active()).map(State::name).collect();
+        assert_eq!(active, ["ESTABLISHED", "SYN_SENT", "SYN_RECV", "SYNACK"]);
+    }
+
+    #[test]
+    fn setting_timeouts_keeps_what_is_zero() {
+        let mut timeouts = Timeouts::default();
+        timeouts.set(100, 0, 7);
+        assert_eq!(timeouts.seconds(State::Established), 100);
+        assert_eq!(timeouts.seconds(State::FinWait), 120);
+        assert_eq!(timeouts.seconds(State::Udp), 7);
+        timeouts.set(0, 5, 0);
+        let all = State::ALL.map(|state| timeouts.seconds(state));
+        assert_eq!(all, [2, 100, 120, 60, 5, 120, 10, 60, 30, 120, 120, 7]);
+    }
+}

@@ -1,0 +1,94 @@
+//! What a packet is recognised by.
+
+use crate::service::Protocol;
+use crate::wire::Address;
+
+/// Source and destination of a packet with its transport protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Tuple {
+    /// Source address
+    pub source: Address,
+    /// Destination address
+    pub destination: Address,
+    /// Source port in host order
+    pub source_port: u16,
+    /// Destination port in host order
+    pub destination_port: u16,
+    /// Transport protocol
+    pub protocol: Protocol,
+}
+
+impl Tuple {
+    /// The tuple of the packets that answer.
+    pub fn reversed(self) -> Self {
+        Tuple {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            protocol: self.protocol,
+        }
+    }
+
+    /// A hash that nobody can aim at without knowing `seed`: products of
+    /// 64 x 64 bits whose halves are folded, with the seed in every factor.
+    #[inline]
+    pub fn hash(&self, seed: Seed) -> u64 {
+        let (source_high, source_low) = self.source.words();
+        let (destination_high, destination_low) = self.destination.words();
+        let rest = u64::from(self.source_port) << 32
+            | u64::from(self.destination_port) << 16
+            | u64::from(self.protocol.number());
+        let a = folded(source_high ^ seed.0, source_low ^ seed.1);
+        let b = folded(destination_high ^ seed.1.rotate_left(32), destination_low ^ seed.0.rotate_left(32));
+        folded(a ^ rest ^ seed.1, b.rotate_left(17) ^ seed.0)
+    }
+}
+
+/// The secret of a hash. Without it, a client could choose ports that all fall
+/// into one chain of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Seed(u64, u64);
+
+impl Seed {
+    /// A seed of sixteen random bytes.
+    pub fn new(random: [u8; 16]) -> Self {
+        let (words, _) = random.as_chunks::<8>();
+        // Odd, so that neither half can be zero.
+        Seed(u64::from_le_bytes(words[0]) | 1, u64::from_le_bytes(words[1]) | 1)
+    }
+}
+
+#[inline]
+fn folded(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    #[test]
+    fn neighbouring_clients_spread() {
+        let seed = Seed::new([7; 16]);
+        let mut buckets: HashMap<u64, u32> = HashMap::new();
+        for host in 0..=255u8 {
+            for port in 40_000..40_256 {
+                let tuple = Tuple {
+                    source: Address::from_v4([10, 0, 0, host]),
+                    destination: Address::from_v4([192, 0, 2, 1]),
+                    source_port: port,
+                    destination_port: 80,
+                    protocol: Protocol::Tcp,
+                };
+                *buckets.entry(tuple.hash(seed) % 4096).or_default() += 1;
+            }
+        }
+        // 65 536 tuples in 4 096 buckets: 16 each, and some spread.
+        assert!(buckets.len() > 4090);
+        assert!(*buckets.values().max().unwrap() < 48, "{:?}", buckets.values().max());
+    }
+}

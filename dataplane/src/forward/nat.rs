@@ -1,0 +1,100 @@
+//! NAT: the destination becomes the real server's and, on the way back, the
+//! source becomes the VIP. FULLNAT rewrites in the same way with other tuples.
+
+use zerocopy::FromBytes;
+
+use super::{Plan, Refused, Rewrite, Rewritten};
+use crate::conn::{Entry, Side, Tuple};
+use crate::packet::Packet;
+use crate::port::Frame;
+use crate::service::Protocol;
+use crate::stats::DropReason;
+use crate::wire::checksum::Delta;
+use crate::wire::{Address, ipv4, tcp, udp};
+
+/// The server answers the client's address and port.
+pub(super) fn plan(client: Tuple, server: (Address, u16)) -> Plan {
+    replacing(client, (client.source, client.source_port), server)
+}
+
+/// The plan for packets of the client that reach `server` from `source`.
+pub(super) fn replacing(client: Tuple, source: (Address, u16), server: (Address, u16)) -> Plan {
+    let (ip_delta, transport_delta) = deltas(
+        [(client.source, client.source_port), (client.destination, client.destination_port)],
+        [source, server],
+    );
+    Plan {
+        server: Tuple {
+            source: server.0,
+            destination: source.0,
+            source_port: server.1,
+            destination_port: source.1,
+            protocol: client.protocol,
+        },
+        ip_delta,
+        transport_delta,
+    }
+}
+
+/// The transport checksum covers the addresses too, by its pseudo header.
+fn deltas(before: [(Address, u16); 2], after: [(Address, u16); 2]) -> (Delta, Delta) {
+    let (mut addresses, mut ports) = (Delta::default(), Delta::default());
+    for ((old, old_port), (new, new_port)) in before.into_iter().zip(after) {
+        addresses = addresses.and(Delta::of_bytes(&old.v4_bytes(), &new.v4_bytes()));
+        ports = ports.and(Delta::new(old_port, new_port));
+    }
+    (addresses, addresses.and(ports))
+}
+
+/// The addresses of a rewritten packet are those of the other side's packets
+/// turned round.
+#[inline]
+pub(super) fn rewrite(entry: &Entry, side: Side) -> Rewrite {
+    let (other, ip_delta, transport_delta) = match side {
+        Side::Client => (&entry.server, entry.ip_delta, entry.transport_delta),
+        Side::Server => (&entry.client, entry.ip_delta.reversed(), entry.transport_delta.reversed()),
+    };
+    Rewrite::Replace {
+        source: (other.destination, other.destination_port),
+        destination: (other.source, other.source_port),
+        ip_delta,
+        transport_delta,
+    }
+}
+
+#[inline]
+pub(super) fn apply<F: Frame>(
+    packet: &Packet,
+    frame: &mut F,
+    source: (Address, u16),
+    destination: (Address, u16),
+    ip_delta: Delta,
+    transport_delta: Delta,
+) -> Result<Rewritten, Refused> {
+    let truncated = Refused::Drop(DropReason::Truncated);
+    let bytes = frame.bytes_mut();
+    let (network, transport) = bytes.split_at_mut(packet.transport as usize);
+
+    let offset = packet.network as usize;
+    let (ip, _) = ipv4::Header::mut_from_prefix(&mut network[offset..]).map_err(|_| truncated)?;
+    ip.source = source.0.v4_bytes();
+    ip.destination = destination.0.v4_bytes();
+    ip.checksum = ip_delta.apply(ip.checksum.get()).into();
+    ip.decrement_ttl();
+
+    match packet.tuple.protocol {
+        Protocol::Tcp => {
+            let (tcp, _) = tcp::Header::mut_from_prefix(transport).map_err(|_| truncated)?;
+            tcp.source = source.1.into();
+            tcp.destination = destination.1.into();
+            tcp.checksum = transport_delta.apply(tcp.checksum.get()).into();
+        }
+        Protocol::Udp => {
+            let (udp, _) = udp::Header::mut_from_prefix(transport).map_err(|_| truncated)?;
+            udp.source = source.1.into();
+            udp.destination = destination.1.into();
+            udp.checksum = transport_delta.apply_udp(udp.checksum.get()).into();
+        }
+    }
+    Ok(Rewritten { offset, length: packet.length as usize })
+}

@@ -1,0 +1,127 @@
+//! What is on an interface before we come: its number, its MAC, and an XDP
+//! program that may be there already.
+
+use std::ffi::CString;
+use std::io;
+
+use aya::programs::loaded_programs;
+
+use super::{PROGRAM_NAME, SteerError};
+
+fn c_name(interface: &str) -> io::Result<CString> {
+    // The kernel cuts longer names off, and would find another interface.
+    if interface.is_empty() || interface.len() >= libc::IFNAMSIZ {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    CString::new(interface).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
+}
+
+/// Number of the interface in this network namespace. The system call rather
+/// than sysfs is asked, since /sys may still show another namespace.
+#[allow(unsafe_code)]
+pub(crate) fn index_of(interface: &str) -> io::Result<u32> {
+    let name = c_name(interface)?;
+    // SAFETY: `name` is a NUL-terminated string that outlives the call.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
+
+/// MAC of the interface.
+#[allow(unsafe_code)]
+pub(crate) fn mac_of(interface: &str) -> io::Result<[u8; 6]> {
+    let name = c_name(interface)?;
+    // SAFETY: an all-zero ifreq is valid; the name fits with its NUL (checked
+    // above); the descriptor is open until closed here; SIOCGIFHWADDR fills
+    // ifru_hwaddr and nothing beyond the structure.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
+            *to = *from as libc::c_char;
+        }
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        if socket < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let result = libc::ioctl(socket, libc::SIOCGIFHWADDR, &mut request);
+        let error = io::Error::last_os_error();
+        libc::close(socket);
+        if result < 0 {
+            return Err(error);
+        }
+        let data = request.ifr_ifru.ifru_hwaddr.sa_data;
+        Ok(std::array::from_fn(|i| data[i] as u8))
+    }
+}
+
+/// Detaches a stale program of ours; refuses to touch anybody else's.
+///
+/// A program of ours that cannot be detached is held by a BPF link, and a
+/// link's owner is alive: that is another director.
+pub(super) fn make_room(interface: &str, index: u32) -> Result<(), SteerError> {
+    let failed = |what| {
+        move |source| SteerError::Interface { interface: interface.to_owned(), what, source }
+    };
+    let id = attached_program(index).map_err(failed("asking for its XDP program"))?;
+    if id == 0 {
+        return Ok(());
+    }
+    let name = program_name(id);
+    if name != PROGRAM_NAME {
+        return Err(SteerError::Occupied { interface: interface.to_owned(), program: name, id });
+    }
+    match detach(index) {
+        Ok(()) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            Err(SteerError::AnotherDirector { interface: interface.to_owned(), id })
+        }
+        Err(source) => Err(failed("detaching a stale XDP program")(source)),
+    }
+}
+
+fn program_name(id: u32) -> String {
+    let found = loaded_programs().filter_map(Result::ok).find(|program| program.id() == id);
+    match found {
+        Some(program) if !program.name().is_empty() => String::from_utf8_lossy(program.name()).into_owned(),
+        _ => "unnamed".to_owned(),
+    }
+}
+
+#[allow(unsafe_code)]
+fn attached(index: u32) -> io::Result<libbpf_sys::xdp_link_info> {
+    let mut info = libbpf_sys::xdp_link_info::default();
+    let size = std::mem::size_of_val(&info);
+    // SAFETY: `info` outlives the call, which writes at most `size` bytes to it.
+    check(unsafe { libbpf_sys::bpf_get_link_xdp_info(index as i32, &mut info, size as u64, 0) })?;
+    Ok(info)
+}
+
+fn attached_program(index: u32) -> io::Result<u32> {
+    let info = attached(index)?;
+    Ok([info.prog_id, info.drv_prog_id, info.skb_prog_id, info.hw_prog_id]
+        .into_iter()
+        .find(|id| *id != 0)
+        .unwrap_or(0))
+}
+
+/// Detaches in the mode that the program was attached in: without a mode the
+/// kernel takes the driver's and leaves a generic program in place.
+#[allow(unsafe_code)]
+fn detach(index: u32) -> io::Result<()> {
+    let info = attached(index)?;
+    for (id, flag) in [
+        (info.drv_prog_id, libbpf_sys::XDP_FLAGS_DRV_MODE),
+        (info.skb_prog_id, libbpf_sys::XDP_FLAGS_SKB_MODE),
+    ] {
+        if id != 0 {
+            // SAFETY: no pointer is passed; descriptor -1 means "none".
+            check(unsafe { libbpf_sys::bpf_set_link_xdp_fd(index as i32, -1, flag) })?;
+        }
+    }
+    Ok(())
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
+}

@@ -1,0 +1,106 @@
+//! What is to be redirected, and its form in the BPF maps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::service::{Method, Protocol, ServiceTable};
+use crate::wire::Address;
+
+/// A protocol and port at an address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Target {
+    /// VIP or RIP
+    pub address: Address,
+    /// Port in host order; 0 stands for all
+    pub port: u16,
+    /// Transport protocol
+    pub protocol: Protocol,
+}
+
+/// The set of packets that the director wants.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SteeringRules {
+    /// Destinations: VIP and port of each service
+    pub services: BTreeSet<Target>,
+    /// Sources: RIP and port of each NAT server, whose replies must come back
+    pub nat_servers: BTreeSet<Target>,
+    /// LIPs of FULLNAT
+    pub local_addresses: BTreeSet<Address>,
+}
+
+impl SteeringRules {
+    /// What `table` needs. Servers that were removed but still have
+    /// connections are included, so that their last replies pass.
+    pub fn of(table: &ServiceTable) -> Self {
+        let mut rules = SteeringRules::default();
+        for (_, service) in table.services() {
+            let key = service.key;
+            rules.services.insert(Target { address: key.address, port: key.port, protocol: key.protocol });
+            rules.local_addresses.extend(service.local_addresses.iter().copied());
+        }
+        for (_, server) in table.servers() {
+            if server.method == Method::Nat {
+                let protocol = server.protocol;
+                rules.nat_servers.insert(Target { address: server.address, port: server.port, protocol });
+            }
+        }
+        rules
+    }
+
+    pub(super) fn roles(&self) -> BTreeMap<RoleKey, u8> {
+        let mut roles = BTreeMap::new();
+        let mut add = |address: Address, role| *roles.entry(RoleKey(address.bytes())).or_insert(0) |= role;
+        self.services.iter().for_each(|t| add(t.address, ROLE_VIP));
+        self.nat_servers.iter().for_each(|t| add(t.address, ROLE_RIP));
+        self.local_addresses.iter().for_each(|a| add(*a, ROLE_LIP));
+        roles
+    }
+
+    pub(super) fn endpoints(&self) -> BTreeSet<EndpointKey> {
+        let key = |target: &Target, role| EndpointKey {
+            address: target.address.bytes(),
+            port: target.port.to_be_bytes(),
+            protocol: target.protocol.number(),
+            role,
+        };
+        let services = self.services.iter().map(|t| key(t, ROLE_VIP));
+        services.chain(self.nat_servers.iter().map(|t| key(t, ROLE_RIP))).collect()
+    }
+}
+
+/// Must agree with `steer.bpf.c`.
+const ROLE_VIP: u8 = 1;
+const ROLE_LIP: u8 = 2;
+const ROLE_RIP: u8 = 4;
+
+/// `struct address`
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(transparent)]
+pub(super) struct RoleKey([u8; 16]);
+
+/// `struct endpoint`
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(C)]
+pub(super) struct EndpointKey {
+    address: [u8; 16],
+    port: [u8; 2],
+    protocol: u8,
+    role: u8,
+}
+
+/// `struct interface`
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(super) struct InterfaceValue {
+    pub(super) mac: [u8; 6],
+    /// Big endian
+    pub(super) first_local_port: [u8; 2],
+}
+
+// SAFETY: plain bytes with no padding: any bit pattern is a value, and every
+// byte that the kernel reads is initialised.
+#[allow(unsafe_code)]
+mod pod {
+    unsafe impl aya::Pod for super::RoleKey {}
+    unsafe impl aya::Pod for super::EndpointKey {}
+    unsafe impl aya::Pod for super::InterfaceValue {}
+}

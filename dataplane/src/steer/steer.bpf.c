@@ -1,0 +1,174 @@
+/* Which packets come to the director's workers, and which stay with the kernel.
+ *
+ * Redirected to the AF_XDP socket of the receiving queue:
+ *   - TCP and UDP to VIP:port of a service (port 0 stands for all ports);
+ *   - TCP and UDP to a LIP, from the first port that FULLNAT uses;
+ *   - TCP and UDP from RIP:port of a NAT real server;
+ *   - with one or two VLAN tags as without.
+ * All else is passed: ARP, ICMP, ssh, BGP, VRRP, fragments, frames that are
+ * not for our MAC (a bridge may flood them to us, and forwarding them again
+ * would duplicate packets).
+ *
+ * The loader keeps one instance for each interface, since libbpf enters a
+ * socket under its queue number in the map named xsks_map.
+ */
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* Roles of an address; must agree with steer/rules.rs. */
+#define ROLE_VIP 1
+#define ROLE_LIP 2
+#define ROLE_RIP 4
+
+/* An IPv4 address is kept IPv4-mapped, as everywhere in the director. */
+struct address {
+	__be32 word[4];
+};
+
+struct endpoint {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 role;
+};
+
+struct interface {
+	__u8 mac[6];
+	__be16 first_local_port;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 256);
+	__type(key, __u32);
+	__type(value, __u32);
+} xsks_map SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct interface);
+} interface SEC(".maps");
+
+/* Looked up first, so that traffic that is not ours costs two lookups. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, __u8);
+} roles SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 524288);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct endpoint);
+	__type(value, __u8);
+} endpoints SEC(".maps");
+
+struct vlan_header {
+	__be16 tci;
+	__be16 protocol;
+};
+
+struct ports {
+	__be16 source;
+	__be16 dest;
+};
+
+static __always_inline int known(const struct address *address, __be16 port, __u8 protocol, __u8 role)
+{
+	struct endpoint key = { .address = *address, .port = port, .protocol = protocol, .role = role };
+
+	if (bpf_map_lookup_elem(&endpoints, &key))
+		return 1;
+	key.port = 0;
+	return bpf_map_lookup_elem(&endpoints, &key) != 0;
+}
+
+SEC("xdp")
+int sluice_steer(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct address source = {}, dest = {};
+	struct ethhdr *eth = data;
+	struct interface *self;
+	struct ports *ports;
+	__u32 zero = 0;
+	__be16 type;
+	__u8 protocol, *role;
+	void *l3;
+
+	if ((void *)(eth + 1) > end)
+		return XDP_PASS;
+	self = bpf_map_lookup_elem(&interface, &zero);
+	if (!self || __builtin_memcmp(eth->h_dest, self->mac, 6))
+		return XDP_PASS;
+
+	type = eth->h_proto;
+	l3 = eth + 1;
+#pragma unroll
+	for (int i = 0; i < 2; i++) {
+		if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD)) {
+			struct vlan_header *vlan = l3;
+
+			if ((void *)(vlan + 1) > end)
+				return XDP_PASS;
+			type = vlan->protocol;
+			l3 = vlan + 1;
+		}
+	}
+
+	if (type == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = l3;
+
+		if ((void *)(ip + 1) > end || ip->ihl < 5)
+			return XDP_PASS;
+		if (ip->frag_off & bpf_htons(0x3fff))
+			return XDP_PASS;
+		source.word[2] = dest.word[2] = bpf_htonl(0xffff);
+		source.word[3] = ip->saddr;
+		dest.word[3] = ip->daddr;
+		protocol = ip->protocol;
+		ports = l3 + ip->ihl * 4;
+	} else if (type == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = l3;
+
+		if ((void *)(ip + 1) > end)
+			return XDP_PASS;
+		__builtin_memcpy(&source, &ip->saddr, sizeof(source));
+		__builtin_memcpy(&dest, &ip->daddr, sizeof(dest));
+		protocol = ip->nexthdr;
+		ports = (void *)(ip + 1);
+	} else {
+		return XDP_PASS;
+	}
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+		return XDP_PASS;
+	if ((void *)(ports + 1) > end)
+		return XDP_PASS;
+
+	role = bpf_map_lookup_elem(&roles, &dest);
+	if (role) {
+		if ((*role & ROLE_VIP) && known(&dest, ports->dest, protocol, ROLE_VIP))
+			goto ours;
+		if ((*role & ROLE_LIP) && bpf_ntohs(ports->dest) >= bpf_ntohs(self->first_local_port))
+			goto ours;
+	}
+	role = bpf_map_lookup_elem(&roles, &source);
+	if (role && (*role & ROLE_RIP) && known(&source, ports->source, protocol, ROLE_RIP))
+		goto ours;
+	return XDP_PASS;
+ours:
+	/* A queue without a socket leaves the packet to the kernel. */
+	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,0 +1,36 @@
+//! ICMPv6 (RFC 4443).
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::{Be16, Be32};
+
+/// Bytes of the header.
+pub const LEN: usize = size_of::<Header>();
+/// Type: destination unreachable.
+pub const UNREACHABLE: u8 = 1;
+/// Type: packet too big.
+pub const PACKET_TOO_BIG: u8 = 2;
+/// Type: time exceeded.
+pub const TIME_EXCEEDED: u8 = 3;
+/// Type: parameter problem.
+pub const PARAMETER_PROBLEM: u8 = 4;
+
+/// The header; what follows depends on the type.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Header {
+    /// Type; below 128 it is an error
+    pub kind: u8,
+    /// Code
+    pub code: u8,
+    /// Over pseudo header, header and data
+    pub checksum: Be16,
+    /// MTU in [`PACKET_TOO_BIG`], else unused
+    pub mtu: Be32,
+}
+
+/// Whether a type is that of an error, which quotes the packet it is about.
+#[inline]
+pub fn is_error(kind: u8) -> bool {
+    kind < 128
+}

@@ -1,1 +1,0 @@
-//! The worker: one burst in, one burst out.

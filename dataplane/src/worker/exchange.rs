@@ -1,0 +1,62 @@
+//! What a worker shares with control and with the other workers: snapshots
+//! that it reads, and bounded queues.
+
+use arc_swap::ArcSwap;
+use crossbeam::channel::Sender;
+use crossbeam::queue::ArrayQueue;
+
+use crate::conn::ConnectionRecord;
+use crate::neigh::NextHops;
+use crate::service::ServiceTable;
+use crate::wire::Address;
+
+/// The snapshots that control publishes and every worker takes up between two
+/// bursts. Control writes, workers read.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// Services and servers
+    pub services: ArcSwap<ServiceTable>,
+    /// Next hops
+    pub hops: ArcSwap<NextHops>,
+}
+
+/// What workers tell control.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The next hop towards this address is wanted
+    Ask(Address),
+}
+
+/// What control asks of a worker.
+pub enum Command {
+    /// Send all connections, in slices. The channel is bounded, and the worker
+    /// waits with the next slice until there is room; it is closed at the end.
+    List(Sender<Vec<ConnectionRecord>>),
+}
+
+/// A frame that landed on another worker's queue.
+pub struct Handed {
+    /// The frame
+    pub bytes: Vec<u8>,
+    /// Where it was received
+    pub interface: usize,
+    /// How many workers looked at it already
+    pub visits: usize,
+}
+
+/// One worker's queues.
+pub struct Exchange {
+    /// Control writes, the worker reads
+    pub commands: ArrayQueue<Command>,
+    /// Any other worker writes, the worker reads
+    pub handed: ArrayQueue<Handed>,
+    /// The worker writes, control reads. When it is full, events are lost:
+    /// each of them comes again with the next packet.
+    pub events: ArrayQueue<Event>,
+}
+
+impl Default for Exchange {
+    fn default() -> Self {
+        Exchange { commands: ArrayQueue::new(16), handed: ArrayQueue::new(4096), events: ArrayQueue::new(1024) }
+    }
+}

@@ -1,0 +1,327 @@
+//! A packet's connection: found or made, followed through its states, and
+//! what it says is to be done with the packet.
+
+use std::sync::Arc;
+
+use crate::conn::timer::{Wheel, ticks};
+use crate::conn::{Direction, Entry, EntryId, NO_HOP, Seed, Side, State, Table};
+use crate::forward::{self, Plan, Refused, Rewritten, icmp};
+use crate::local::LocalPorts;
+use crate::neigh::{HopId, NextHops, Resolution};
+use crate::packet::Packet;
+use crate::port::Frame;
+use crate::sched::Scheduler;
+use crate::service::{Method, Protocol, RealServer, ServiceId, ServiceTable};
+use crate::stats::DropReason;
+use crate::wire::{Address, tcp};
+
+/// The snapshots in use, both unchanged for the length of a burst.
+#[derive(Clone, Default)]
+pub(super) struct View {
+    pub(super) services: Arc<ServiceTable>,
+    pub(super) hops: Arc<NextHops>,
+}
+
+/// What is to be done with a packet.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// Send it to a next hop, whose MAC is known
+    Send(Rewritten, HopId),
+    /// Come again when the next hop towards this address is known
+    Wait(Address),
+    /// Drop it for this reason and tell its sender
+    Answer(icmp::Error, DropReason),
+    /// Drop it
+    Drop(DropReason),
+    /// It is neither a connection's nor the first of one
+    Unclaimed,
+}
+
+/// Connections of one worker and all that belongs to them.
+pub(super) struct Flows {
+    pub(super) table: Table,
+    pub(super) wheel: Wheel,
+    local_ports: LocalPorts,
+    /// By service slot
+    schedulers: Vec<Option<Scheduler>>,
+    worker: usize,
+    capacity: usize,
+    /// Identification of the next packet of our own
+    packet_id: u16,
+    /// Connections removed so far: what was looked up before one was removed
+    /// must be looked up again, since its number may have been given away
+    pub(super) removed: u64,
+}
+
+impl Flows {
+    pub(super) fn new(worker: usize, workers: usize, capacity: usize, seed: Seed, now: u32) -> Self {
+        Flows {
+            table: Table::new(capacity, seed),
+            wheel: Wheel::new(capacity, now),
+            local_ports: LocalPorts::new(worker, workers),
+            schedulers: Vec::new(),
+            worker,
+            capacity,
+            packet_id: 0,
+            removed: 0,
+        }
+    }
+
+    /// Brings the schedulers in line with a new service table.
+    pub(super) fn adopt(&mut self, table: &ServiceTable) {
+        self.schedulers.resize_with(table.service_slots(), || None);
+        for (slot, scheduler) in self.schedulers.iter_mut().enumerate() {
+            match (table.service(ServiceId(slot as u32)), scheduler) {
+                (Some(service), Some(scheduler)) => scheduler.update(service, table),
+                (Some(service), none) => *none = Some(Scheduler::new(service, table)),
+                (None, gone) => *gone = None,
+            }
+        }
+    }
+
+    /// The next identification for a packet of our own.
+    pub(super) fn next_id(&mut self) -> u16 {
+        self.packet_id = self.packet_id.wrapping_add(1);
+        self.packet_id
+    }
+
+    /// What is to be done with a packet, which is rewritten if it is to be
+    /// sent and left as it was otherwise. `found` is its connection.
+    #[inline]
+    pub(super) fn process<F: Frame>(
+        &mut self,
+        view: &View,
+        frame: &mut F,
+        packet: &Packet,
+        found: Option<(EntryId, Side)>,
+        now: u32,
+    ) -> Verdict {
+        let (id, side) = match found {
+            Some((id, Side::Client)) if self.begins_anew(id, packet) => {
+                self.expire(view, id);
+                match self.connect(view, packet, now) {
+                    Ok(id) => (id, Side::Client),
+                    Err(verdict) => return verdict,
+                }
+            }
+            Some(found) => found,
+            None => match self.connect(view, packet, now) {
+                Ok(id) => (id, Side::Client),
+                Err(verdict) => return verdict,
+            },
+        };
+        let Some(entry) = self.table.get_mut(id) else { return Verdict::Unclaimed };
+        let Some(server) = view.services.server(entry.server_id) else {
+            return Verdict::Drop(DropReason::ServerGone);
+        };
+        // expire_nodest_conn=0: the entry stays, its packets do not pass
+        // (ip_vs_in_hook in ip_vs_core.c).
+        if side == Side::Client && !server.available {
+            return Verdict::Drop(DropReason::ServerGone);
+        }
+
+        // Before anything is counted: a packet that has to wait comes again.
+        let hop_id = match towards(entry, side, &view.hops) {
+            Ok(hop) => hop,
+            Err(verdict) => return verdict,
+        };
+        let Some(hop) = view.hops.hop(hop_id) else { return Verdict::Drop(DropReason::NoRoute) };
+        if hop.mac.is_none() {
+            return Verdict::Wait(target(entry, side));
+        }
+
+        let share = server.counters.share(self.worker);
+        let service_share = server.service_counters.share(self.worker);
+        let bytes = u64::from(packet.length);
+        match side {
+            Side::Client => {
+                entry.packets = entry.packets.wrapping_add(1);
+                share.traffic.in_packets.add(1);
+                share.traffic.in_bytes.add(bytes);
+                service_share.in_packets.add(1);
+                service_share.in_bytes.add(bytes);
+            }
+            Side::Server => {
+                share.traffic.out_packets.add(1);
+                share.traffic.out_bytes.add(bytes);
+                service_share.out_packets.add(1);
+                service_share.out_bytes.add(bytes);
+            }
+        }
+
+        let direction = match side {
+            Side::Client if entry.method.has_replies() => Direction::Input,
+            Side::Client => Direction::InputOnly,
+            Side::Server => Direction::Output,
+        };
+        let state = entry.state.next(direction, packet.flags);
+        entry.state = state;
+        if state.is_active() != entry.active {
+            entry.active = state.is_active();
+            let (from, to) = match entry.active {
+                true => (&share.inactive, &share.active),
+                false => (&share.active, &share.inactive),
+            };
+            from.sub(1);
+            to.add(1);
+        }
+        self.wheel.touch(id, deadline(now, view.services.timeouts().seconds(state)));
+
+        let outer_source = hop.source.unwrap_or(entry.client.destination);
+        let rewrite = forward::rewrite(entry, side, outer_source);
+        let packet_id = match entry.method {
+            Method::Tunnel => self.next_id(),
+            Method::Nat | Method::FullNat | Method::DirectRoute => 0,
+        };
+        match forward::apply(&rewrite, packet, frame, hop.mtu, packet_id) {
+            Ok(rewritten) => Verdict::Send(rewritten, hop_id),
+            Err(Refused::TtlExceeded) => {
+                Verdict::Answer(icmp::Error::TimeExceeded, DropReason::TtlExceeded)
+            }
+            Err(Refused::TooBig(mtu)) => {
+                Verdict::Answer(icmp::Error::FragmentationNeeded(mtu), DropReason::TooBig)
+            }
+            Err(Refused::Drop(reason)) => Verdict::Drop(reason),
+        }
+    }
+
+    /// Whether the client opens a new connection where an old one is over:
+    /// `conn_reuse_mode=1` (`is_new_conn_expected` in ip_vs_core.c).
+    #[inline]
+    fn begins_anew(&self, id: EntryId, packet: &Packet) -> bool {
+        packet.flags & tcp::SYN != 0
+            && self.table.get(id).is_some_and(|e| matches!(e.state, State::TimeWait | State::Close))
+    }
+
+    /// Makes the connection that a packet begins.
+    fn connect(&mut self, view: &View, packet: &Packet, now: u32) -> Result<EntryId, Verdict> {
+        let tuple = packet.tuple;
+        if !packet.is_v4 {
+            return Err(Verdict::Unclaimed);
+        }
+        let services = &view.services;
+        let service_id = services
+            .find(tuple.protocol, tuple.destination, tuple.destination_port)
+            .ok_or(Verdict::Unclaimed)?;
+        if tuple.protocol == Protocol::Tcp && packet.flags & (tcp::SYN | tcp::RST) != tcp::SYN {
+            return Err(Verdict::Unclaimed);
+        }
+        let service = services.service(service_id).ok_or(Verdict::Unclaimed)?;
+        if self.table.len() >= self.capacity {
+            return Err(Verdict::Drop(DropReason::TableFull));
+        }
+        let scheduler = self.schedulers.get_mut(service_id.0 as usize).and_then(Option::as_mut);
+        let chosen = scheduler.and_then(|s| s.schedule(service, services));
+        let no_server = Verdict::Answer(icmp::Error::PortUnreachable, DropReason::NoServer);
+        let Some((server_id, server)) = chosen.and_then(|id| Some((id, services.server(id)?))) else {
+            return Err(no_server);
+        };
+
+        let destination = (server.address, rport(server, tuple.destination_port));
+        let local = match server.method {
+            Method::FullNat => self
+                .local_ports
+                .allocate(&service.local_addresses, destination, tuple.protocol)
+                .map_err(|_| Verdict::Drop(DropReason::NoLocalPort))?,
+            Method::Nat | Method::DirectRoute | Method::Tunnel => (tuple.source, tuple.source_port),
+        };
+        let plan = Plan::new(server.method, tuple, destination, local);
+        let state = match tuple.protocol {
+            Protocol::Tcp => State::None,
+            Protocol::Udp => State::Udp,
+        };
+        let entry = Entry {
+            client: tuple,
+            server: plan.server,
+            server_id,
+            hops: [NO_HOP; 2],
+            hop_generation: view.hops.generation(),
+            packets: 0,
+            ip_delta: plan.ip_delta,
+            transport_delta: plan.transport_delta,
+            state,
+            method: server.method,
+            active: false,
+        };
+        let Ok(id) = self.table.insert(entry) else {
+            self.give_back(&entry);
+            return Err(Verdict::Drop(DropReason::TableFull));
+        };
+        self.wheel.schedule(id, deadline(now, services.timeouts().seconds(state)));
+        let share = server.counters.share(self.worker);
+        share.inactive.add(1);
+        share.traffic.connections.add(1);
+        server.service_counters.share(self.worker).connections.add(1);
+        Ok(id)
+    }
+
+    /// Ends a connection.
+    pub(super) fn expire(&mut self, view: &View, id: EntryId) {
+        self.wheel.cancel(id);
+        let Some(entry) = self.table.remove(id) else { return };
+        self.removed += 1;
+        self.give_back(&entry);
+        // Control keeps a server in the table as long as it has connections.
+        if let Some(server) = view.services.server(entry.server_id) {
+            let share = server.counters.share(self.worker);
+            if entry.active { &share.active } else { &share.inactive }.sub(1);
+        }
+    }
+
+    fn give_back(&mut self, entry: &Entry) {
+        if entry.method == Method::FullNat {
+            let Entry { server, .. } = entry;
+            self.local_ports.free(
+                server.destination,
+                server.destination_port,
+                (server.source, server.source_port),
+                server.protocol,
+            );
+        }
+    }
+}
+
+/// The tick after which a connection is over. One more than the timeout, since
+/// the present tick has begun already.
+#[inline]
+fn deadline(now: u32, seconds: u32) -> u32 {
+    now.saturating_add(ticks(seconds)).saturating_add(1)
+}
+
+/// The server's port: its own, or the packet's where it takes all.
+#[inline]
+fn rport(server: &RealServer, port: u16) -> u16 {
+    if server.port == 0 { port } else { server.port }
+}
+
+/// Where packets from `side` of a connection go.
+#[inline]
+fn target(entry: &Entry, side: Side) -> Address {
+    match side {
+        Side::Client => entry.server.source,
+        Side::Server => entry.client.source,
+    }
+}
+
+/// The next hop for packets from `side`, from the entry unless routes changed.
+#[inline]
+fn towards(entry: &mut Entry, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
+    if entry.hop_generation != hops.generation() {
+        entry.hops = [NO_HOP; 2];
+        entry.hop_generation = hops.generation();
+    }
+    let known = entry.hops[side as usize];
+    if known != NO_HOP {
+        return Ok(known);
+    }
+    let target = target(entry, side);
+    match hops.resolve(target) {
+        Resolution::Hop(hop) => {
+            entry.hops[side as usize] = hop;
+            Ok(hop)
+        }
+        Resolution::Ask => Err(Verdict::Wait(target)),
+        Resolution::Foreign => Err(Verdict::Drop(DropReason::ForeignInterface)),
+        Resolution::NoRoute => Err(Verdict::Drop(DropReason::NoRoute)),
+    }
+}

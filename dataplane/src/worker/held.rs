@@ -1,0 +1,56 @@
+//! Frames that wait until the MAC of their next hop is known.
+
+use crate::port::Frame;
+
+/// Frames that may wait at once.
+const MOST: usize = 256;
+
+/// How long a frame may wait, nanoseconds.
+const LONGEST: u64 = 1_000_000_000;
+
+/// A frame as it was received.
+pub(super) struct Waiting<F> {
+    pub(super) frame: F,
+    pub(super) interface: usize,
+    until: u64,
+}
+
+/// The frames that wait, the oldest first.
+pub(super) struct Held<F> {
+    waiting: Vec<Waiting<F>>,
+}
+
+impl<F: Frame> Held<F> {
+    pub(super) fn new() -> Self {
+        Held { waiting: Vec::with_capacity(MOST) }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Lets a frame wait, or gives it back if too many do.
+    pub(super) fn hold(&mut self, frame: F, interface: usize, now: u64) -> Result<(), F> {
+        if self.waiting.len() >= MOST {
+            return Err(frame);
+        }
+        self.waiting.push(Waiting { frame, interface, until: now + LONGEST });
+        Ok(())
+    }
+
+    /// Lets a frame that was taken for another try go on waiting.
+    pub(super) fn hold_again(&mut self, waiting: Waiting<F>) {
+        self.waiting.push(waiting);
+    }
+
+    /// Takes all that wait, for another try.
+    pub(super) fn take_all(&mut self) -> Vec<Waiting<F>> {
+        std::mem::replace(&mut self.waiting, Vec::with_capacity(MOST))
+    }
+
+    /// A frame that has waited too long.
+    pub(super) fn take_expired(&mut self, now: u64) -> Option<F> {
+        let place = self.waiting.iter().position(|w| w.until <= now)?;
+        Some(self.waiting.remove(place).frame)
+    }
+}

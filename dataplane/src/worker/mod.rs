@@ -1,0 +1,420 @@
+//! The worker: one burst in, one burst out.
+//!
+//! A worker is the only owner of its connections. It takes bursts from its
+//! port, in stages: parse and hash all, look up all, act on all. Between two
+//! bursts it takes up new snapshots, expires connections, and goes on with
+//! what control asked for, all in bounded portions.
+
+mod exchange;
+mod flow;
+mod held;
+mod listing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::conn::{Seed, timer::TICKS_PER_SECOND};
+use crate::forward::{self, icmp};
+use crate::neigh::{HopId, Resolution};
+use crate::packet::{Packet, Unparsed};
+use crate::port::{BURST, Frame, Port};
+use crate::stats::{DropReason, WorkerCounters};
+use crate::wire::Address;
+
+pub use exchange::{Command, Event, Exchange, Handed, Published};
+use flow::{Flows, Verdict, View};
+use held::Held;
+use listing::Listing;
+
+/// Connections that are expired between two bursts: more than a burst makes,
+/// so that expiry keeps up with any rate of new ones.
+const EXPIRE_BUDGET: usize = 4 * BURST;
+
+/// Frames that wait for room in a transmit ring.
+const MOST_UNSENT: usize = 4 * BURST;
+
+/// What a worker is told when it is made.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Its number, from 0
+    pub worker: usize,
+    /// Number of workers
+    pub workers: usize,
+    /// Connections that it can hold
+    pub connections: usize,
+    /// Random bytes for the hash of its table
+    pub seed: [u8; 16],
+}
+
+/// One worker on its port.
+pub struct Worker<P: Port> {
+    port: P,
+    settings: Settings,
+    published: Arc<Published>,
+    exchanges: Arc<[Exchange]>,
+    counters: Arc<WorkerCounters>,
+    view: View,
+    flows: Flows,
+    burst: Vec<P::Frame>,
+    parsed: Vec<Result<(Packet, u64), Unparsed>>,
+    /// Frames to be sent, by interface
+    unsent: Vec<Vec<P::Frame>>,
+    held: Held<P::Frame>,
+    listings: Vec<Listing>,
+    icmp_limit: icmp::Limit,
+    /// The address that control was last asked for, and when
+    asked: Option<(Address, u32)>,
+}
+
+impl<P: Port> Worker<P> {
+    /// A worker that owns `port`. `exchanges` has one element for each worker;
+    /// `now` is the time in nanoseconds since any fixed instant.
+    pub fn new(
+        settings: Settings,
+        port: P,
+        published: Arc<Published>,
+        exchanges: Arc<[Exchange]>,
+        counters: Arc<WorkerCounters>,
+        now: u64,
+    ) -> Self {
+        assert_eq!(exchanges.len(), settings.workers, "one exchange for each worker");
+        let Settings { worker, workers, connections, seed } = settings;
+        let interfaces = port.interfaces();
+        Worker {
+            flows: Flows::new(worker, workers, connections, Seed::new(seed), tick(now)),
+            port,
+            settings,
+            published,
+            exchanges,
+            counters,
+            view: View::default(),
+            burst: Vec::with_capacity(BURST),
+            parsed: Vec::with_capacity(BURST),
+            unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
+            held: Held::new(),
+            listings: Vec::new(),
+            icmp_limit: icmp::Limit::new(now),
+            asked: None,
+        }
+    }
+
+    /// The worker's port.
+    pub fn port(&self) -> &P {
+        &self.port
+    }
+
+    /// The worker's port, for tests that inject frames.
+    pub fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
+    /// Connections in the table.
+    pub fn connections(&self) -> usize {
+        self.flows.table.len()
+    }
+
+    /// Goes round once at time `now`, in nanoseconds, which never goes back.
+    /// Returns how many frames were handled; 0 means that there was nothing to
+    /// do.
+    pub fn poll(&mut self, now: u64) -> usize {
+        self.take_up_snapshots(now);
+        self.port.reclaim();
+        let mut handled = 0;
+        for interface in 0..self.port.interfaces() {
+            let mut burst = std::mem::take(&mut self.burst);
+            let received = self.port.receive(interface, &mut burst);
+            if received > 0 {
+                self.counters.received.add(received as u64);
+                self.process(&mut burst, interface, 0, now);
+                handled += received;
+            }
+            self.burst = burst;
+        }
+        if self.settings.workers > 1 {
+            handled += self.process_handed(now);
+        }
+        self.transmit();
+        self.expire(now);
+        self.obey(now);
+        self.counters.polls.add(1);
+        handled
+    }
+
+    /// Sleeps until a frame may have come, at most `limit`.
+    pub fn wait(&mut self, limit: Duration) {
+        self.port.wait(limit);
+    }
+
+    fn take_up_snapshots(&mut self, now: u64) {
+        let services = self.published.services.load();
+        if !Arc::ptr_eq(&services, &self.view.services) {
+            self.view.services = Arc::clone(&services);
+            self.flows.adopt(&services);
+            // After the schedulers: control takes it that the old table is
+            // not looked at any more.
+            self.counters.generation.set(services.generation());
+        }
+        let hops = self.published.hops.load();
+        if !Arc::ptr_eq(&hops, &self.view.hops) {
+            self.view.hops = Arc::clone(&hops);
+            drop(hops);
+            self.retry_held(now);
+        }
+    }
+
+    /// Handles frames that were received on `interface`.
+    fn process(&mut self, burst: &mut Vec<P::Frame>, interface: usize, visits: usize, now: u64) {
+        self.parsed.clear();
+        for frame in burst.iter() {
+            let parsed = Packet::parse(frame.bytes());
+            self.parsed.push(parsed.map(|packet| (packet, self.flows.table.hash(&packet.tuple))));
+        }
+        let mut found = [None; BURST];
+        for (parsed, found) in self.parsed.iter().zip(&mut found) {
+            if let Ok((packet, hash)) = parsed {
+                *found = self.flows.table.find(&packet.tuple, *hash);
+            }
+        }
+        let removed = self.flows.removed;
+        for (place, mut frame) in burst.drain(..).enumerate() {
+            let (packet, hash) = match self.parsed[place] {
+                Ok(parsed) => parsed,
+                Err(Unparsed::Kernel) => {
+                    self.punt(frame, interface);
+                    continue;
+                }
+                Err(Unparsed::Drop(reason)) => {
+                    self.discard(frame, reason);
+                    continue;
+                }
+            };
+            let mut found = found[place];
+            // An earlier packet of this burst may have made the connection, or
+            // ended it and so given its number away.
+            if found.is_none() || self.flows.removed != removed {
+                found = self.flows.table.find(&packet.tuple, hash);
+            }
+            let verdict = self.flows.process(&self.view, &mut frame, &packet, found, tick(now));
+            self.carry_out(verdict, frame, &packet, interface, visits, now);
+        }
+    }
+
+    #[inline]
+    fn carry_out(
+        &mut self,
+        verdict: Verdict,
+        mut frame: P::Frame,
+        packet: &Packet,
+        interface: usize,
+        visits: usize,
+        now: u64,
+    ) {
+        match verdict {
+            Verdict::Send(rewritten, hop) => match self.address(&mut frame, rewritten, hop) {
+                Ok(out) => self.send(out, frame),
+                Err(reason) => self.discard(frame, reason),
+            },
+            Verdict::Wait(towards) => {
+                self.ask(towards, now);
+                if let Err(frame) = self.held.hold(frame, interface, now) {
+                    self.discard(frame, DropReason::Unresolved);
+                }
+                self.counters.held.set(self.held.len() as u64);
+            }
+            Verdict::Answer(error, reason) => {
+                self.answer(error, packet, &frame, now);
+                self.discard(frame, reason);
+            }
+            Verdict::Drop(reason) => self.discard(frame, reason),
+            Verdict::Unclaimed => self.pass_on(frame, interface, visits),
+        }
+    }
+
+    /// Puts the link-layer header on; returns the interface to send on.
+    #[inline]
+    fn address(
+        &self,
+        frame: &mut P::Frame,
+        packet: forward::Rewritten,
+        hop: HopId,
+    ) -> Result<usize, DropReason> {
+        let hop = self.view.hops.hop(hop).ok_or(DropReason::NoRoute)?;
+        let mac = hop.mac.ok_or(DropReason::Unresolved)?;
+        forward::put_link_header(frame, packet, hop, mac)?;
+        Ok(hop.interface as usize)
+    }
+
+    #[inline]
+    fn send(&mut self, interface: usize, frame: P::Frame) {
+        match self.unsent.get_mut(interface) {
+            Some(unsent) if unsent.len() < MOST_UNSENT + BURST => unsent.push(frame),
+            Some(_) => self.discard(frame, DropReason::TransmitFull),
+            None => self.discard(frame, DropReason::ForeignInterface),
+        }
+    }
+
+    fn transmit(&mut self) {
+        for (interface, unsent) in self.unsent.iter_mut().enumerate() {
+            if unsent.is_empty() {
+                continue;
+            }
+            let sent = self.port.transmit(interface, unsent);
+            self.counters.transmitted.add(sent as u64);
+            // What the ring did not take goes with the next burst, up to a
+            // limit: beyond it the link is too slow, and the newest are lost.
+            while unsent.len() > MOST_UNSENT {
+                let Some(frame) = unsent.pop() else { break };
+                self.counters.count_drop(DropReason::TransmitFull);
+                self.port.release(frame);
+            }
+        }
+    }
+
+    /// Sends an ICMP error about a packet to its sender.
+    fn answer(&mut self, error: icmp::Error, packet: &Packet, frame: &P::Frame, now: u64) {
+        if !packet.is_v4 || !self.icmp_limit.take(now) {
+            return;
+        }
+        let Resolution::Hop(id) = self.view.hops.resolve(packet.tuple.source) else {
+            self.ask(packet.tuple.source, now);
+            return;
+        };
+        let Some(hop) = self.view.hops.hop(id) else { return };
+        let offset = forward::link_header_len(hop);
+        let Some(mut answer) = self.port.allocate() else {
+            self.counters.count_drop(DropReason::NoFrame);
+            return;
+        };
+        let packet_id = self.flows.next_id();
+        let written = icmp::write(error, packet, frame.bytes(), &mut answer, offset, packet_id);
+        match written.map(|written| self.address(&mut answer, written, id)) {
+            Some(Ok(interface)) => self.send(interface, answer),
+            Some(Err(reason)) => self.discard(answer, reason),
+            None => self.port.release(answer),
+        }
+    }
+
+    /// Asks control for the next hop towards an address, not more often than
+    /// once a tick for the same one.
+    fn ask(&mut self, towards: Address, now: u64) {
+        let asked = Some((towards, tick(now)));
+        if self.asked != asked {
+            self.asked = asked;
+            let _ = self.exchange().events.push(Event::Ask(towards));
+        }
+    }
+
+    fn retry_held(&mut self, now: u64) {
+        for mut waiting in self.held.take_all() {
+            let Ok(packet) = Packet::parse(waiting.frame.bytes()) else {
+                self.discard(waiting.frame, DropReason::Malformed);
+                continue;
+            };
+            let hash = self.flows.table.hash(&packet.tuple);
+            let found = self.flows.table.find(&packet.tuple, hash);
+            match self.flows.process(&self.view, &mut waiting.frame, &packet, found, tick(now)) {
+                Verdict::Wait(towards) => {
+                    self.ask(towards, now);
+                    self.held.hold_again(waiting);
+                }
+                verdict => {
+                    let visits = self.settings.workers;
+                    self.carry_out(verdict, waiting.frame, &packet, waiting.interface, visits, now);
+                }
+            }
+        }
+        self.counters.held.set(self.held.len() as u64);
+    }
+
+    fn expire(&mut self, now: u64) {
+        let mut budget = EXPIRE_BUDGET;
+        while let Some(id) = self.flows.wheel.pop(tick(now), &mut budget) {
+            self.flows.expire(&self.view, id);
+            self.counters.expired.add(1);
+        }
+        self.counters.connections.set(self.flows.table.len() as u64);
+        while let Some(frame) = self.held.take_expired(now) {
+            self.discard(frame, DropReason::Unresolved);
+            self.counters.held.set(self.held.len() as u64);
+        }
+    }
+
+    /// Does a bounded portion of what control asked for.
+    fn obey(&mut self, now: u64) {
+        while let Some(command) = self.exchange().commands.pop() {
+            match command {
+                Command::List(answer) => self.listings.push(Listing::new(answer)),
+            }
+        }
+        let (flows, view) = (&self.flows, &self.view);
+        self.listings.retain_mut(|listing| listing.proceed(flows, view, tick(now)));
+    }
+
+    /// An unclaimed frame goes round all workers, in case it belongs to
+    /// another one's connection, and then to the kernel.
+    fn pass_on(&mut self, frame: P::Frame, interface: usize, visits: usize) {
+        let Settings { worker, workers, .. } = self.settings;
+        if visits + 1 >= workers {
+            self.punt(frame, interface);
+            return;
+        }
+        let next = (worker + 1) % workers;
+        let handed = Handed { bytes: frame.bytes().to_vec(), interface, visits: visits + 1 };
+        match self.exchanges[next].handed.push(handed) {
+            Ok(()) => {
+                self.counters.handed.add(1);
+                self.port.release(frame);
+            }
+            Err(_) => self.discard(frame, DropReason::HandoffFull),
+        }
+    }
+
+    /// Handles at most a burst of frames that other workers passed on.
+    fn process_handed(&mut self, now: u64) -> usize {
+        let mut burst = std::mem::take(&mut self.burst);
+        let mut handled = 0;
+        while handled < BURST {
+            let Some(handed) = self.exchange().handed.pop() else { break };
+            handled += 1;
+            let Some(mut frame) = self.port.allocate() else {
+                self.counters.count_drop(DropReason::NoFrame);
+                continue;
+            };
+            if handed.bytes.len() > frame.capacity() {
+                self.discard(frame, DropReason::TooBig);
+                continue;
+            }
+            frame.set_len(handed.bytes.len());
+            frame.bytes_mut().copy_from_slice(&handed.bytes);
+            burst.push(frame);
+            self.process(&mut burst, handed.interface, handed.visits, now);
+        }
+        self.burst = burst;
+        handled
+    }
+
+    fn punt(&mut self, frame: P::Frame, interface: usize) {
+        if self.port.punt(interface, frame) {
+            self.counters.punted.add(1);
+        } else {
+            self.counters.count_drop(DropReason::PuntFailed);
+        }
+    }
+
+    #[inline]
+    fn discard(&mut self, frame: P::Frame, reason: DropReason) {
+        self.counters.count_drop(reason);
+        self.port.release(frame);
+    }
+
+    #[inline]
+    fn exchange(&self) -> &Exchange {
+        &self.exchanges[self.settings.worker]
+    }
+}
+
+/// The tick of a time in nanoseconds.
+#[inline]
+fn tick(now: u64) -> u32 {
+    (now / (1_000_000_000 / u64::from(TICKS_PER_SECOND))) as u32
+}
