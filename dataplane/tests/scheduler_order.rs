@@ -68,6 +68,7 @@ impl World {
     fn add(&mut self, id: ServerId, weight: u32) {
         let server = RealServer {
             service: SERVICE,
+            service_key: self.service.key,
             address: Address::from_v4([10, 0, 2, id.0 as u8]),
             port: 80,
             method: Method::Nat,

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use sluice_dataplane::service::{RealServer, ServiceId, ServiceTable, ServiceTableBuilder, VirtualService};
+use sluice_dataplane::conn;
+use sluice_dataplane::service::{
+    RealServer, ServiceId, ServiceKey, ServiceTable, ServiceTableBuilder, VirtualService,
+};
 use sluice_dataplane::stats::TrafficCounters;
 
 use super::{RemovedServer, Rules, ServerEntry, ServiceEntry};
@@ -16,13 +19,17 @@ impl Rules {
     /// and its connections are gone ([`Rules::reclaim`]).
     pub fn table(&mut self, generation: u64) -> ServiceTable {
         let mut builder = ServiceTableBuilder::new(generation);
+        let mut timeouts = conn::Timeouts::default();
+        timeouts.set(self.timeouts.tcp, self.timeouts.tcp_fin, self.timeouts.udp);
+        builder.timeouts(timeouts);
         for service in &self.services {
             self.put_service(&mut builder, service);
         }
         for removed in &mut self.removed_servers {
             removed.unavailable.in_table(generation);
-            let RemovedServer { service_slot, service_counters, entry, .. } = removed;
-            builder.server(entry.slot, real_server(entry, *service_slot, service_counters, false));
+            let RemovedServer { service, service_slot, service_counters, entry, .. } = removed;
+            let Some(key) = service.key() else { continue };
+            builder.server(entry.slot, real_server(entry, *service_slot, key, service_counters, false));
         }
         for removed in &mut self.removed_services {
             removed.absent.in_table(generation);
@@ -50,7 +57,7 @@ impl Rules {
             },
         );
         for entry in &service.servers {
-            builder.server(entry.slot, real_server(entry, service.slot, &service.counters, true));
+            builder.server(entry.slot, real_server(entry, service.slot, key, &service.counters, true));
         }
     }
 }
@@ -58,11 +65,13 @@ impl Rules {
 fn real_server(
     entry: &ServerEntry,
     service: ServiceId,
+    service_key: ServiceKey,
     service_counters: &Arc<TrafficCounters>,
     available: bool,
 ) -> RealServer {
     RealServer {
         service,
+        service_key,
         address: entry.server.address.into(),
         port: entry.server.port,
         method: entry.server.method.into(),

@@ -38,6 +38,7 @@ impl Control {
                 self.counters.entry(*slot).or_insert_with(|| Arc::new(ServerCounters::new(1))).clone();
             let server = RealServer {
                 service: ServiceId(0),
+                service_key: service.key,
                 address: Address::from_v4([10, 0, 2, 1]),
                 port: 80,
                 method: Method::Nat,

@@ -143,8 +143,8 @@ pub struct VirtualService {
 pub struct RealServer {
     /// The service that it belongs to, or belonged to when it was removed
     pub service: ServiceId,
-    /// Transport protocol of the service
-    pub protocol: Protocol,
+    /// What that service is, or was, known by
+    pub service_key: ServiceKey,
     /// The RIP
     pub address: Address,
     /// Port in host order; 0 where the service takes every port, and the port

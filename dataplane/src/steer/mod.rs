@@ -16,9 +16,9 @@ use aya::programs::ProgramError;
 use aya::{Ebpf, EbpfError, include_bytes_aligned};
 use thiserror::Error;
 
-pub(crate) use existing::{index_of, mac_of};
 pub use rules::{SteeringRules, Target};
 
+use crate::link::Link;
 use crate::local::MIN_LOCAL_PORT;
 use rules::{EndpointKey, InterfaceValue, RoleKey};
 
@@ -272,17 +272,18 @@ fn attach(
     Ok((Mode::Generic, reason))
 }
 
-fn interface_index(interface: &str) -> Result<u32, SteerError> {
-    index_of(interface).map_err(|source| match source.raw_os_error() {
-        Some(libc::ENODEV) => SteerError::NoInterface(interface.to_owned()),
-        _ => SteerError::Interface { interface: interface.to_owned(), what: "looking it up", source },
-    })
-}
-
 fn read_mac(interface: &str) -> Result<[u8; 6], SteerError> {
-    mac_of(interface).map_err(|source| SteerError::Interface {
+    Link::new(interface).and_then(|link| link.mac()).map_err(|source| SteerError::Interface {
         interface: interface.to_owned(),
         what: "reading its MAC",
         source,
+    })
+}
+
+fn interface_index(interface: &str) -> Result<u32, SteerError> {
+    let index = Link::new(interface).and_then(|link| link.index());
+    index.map_err(|source| match source.raw_os_error() {
+        Some(libc::ENODEV) => SteerError::NoInterface(interface.to_owned()),
+        _ => SteerError::Interface { interface: interface.to_owned(), what: "looking it up", source },
     })
 }

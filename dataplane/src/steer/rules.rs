@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::service::{Method, Protocol, ServiceTable};
+use crate::service::{Method, Protocol, ServiceKey, ServiceTable};
 use crate::wire::Address;
 
 /// A protocol and port at an address.
@@ -14,6 +14,12 @@ pub struct Target {
     pub port: u16,
     /// Transport protocol
     pub protocol: Protocol,
+}
+
+impl Target {
+    fn of(ServiceKey { protocol, address, port }: ServiceKey) -> Self {
+        Target { address, port, protocol }
+    }
 }
 
 /// The set of packets that the director wants.
@@ -28,19 +34,21 @@ pub struct SteeringRules {
 }
 
 impl SteeringRules {
-    /// What `table` needs. Servers that were removed but still have
-    /// connections are included, so that their last replies pass.
+    /// What `table` needs. Removed servers that still have connections are
+    /// included, and so are their services, so that the connections go on
+    /// being the director's.
     pub fn of(table: &ServiceTable) -> Self {
         let mut rules = SteeringRules::default();
         for (_, service) in table.services() {
-            let key = service.key;
-            rules.services.insert(Target { address: key.address, port: key.port, protocol: key.protocol });
+            rules.services.insert(Target::of(service.key));
             rules.local_addresses.extend(service.local_addresses.iter().copied());
         }
         for (_, server) in table.servers() {
+            rules.services.insert(Target::of(server.service_key));
             if server.method == Method::Nat {
-                let protocol = server.protocol;
-                rules.nat_servers.insert(Target { address: server.address, port: server.port, protocol });
+                let ServiceKey { protocol, port, .. } = server.service_key;
+                let port = if server.port == 0 { port } else { server.port };
+                rules.nat_servers.insert(Target { address: server.address, port, protocol });
             }
         }
         rules

@@ -22,6 +22,9 @@ pub(super) struct View {
     pub(super) hops: Arc<NextHops>,
 }
 
+/// Idle pools of local ports that are kept for the next connection.
+const IDLE_POOLS: usize = 64;
+
 /// What is to be done with a packet.
 #[derive(Debug)]
 pub(super) enum Verdict {
@@ -69,6 +72,7 @@ impl Flows {
 
     /// Brings the schedulers in line with a new service table.
     pub(super) fn adopt(&mut self, table: &ServiceTable) {
+        self.local_ports.release_idle(IDLE_POOLS);
         self.schedulers.resize_with(table.service_slots(), || None);
         for (slot, scheduler) in self.schedulers.iter_mut().enumerate() {
             match (table.service(ServiceId(slot as u32)), scheduler) {
@@ -190,7 +194,7 @@ impl Flows {
     #[inline]
     fn begins_anew(&self, id: EntryId, packet: &Packet) -> bool {
         packet.flags & tcp::SYN != 0
-            && self.table.get(id).is_some_and(|e| matches!(e.state, State::TimeWait | State::Close))
+            && self.table.get(id).is_some_and(|entry| entry.state.is_over())
     }
 
     /// Makes the connection that a packet begins.
