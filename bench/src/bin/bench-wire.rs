@@ -104,8 +104,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
     for round in 1..=arguments.rounds {
         print!("round {round}:");
         for forwarder in Forwarder::ALL {
-            let rate =
-                one(&wire, &sink, arguments, forwarder).context(forwarder.title())?;
+            let rate = one(&wire, &sink, arguments, forwarder).context(forwarder.title())?;
             print!("  {:.2}", rate);
             std::io::Write::flush(&mut std::io::stdout())?;
             rates.entry(forwarder).or_default().push(rate);

@@ -4,7 +4,7 @@
 //! shows it. The last line is `demo: PASS` or `demo: FAIL <what>`.
 
 use std::fmt::Write as _;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -39,18 +39,24 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(failures) => failures.join("; "),
-        // Whatever lines the error has, the last one is ours.
-        Err(error) => {
-            eprintln!("{error:?}\n");
-            error.to_string()
-        }
+        Err(error) => format!("{error:#}"),
     };
-    println!("{}", style.red(&format!("demo: FAIL {}", what.lines().next().unwrap_or_default())));
+    // An error may end in many lines of a log; what failed is to be the last line.
+    let (what, more) = what.split_once('\n').unwrap_or((&what, ""));
+    if !more.is_empty() {
+        eprintln!("\n{more}");
+    }
+    println!("{}", style.red(&format!("demo: FAIL {what}")));
     ExitCode::FAILURE
 }
 
 fn demo(style: Style) -> Result<Vec<String>> {
-    lab::exit_cleanly_on_signals(|| println!("\ndemo: FAIL interrupted"))?;
+    lab::exit_cleanly_on_signals(|| {
+        // Kept locked, so that nothing is printed after it.
+        let mut out = std::io::stdout().lock();
+        let _ = writeln!(out, "\ndemo: FAIL interrupted");
+        std::mem::forget(out);
+    })?;
     println!("{}", style.bold("Sluice: one virtual address, three servers, four ways to get there"));
     println!("{PICTURE}");
     println!("Every box is a network namespace on this machine; all of it is gone when this ends.");
@@ -90,7 +96,7 @@ fn try_method(site: &Site, method: Method, style: Style) -> Result<Row> {
     let config =
         site.config() + &site.service("tcp", 80, "rr", method) + &site.service("udp", 53, "rr", method);
     let director = site.start_director(&config)?;
-    let row = exercise(site, &director, method)?;
+    let row = exercise(site, method)?;
     println!("\n    $ ipvsadm -Ln --stats");
     for line in director.ipvsadm("-Ln --stats")?.lines() {
         println!("    {}", line.trim_end());
@@ -112,7 +118,7 @@ fn meaning(method: Method) -> &'static str {
     }
 }
 
-fn exercise(site: &Site, director: &Director, method: Method) -> Result<Row> {
+fn exercise(site: &Site, method: Method) -> Result<Row> {
     let mut failures = Vec::new();
     let mut check = |good: bool, what: String| {
         if !good {
@@ -184,7 +190,6 @@ fn exercise(site: &Site, director: &Director, method: Method) -> Result<Row> {
     } else {
         check(replies_crossing > 0.3, "replies did not cross the director".into());
     }
-    let _ = director;
     Ok(Row {
         method,
         ok: done as u64 + load.requests.saturating_sub(load.failed),
@@ -244,7 +249,7 @@ fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(' ');
         }
         text.push(digit);
