@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_control::{run, status};
+use sluice_control::{realserver, run, status};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -33,6 +33,9 @@ enum Command {
         #[command(flatten)]
         status: status::Arguments,
     },
+    /// Make this host a real server for direct routing or tunnelling
+    #[command(subcommand)]
+    Realserver(realserver::Command),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +45,11 @@ fn main() -> ExitCode {
             run::run(&config, socket)
         }
         Command::Status { status } => return status::main(&status),
+        Command::Realserver(command) => match realserver::run(&command, &mut std::io::stdout()) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error.into()),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
