@@ -175,6 +175,20 @@ impl Workers {
         slices
     }
 
+    /// Asks every worker to open its interfaces anew; each answers once.
+    pub fn reopen(&self) -> Receiver<Result<(), String>> {
+        let (answer, results) = bounded(self.exchanges.len());
+        for exchange in self.exchanges.iter() {
+            let _ = exchange.commands.push(Command::Reopen(answer.clone()));
+        }
+        results
+    }
+
+    /// Whether some worker has an interface that does not work any more.
+    pub fn port_failed(&self) -> bool {
+        self.counters.iter().any(|counters| counters.port_failed.get() != 0)
+    }
+
     /// The snapshots that workers go by.
     pub fn published(&self) -> &Published {
         &self.published

@@ -1,14 +1,15 @@
 //! The running data plane as the API sees it: workers, steering, next hops.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
 use sluice_dataplane::conn::ConnectionRecord;
 use sluice_dataplane::service::{Method, ServiceTable};
 use sluice_dataplane::stats::{DropReason, WorkerCounters};
-use sluice_dataplane::steer::{Steering, SteeringRules};
+use sluice_dataplane::steer::{ModeChoice, Presence, Steering, SteeringRules};
 use tokio::sync::mpsc;
 
 use crate::api::DataPlane;
@@ -21,26 +22,91 @@ pub(super) struct Forwarding {
     steering: RefCell<Vec<Steering>>,
     in_force: RefCell<SteeringRules>,
     next_hops: netlink::Handle,
+    mode: ModeChoice,
+    /// Whether an interface was gone when it was looked for last
+    gone: Cell<bool>,
+    /// Answers of workers that open their interfaces anew
+    reopening: RefCell<Option<Receiver<Result<(), String>>>>,
 }
 
 impl Forwarding {
-    pub(super) fn new(workers: Workers, steering: Vec<Steering>, next_hops: netlink::Handle) -> Self {
-        Forwarding { workers, steering: RefCell::new(steering), in_force: RefCell::default(), next_hops }
+    /// `mode` is how steering was attached, and will be again.
+    pub(super) fn new(
+        workers: Workers,
+        steering: Vec<Steering>,
+        mode: ModeChoice,
+        next_hops: netlink::Handle,
+    ) -> Self {
+        Forwarding {
+            workers,
+            steering: RefCell::new(steering),
+            in_force: RefCell::default(),
+            next_hops,
+            mode,
+            gone: Cell::new(false),
+            reopening: RefCell::default(),
+        }
     }
 
     pub(super) fn workers(&self) -> &Workers {
         &self.workers
     }
 
-    /// Follows changes of the interfaces' MACs.
-    pub(super) fn refresh_macs(&self) {
+    /// Looks after the interfaces: follows changes of their MACs, and takes
+    /// them up again after they were gone. To be called every second or so.
+    pub(super) fn look_after(&self) {
+        let mut anew = self.workers.port_failed();
+        let mut gone = false;
         for steering in self.steering.borrow_mut().iter_mut() {
-            match steering.refresh_mac() {
-                Ok(true) => tracing::info!(interface = steering.interface(), "its MAC changed"),
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "looking after the interface"),
+            let interface = steering.interface().to_owned();
+            match steering.presence() {
+                Presence::Same => match steering.refresh_mac() {
+                    Ok(true) => tracing::info!(interface, "its MAC changed"),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, "looking after the interface"),
+                },
+                Presence::Gone => gone = true,
+                Presence::Another => {
+                    let attached = Steering::attach(&interface, self.mode).and_then(|mut new| {
+                        new.update(&self.in_force.borrow())?;
+                        Ok(new)
+                    });
+                    match attached {
+                        Ok(new) => {
+                            tracing::info!(interface, "it is back");
+                            *steering = new;
+                            anew = true;
+                        }
+                        Err(error) => tracing::warn!(%error, "the interface is back and cannot be used yet"),
+                    }
+                }
             }
         }
+        if gone != self.gone.replace(gone) && gone {
+            tracing::error!("an interface is gone; the director goes on without it and waits for it");
+        }
+        self.reopen(anew && !gone);
+    }
+
+    /// Has workers open their interfaces anew if `wanted`, unless they are at
+    /// it, and again if they failed.
+    fn reopen(&self, wanted: bool) {
+        let mut reopening = self.reopening.borrow_mut();
+        let mut failed = false;
+        if let Some(results) = &*reopening {
+            loop {
+                match results.try_recv() {
+                    Ok(Ok(())) => tracing::info!("a worker opened its interfaces anew"),
+                    Ok(Err(reason)) => {
+                        tracing::warn!(reason, "a worker could not open its interfaces anew");
+                        failed = true;
+                    }
+                    Err(TryRecvError::Empty) => return,
+                    Err(TryRecvError::Disconnected) => break,
+                }
+            }
+        }
+        *reopening = (wanted || failed).then(|| self.workers.reopen());
     }
 }
 

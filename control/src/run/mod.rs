@@ -53,7 +53,12 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     rules.set_default_local_addresses(settings.local_addresses.iter().map(|a| (*a).into()).collect())?;
     rules.load(config.services.iter().map(service_rules))?;
 
-    let steering = attach(settings)?;
+    let mode = match settings.xdp_mode {
+        XdpMode::Auto => ModeChoice::Auto,
+        XdpMode::Native => ModeChoice::Native,
+        XdpMode::Generic => ModeChoice::Generic,
+    };
+    let steering = attach(settings, mode)?;
     let modes: Vec<_> = steering.iter().map(|s| (s.interface().to_owned(), s.mode())).collect();
     let published = Arc::new(Published::default());
     let hops = Arc::clone(&published);
@@ -87,7 +92,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
         }
     }
 
-    let forwarding = Forwarding::new(workers, steering, next_hops.clone());
+    let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone());
     let director = Director::new(rules, forwarding);
     director.publish_and_wait().await;
     resolve_servers(&config, &next_hops).await;
@@ -131,18 +136,13 @@ async fn look_after(director: &Director<Forwarding>, next_hops: &netlink::Handle
                 if let Some(worker) = director.plane().workers().dead() {
                     bail!("worker {worker} ended unexpectedly; see the messages above");
                 }
-                director.plane().refresh_macs();
+                director.plane().look_after();
             }
         }
     }
 }
 
-fn attach(settings: &crate::config::Director) -> Result<Vec<Steering>> {
-    let choice = match settings.xdp_mode {
-        XdpMode::Auto => ModeChoice::Auto,
-        XdpMode::Native => ModeChoice::Native,
-        XdpMode::Generic => ModeChoice::Generic,
-    };
+fn attach(settings: &crate::config::Director, choice: ModeChoice) -> Result<Vec<Steering>> {
     let mut attached = Vec::new();
     for interface in &settings.interfaces {
         let steering = Steering::attach(interface, choice)?;

@@ -34,6 +34,7 @@ pub(super) struct Punt {
     _classifier: Option<Ebpf>,
     /// Why frames appear on the TAP and not on their interface
     fallback: Option<String>,
+    generic: bool,
 }
 
 impl Punt {
@@ -65,12 +66,17 @@ impl Punt {
                 Err(reason) => (None, Some(reason)),
             }
         };
-        Ok(Punt { tap, _classifier: classifier, fallback })
+        Ok(Punt { tap, _classifier: classifier, fallback, generic })
     }
 
     /// Why frames appear on the TAP rather than on their interface.
     pub(super) fn fallback_reason(&self) -> Option<&str> {
         self.fallback.as_deref()
+    }
+
+    /// Whether the interface has generic XDP.
+    pub(super) fn generic(&self) -> bool {
+        self.generic
     }
 
     /// Gives a frame to the kernel.

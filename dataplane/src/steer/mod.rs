@@ -47,6 +47,17 @@ impl Mode {
     }
 }
 
+/// What became of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// It is there
+    Same,
+    /// It is not
+    Gone,
+    /// There is another one of its name
+    Another,
+}
+
 /// What the configuration asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ModeChoice {
@@ -125,6 +136,7 @@ pub enum SteerError {
 /// The program on one interface. Dropping it detaches the program.
 pub struct Steering {
     interface: String,
+    index: u32,
     mode: Mode,
     /// Why generic mode is used although native was wanted
     fallback: Option<String>,
@@ -152,6 +164,7 @@ impl Steering {
         let (mode, fallback) = attach(&mut ebpf, interface, index, choice)?;
         let mut steering = Steering {
             interface: interface.to_owned(),
+            index,
             mode,
             fallback,
             mac: [0; 6],
@@ -168,6 +181,16 @@ impl Steering {
     /// Name of the interface.
     pub fn interface(&self) -> &str {
         &self.interface
+    }
+
+    /// Whether the interface is there, and the one that the program was
+    /// attached to. One that was made anew under the same name is not.
+    pub fn presence(&self) -> Presence {
+        match interface_index(&self.interface) {
+            Ok(index) if index == self.index => Presence::Same,
+            Ok(_) => Presence::Another,
+            Err(_) => Presence::Gone,
+        }
     }
 
     /// How the driver runs the program.
