@@ -36,8 +36,10 @@ impl Lab {
              netns {}",
             server.id()
         ));
-        // Link-local addresses appear when they like, and change routes.
+        // The kernel's own link-local address appears when it likes, and
+        // changes the routes.
         director.ip("link set lan0 addrgenmode none");
+        director.ip("-6 addr add fe80::254/64 dev lan0 nodad");
         director.ip("addr add 10.0.2.254/24 dev lan0");
         director.ip("-6 addr add 2001:db8::254/64 dev lan0 nodad");
         director.ip("link set lan0 up");

@@ -20,6 +20,8 @@ mod message;
 mod model;
 mod slots;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
