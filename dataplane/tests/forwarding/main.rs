@@ -1,0 +1,8 @@
+//! Packets in, packets out: a table for each feature. Every frame that is
+//! expected is made by `etherparse` from a description and compared byte for
+//! byte, which checks all headers and all checksums at once.
+
+#[path = "../director/mod.rs"]
+mod director;
+
+mod nat;
