@@ -160,7 +160,8 @@ impl DataPlane for Forwarding {
         let interfaces: Vec<_> = steering
             .iter()
             .map(|s| {
-                let zero_copy = self.workers.ports().iter().any(|p| p.interface == s.interface() && p.zero_copy);
+                let zero_copy =
+                    self.workers.ports().iter().any(|p| p.interface == s.interface() && p.zero_copy);
                 json!({
                     "name": s.interface(),
                     "xdp": s.mode().name(),

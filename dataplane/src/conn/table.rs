@@ -122,7 +122,9 @@ impl Table {
         let (entries, seed) = (&self.entries, self.seed);
         self.index.insert_unique(hash, Reference::new(id, side), |reference| {
             // Every reference in the index belongs to an entry.
-            entries[reference.entry() as usize].as_ref().map_or(0, |e| side_of(e, reference.side()).hash(seed))
+            entries[reference.entry() as usize]
+                .as_ref()
+                .map_or(0, |e| side_of(e, reference.side()).hash(seed))
         });
     }
 

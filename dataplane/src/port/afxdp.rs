@@ -199,16 +199,15 @@ impl AfXdpPort {
             },
         })?;
         let fd = xdp_sockets().difference(&before).next().copied();
-        let (_, rx, tx) = Socket::new(umem, &name, queue, RING, RING, SocketOptions::default()).map_err(
-            |error| {
+        let (_, rx, tx) =
+            Socket::new(umem, &name, queue, RING, RING, SocketOptions::default()).map_err(|error| {
                 let source = match error {
                     SocketNewError::Create(error) => positive(error),
                     SocketNewError::RingNotPowerOfTwo => io::Error::from_raw_os_error(libc::EINVAL),
                 };
                 let hint = hint(&source);
                 OpenError::Socket { interface: name.clone(), queue, source, hint }
-            },
-        )?;
+            })?;
         let fd = fd.ok_or_else(|| OpenError::Socket {
             interface: name,
             queue,

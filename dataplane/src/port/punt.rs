@@ -43,8 +43,7 @@ impl Punt {
     /// With `generic` XDP no classifier is used: the frame would come past the
     /// steering program again and go round for ever.
     pub(super) fn open(interface: &str, generic: bool) -> Result<Self, PuntError> {
-        let failed =
-            |what| move |source| PuntError { interface: interface.to_owned(), what, source };
+        let failed = |what| move |source| PuntError { interface: interface.to_owned(), what, source };
         let link = Link::new(interface).map_err(failed("looking the interface up"))?;
         let index = link.index().map_err(failed("looking the interface up"))?;
         let mac = link.mac().map_err(failed("reading the interface's MAC"))?;
@@ -87,8 +86,10 @@ impl Punt {
 
 fn redirect(tap: &str, index: u32) -> Result<Ebpf, String> {
     let chain = |error: &dyn std::error::Error| crate::error_chain(error);
-    let mut ebpf =
-        EbpfLoader::new().override_global("interface_index", &index, true).load(OBJECT).map_err(|e| chain(&e))?;
+    let mut ebpf = EbpfLoader::new()
+        .override_global("interface_index", &index, true)
+        .load(OBJECT)
+        .map_err(|e| chain(&e))?;
     // Fails when there is one already, which a new device has not.
     tc::qdisc_add_clsact(tap).map_err(|e| chain(&e))?;
     let program = ebpf.program_mut("sluice_punt").ok_or("the object file lacks the program")?;

@@ -11,9 +11,7 @@ use super::{PROGRAM_NAME, SteerError};
 /// A program of ours that cannot be detached is held by a BPF link, and a
 /// link's owner is alive: that is another director.
 pub(super) fn make_room(interface: &str, index: u32) -> Result<(), SteerError> {
-    let failed = |what| {
-        move |source| SteerError::Interface { interface: interface.to_owned(), what, source }
-    };
+    let failed = |what| move |source| SteerError::Interface { interface: interface.to_owned(), what, source };
     let id = attached_program(index).map_err(failed("asking for its XDP program"))?;
     if id == 0 {
         return Ok(());

@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 use std::io;
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError};
-use aya::programs::xdp::{Xdp, XdpMode};
 use aya::programs::ProgramError;
+use aya::programs::xdp::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfError, include_bytes_aligned};
 use thiserror::Error;
 
@@ -283,13 +283,11 @@ fn attach(
     program.load().map_err(failed)?;
     let reason = match choice {
         ModeChoice::Generic => None,
-        ModeChoice::Auto | ModeChoice::Native => {
-            match program.attach_to_if_index(index, XdpMode::Driver) {
-                Ok(_) => return Ok((Mode::Native, None)),
-                Err(error) if choice == ModeChoice::Native => return Err(failed(error)),
-                Err(error) => Some(crate::error_chain(&error)),
-            }
-        }
+        ModeChoice::Auto | ModeChoice::Native => match program.attach_to_if_index(index, XdpMode::Driver) {
+            Ok(_) => return Ok((Mode::Native, None)),
+            Err(error) if choice == ModeChoice::Native => return Err(failed(error)),
+            Err(error) => Some(crate::error_chain(&error)),
+        },
     };
     program.attach_to_if_index(index, XdpMode::Skb).map_err(failed)?;
     Ok((Mode::Generic, reason))

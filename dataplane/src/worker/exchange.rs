@@ -59,6 +59,10 @@ pub struct Exchange {
 
 impl Default for Exchange {
     fn default() -> Self {
-        Exchange { commands: ArrayQueue::new(16), handed: ArrayQueue::new(4096), events: ArrayQueue::new(1024) }
+        Exchange {
+            commands: ArrayQueue::new(16),
+            handed: ArrayQueue::new(4096),
+            events: ArrayQueue::new(1024),
+        }
     }
 }

@@ -179,9 +179,7 @@ impl Flows {
         };
         match forward::apply(&rewrite, packet, frame, hop.mtu, packet_id) {
             Ok(rewritten) => Verdict::Send(rewritten, hop_id),
-            Err(Refused::TtlExceeded) => {
-                Verdict::Answer(icmp::Error::TimeExceeded, DropReason::TtlExceeded)
-            }
+            Err(Refused::TtlExceeded) => Verdict::Answer(icmp::Error::TimeExceeded, DropReason::TtlExceeded),
             Err(Refused::TooBig(mtu)) => {
                 Verdict::Answer(icmp::Error::FragmentationNeeded(mtu), DropReason::TooBig)
             }
@@ -193,8 +191,7 @@ impl Flows {
     /// `conn_reuse_mode=1` (`is_new_conn_expected` in ip_vs_core.c).
     #[inline]
     fn begins_anew(&self, id: EntryId, packet: &Packet) -> bool {
-        packet.flags & tcp::SYN != 0
-            && self.table.get(id).is_some_and(|entry| entry.state.is_over())
+        packet.flags & tcp::SYN != 0 && self.table.get(id).is_some_and(|entry| entry.state.is_over())
     }
 
     /// Makes the connection that a packet begins.
