@@ -123,7 +123,10 @@ impl Slots {
         let mac = self.neighbours.get(&key).and_then(|n| n.mac);
         for id in ids {
             let slot = &mut self.slots[id.0 as usize];
-            if failed {
+            if failed && slot.failures == 0 {
+                // It was there until now, and may have got another MAC.
+                slot.next_use = now;
+            } else if failed {
                 slot.next_use = slot.next_use.max(now + RETRY_FIRST);
             } else if mac.is_some() {
                 slot.failures = 0;
