@@ -5,4 +5,9 @@
 #[path = "../director/mod.rs"]
 mod director;
 
+mod dr;
+mod fullnat;
+mod icmp;
+mod link;
 mod nat;
+mod tun;
