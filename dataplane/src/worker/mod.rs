@@ -30,6 +30,10 @@ use listing::Listing;
 /// so that expiry keeps up with any rate of new ones.
 const EXPIRE_BUDGET: usize = 4 * BURST;
 
+/// Listings under way at once. Further commands wait in their queue, which is
+/// bounded too.
+const MOST_LISTINGS: usize = 8;
+
 /// Frames that wait for room in a transmit ring.
 const MOST_UNSENT: usize = 4 * BURST;
 
@@ -354,7 +358,8 @@ impl<P: Port> Worker<P> {
 
     /// Does a bounded portion of what control asked for.
     fn obey(&mut self, now: u64) {
-        while let Some(command) = self.exchange().commands.pop() {
+        while self.listings.len() < MOST_LISTINGS {
+            let Some(command) = self.exchange().commands.pop() else { break };
             match command {
                 Command::List(answer) => self.listings.push(Listing::new(answer)),
             }
