@@ -150,6 +150,8 @@ impl Flows {
                 service_share.in_packets.add(1);
                 service_share.in_bytes.add(bytes);
             }
+            // As `ip_vs_out_stats`: a removed server is counted no more.
+            Side::Server if !server.available => {}
             Side::Server => {
                 share.traffic.out_packets.add(1);
                 share.traffic.out_bytes.add(bytes);
