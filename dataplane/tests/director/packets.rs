@@ -4,8 +4,8 @@
 use std::net::SocketAddrV4;
 
 use etherparse::{
-    EtherType, Ethernet2Header, Icmpv4Header, Icmpv4Type, IpDscp, IpEcn, IpNumber, Ipv4Header, SingleVlanHeader,
-    TcpHeader, UdpHeader, VlanId,
+    EtherType, Ethernet2Header, Icmpv4Header, Icmpv4Type, IpDscp, IpEcn, IpNumber, Ipv4Header,
+    SingleVlanHeader, TcpHeader, UdpHeader, VlanId,
 };
 use sluice_dataplane::service::Protocol;
 
@@ -139,12 +139,13 @@ impl Datagram {
     /// The IP packet.
     pub fn ip_packet(&self) -> Vec<u8> {
         let number = IpNumber(self.protocol.number());
-        let mut ip = Ipv4Header::new(0, self.ttl, number, self.source.ip().octets(), self.destination.ip().octets())
-            .expect("an empty payload");
+        let mut ip =
+            Ipv4Header::new(0, self.ttl, number, self.source.ip().octets(), self.destination.ip().octets())
+                .expect("an empty payload");
         set_tos(&mut ip, self.tos);
         ip.dont_fragment = self.dont_fragment;
         ip.identification = self.id;
-        ip.set_options(&self.ip_options).expect("whole words of options");
+        ip.options = self.ip_options.as_slice().try_into().expect("whole words of options");
         let mut segment = Vec::new();
         match self.protocol {
             Protocol::Tcp => {
@@ -182,7 +183,8 @@ impl Datagram {
 
     /// This packet within an outer header (RFC 2003).
     pub fn in_tunnel(&self, source: [u8; 4], destination: [u8; 4], tos: u8, id: u16) -> Vec<u8> {
-        let mut outer = Ipv4Header::new(0, self.ttl, IpNumber::IPV4, source, destination).expect("an empty payload");
+        let mut outer =
+            Ipv4Header::new(0, self.ttl, IpNumber::IPV4, source, destination).expect("an empty payload");
         set_tos(&mut outer, tos);
         outer.dont_fragment = self.dont_fragment;
         outer.identification = id;
@@ -207,7 +209,8 @@ impl IcmpError<'_> {
         let quoted = &self.quoted[..self.quoted.len().min(576 - 28)];
         let mut message = Icmpv4Header::with_checksum(self.kind.clone(), quoted).to_bytes().to_vec();
         message.extend(quoted);
-        let mut ip = Ipv4Header::new(0, 64, IpNumber::ICMP, self.source, self.destination).expect("an empty payload");
+        let mut ip =
+            Ipv4Header::new(0, 64, IpNumber::ICMP, self.source, self.destination).expect("an empty payload");
         // Precedence "internetwork control".
         set_tos(&mut ip, 0xc0);
         ip.dont_fragment = false;

@@ -9,8 +9,8 @@ use sluice_dataplane::wire::Address;
 
 use crate::director::packets::{ACK, Datagram, IcmpError, SYN, tcp, udp};
 use crate::director::{
-    CLIENT, CLIENT_ROUTER, DNS_VIP, Director, INSIDE, INSIDE_ADDRESS, LIP, OUTSIDE, Outcome, Routes, SECOND, SERVER,
-    VIP, inside, server_mac,
+    CLIENT, CLIENT_ROUTER, DNS_VIP, Director, INSIDE, INSIDE_ADDRESS, LIP, OUTSIDE, Outcome, Routes, SECOND,
+    SERVER, VIP, inside, server_mac,
 };
 
 const PORT: Icmpv4Type = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Port);
@@ -90,7 +90,9 @@ fn a_service_without_servers_says_so() {
 fn a_packet_larger_than_the_next_link() {
     for method in [Method::Nat, Method::FullNat, Method::DirectRoute] {
         let mut director = Director::serving(method);
-        director.publish_hops(Routes::over(2, Egress::new(0, OUTSIDE), Egress { mtu: 1280, ..inside() }).all_known());
+        director.publish_hops(
+            Routes::over(2, Egress::new(0, OUTSIDE), Egress { mtu: 1280, ..inside() }).all_known(),
+        );
         assert_eq!(director.arrive(0, &tcp(CLIENT, VIP, SYN).length(1280).bytes()).sent.len(), 1);
         let packet = tcp(CLIENT, VIP, ACK).length(1281);
         let expected = Outcome::answered(DropReason::TooBig, 0, to_client(&packet, too_big(1280), 1));
@@ -107,7 +109,9 @@ fn a_packet_larger_than_the_next_link() {
 fn errors_to_servers_come_from_the_director() {
     for (method, source) in [(Method::Nat, INSIDE_ADDRESS), (Method::FullNat, LIP)] {
         let mut director = Director::serving(method);
-        director.publish_hops(Routes::over(2, Egress { mtu: 1280, ..Egress::new(0, OUTSIDE) }, inside()).all_known());
+        director.publish_hops(
+            Routes::over(2, Egress { mtu: 1280, ..Egress::new(0, OUTSIDE) }, inside()).all_known(),
+        );
         director.arrive(0, &tcp(CLIENT, VIP, SYN).bytes());
         let to = match method {
             Method::FullNat => director.local_end().to_string(),
@@ -139,7 +143,11 @@ fn what_must_not_be_answered() {
     for source in ["224.0.0.5:1", "255.255.255.255:1", "0.0.0.0:1", "127.0.0.1:1"] {
         let mut director = Director::serving(Method::DirectRoute);
         let packet = tcp(source, VIP, SYN).ttl(1);
-        assert_eq!(director.arrive(0, &packet.bytes()), Outcome::dropped(DropReason::TtlExceeded), "from {source}");
+        assert_eq!(
+            director.arrive(0, &packet.bytes()),
+            Outcome::dropped(DropReason::TtlExceeded),
+            "from {source}"
+        );
     }
 }
 

@@ -77,7 +77,11 @@ fn options_are_carried_along() {
         packet.ip_options = [vec![1; options - 1], vec![0]].concat();
         packet.tcp_options = vec![2, 4, 5, 0xb4, 1, 3, 3, 7];
         let expected = packet.clone().between(CLIENT, SERVER).hop().link(INSIDE, server_mac(1));
-        assert_eq!(director.arrive(0, &packet.bytes()), Outcome::sent(1, expected.bytes()), "{options} bytes");
+        assert_eq!(
+            director.arrive(0, &packet.bytes()),
+            Outcome::sent(1, expected.bytes()),
+            "{options} bytes"
+        );
     }
 }
 
@@ -116,8 +120,14 @@ fn what_is_no_packet_of_ours() {
         ("half an IP header", dropped(Truncated, syn[..33].to_vec())),
         ("half a TCP header", dropped(Truncated, syn[..53].to_vec())),
         ("half a tag", dropped(Truncated, other([0x81, 0x00])[..17].to_vec())),
-        ("half the second tag", dropped(Truncated, tcp(CLIENT, VIP, SYN).vlans(&[1, 2]).bytes()[..20].to_vec())),
-        ("a tag and nothing behind it", dropped(Truncated, tcp(CLIENT, VIP, SYN).vlans(&[1]).bytes()[..18].to_vec())),
+        (
+            "half the second tag",
+            dropped(Truncated, tcp(CLIENT, VIP, SYN).vlans(&[1, 2]).bytes()[..20].to_vec()),
+        ),
+        (
+            "a tag and nothing behind it",
+            dropped(Truncated, tcp(CLIENT, VIP, SYN).vlans(&[1]).bytes()[..18].to_vec()),
+        ),
         ("an IP length beyond the frame", dropped(Truncated, with(&syn, &[(17, 41)], true))),
         ("an IP length without room for TCP", dropped(Truncated, with(&syn, &[(17, 39)], true))),
         ("an IP length below the header's", dropped(Malformed, with(&syn, &[(17, 19)], true))),

@@ -69,7 +69,8 @@ fn a_udp_checksum_that_comes_out_as_zero_is_sent_as_ones() {
     let mut seen = false;
     for filler in 0..=u16::MAX {
         let query = udp(CLIENT, DNS_VIP).payload(filler.to_be_bytes());
-        let translated = query.clone().between(CLIENT, "10.0.2.1:53").hop().link(INSIDE, server_mac(1)).bytes();
+        let translated =
+            query.clone().between(CLIENT, "10.0.2.1:53").hop().link(INSIDE, server_mac(1)).bytes();
         if checksum(&translated) != 0xffff {
             continue;
         }

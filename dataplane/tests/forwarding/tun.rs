@@ -43,7 +43,9 @@ fn packets_go_in_an_outer_header() {
 fn a_packet_that_does_not_fit_is_refused_with_the_mtu() {
     for (link, largest) in [(1500, 1480), (1400, 1380)] {
         let mut director = Director::serving(Method::Tunnel);
-        director.publish_hops(Routes::over(2, Egress::new(0, OUTSIDE), Egress { mtu: link, ..inside() }).all_known());
+        director.publish_hops(
+            Routes::over(2, Egress::new(0, OUTSIDE), Egress { mtu: link, ..inside() }).all_known(),
+        );
         let packet = tcp(CLIENT, VIP, SYN).length(usize::from(largest) + 1);
         let outcome = director.arrive(0, &packet.bytes());
         let answer = IcmpError {
