@@ -6,4 +6,5 @@
 
 pub mod lab;
 pub mod limit;
+pub mod pipeline;
 pub mod traffic;

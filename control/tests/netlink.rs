@@ -47,6 +47,8 @@ impl Lab {
         server.ip("addr add 10.0.2.2/24 dev eth0");
         server.ip("-6 addr add 2001:db8::1/64 dev eth0 nodad");
         server.ip("link set eth0 up");
+        director.wait_up("lan0");
+        server.wait_up("eth0");
         let (handle, started) = mpsc::channel();
         let (runtime, end) = tokio::sync::oneshot::channel();
         // A thread that is made in the namespace is in it.

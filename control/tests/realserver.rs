@@ -35,6 +35,8 @@ impl Lab {
         director.ip("link set lan0 up");
         server.ip("addr add 10.0.2.1/24 dev eth0");
         server.ip("link set eth0 up");
+        director.wait_up("lan0");
+        server.wait_up("eth0");
         Lab { director, server }
     }
 
@@ -80,9 +82,14 @@ impl Lab {
 
     /// Sends a wrapped UDP packet with a text to a VIP by way of `outer`.
     fn send_wrapped(&self, outer: Ipv4Addr, vip: Ipv4Addr, text: &'static str) {
+        self.send_marked(outer, vip, [0, 0], text);
+    }
+
+    /// The same, with the type of service of outer and inner header.
+    fn send_marked(&self, outer: Ipv4Addr, vip: Ipv4Addr, tos: [u8; 2], text: &'static str) {
         self.director.run(move || {
-            let inner = ipv4(17, CLIENT, vip, &udp(text));
-            let packet = ipv4(4, CLIENT, outer, &inner);
+            let inner = ipv4(17, tos[1], CLIENT, vip, &udp(text));
+            let packet = ipv4(4, tos[0], CLIENT, outer, &inner);
             let raw =
                 socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).unwrap();
             let to = SockaddrIn::from(SocketAddrV4::new(outer, 0));
@@ -99,9 +106,9 @@ impl Lab {
 }
 
 /// An IPv4 packet (RFC 791).
-fn ipv4(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+fn ipv4(protocol: u8, tos: u8, source: Ipv4Addr, destination: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
     let length = (20 + payload.len()) as u16;
-    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];
+    let mut packet = vec![0x45, tos, 0, 0, 0, 0, 0x40, 0, 64, protocol, 0, 0];
     packet[2..4].copy_from_slice(&length.to_be_bytes());
     packet.extend(source.octets());
     packet.extend(destination.octets());
@@ -215,6 +222,16 @@ fn tunnelled_packets_reach_the_vip() {
     lab.run(Command::Up, VIP, Method::Tun).unwrap();
     lab.send_wrapped(Ipv4Addr::new(10, 0, 2, 3), VIP, "known address");
     assert_eq!(next(&vip).0, "known address");
+
+    // Congestion that the tunnel has seen reaches those who understand it. The
+    // kernel drops what we give a wrong checksum.
+    for ect in [1, 2, 3] {
+        lab.send_marked(SERVER, VIP, [0x03, 0xb8 | ect], "marked");
+        assert_eq!(next(&vip).0, "marked");
+    }
+    lab.send_marked(SERVER, VIP, [0x03, 0xb8], "deaf");
+    lab.send_wrapped(SERVER, VIP, "after it");
+    assert_eq!(next(&vip).0, "after it");
 
     // A second VIP shares the program, which goes with the last one.
     lab.run(Command::Up, OTHER_VIP, Method::Tun).unwrap();

@@ -288,18 +288,33 @@ impl Check<'_> {
                 services.push(Service { key, scheduler, local_addresses, servers });
             }
         }
-        self.vips_and_lips(file, &vips);
+        self.addresses_apart(file, &vips);
         services
     }
 
-    /// A reply to a LIP and a packet to a VIP could not be told apart.
-    fn vips_and_lips(&mut self, file: &file::File, vips: &[(Address, Range<usize>)]) {
+    /// A reply to a LIP could not be told from a packet to a VIP, and would not
+    /// come to the director if a server had the LIP.
+    fn addresses_apart(&mut self, file: &file::File, vips: &[(Address, Range<usize>)]) {
         let lists = std::iter::once(&file.director.as_ref().local_addresses)
             .chain(file.service.iter().map(|service| &service.as_ref().local_addresses));
         for text in lists.flatten() {
             let Ok(lip) = text.as_ref().parse::<IpAddr>().map(Address::from) else {
                 continue;
             };
+            let server = |server: &Spanned<file::Server>| {
+                let text = &server.as_ref().address;
+                let ip = text.as_ref().parse().or_else(|_| text.as_ref().parse().map(|s: SocketAddr| s.ip()));
+                ip.is_ok_and(|ip: IpAddr| Address::from(ip) == lip).then(|| text.span())
+            };
+            let mut servers = file.service.iter().flat_map(|service| &service.as_ref().server);
+            if let Some(span) = servers.find_map(server) {
+                let line = self.line(span);
+                self.problem(
+                    text.span(),
+                    format!("local address {lip} is also the address of the server in line {line}"),
+                    "use an address of the director, which no server has",
+                );
+            }
             if let Some((_, span)) = vips.iter().find(|(vip, _)| *vip == lip) {
                 let line = self.line(span.clone());
                 self.problem(

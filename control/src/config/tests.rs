@@ -281,6 +281,17 @@ fn fullnat_needs_a_local_address() {
 }
 
 #[test]
+fn a_local_address_is_not_a_servers() {
+    let text = "[[service]]\naddress = \"192.0.2.10:80\"\nprotocol = \"tcp\"\n\
+                [[service.server]]\naddress = \"10.0.2.200:81\"\nmethod = \"nat\"\n";
+    assert_eq!(
+        service_errors(text),
+        "s.toml:4:20: local address 10.0.2.200 is also the address of the server in line 9\n    \
+         hint: use an address of the director, which no server has"
+    );
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let error = Config::load(Path::new("/nonexistent/s.toml")).unwrap_err().to_string();
     assert_eq!(

@@ -338,9 +338,11 @@ fn the_kernel_is_asked_again_but_not_too_often() {
     assert_eq!(slots.due(at(30_000)), [key]);
     assert_eq!(slots.due(at(34_999)), []);
     assert_eq!(slots.due(at(35_000)), [key]);
-    // Failed: its MAC is gone, and it is asked after a second.
+    // Failed: its MAC is gone, and it is asked at once and after a second.
     assert!(slots.set_neighbour(neighbour(2, "10.0.0.1", NeighbourState::Failed), at(41_000)));
     assert_eq!(find(&slots.update(), "10.0.0.1").unwrap().mac, None);
+    assert_eq!(slots.due(at(41_000)), [key]);
+    assert!(!slots.set_neighbour(neighbour(2, "10.0.0.1", NeighbourState::Failed), at(41_000)));
     assert_eq!(slots.due(at(41_999)), []);
     assert_eq!(slots.due(at(42_000)), [key]);
     // Nobody asks for it any more: given up.

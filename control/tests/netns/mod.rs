@@ -70,6 +70,17 @@ impl Netns {
         });
     }
 
+    /// Waits until an interface sends what it is given. It drops that for up to
+    /// a second after its carrier came.
+    pub fn wait_up(&self, device: &'static str) {
+        eventually(&format!("{device} is up"), || {
+            self.run(move || {
+                let output = Command::new("ip").args(["-o", "link", "show", device]).output().expect("ip");
+                String::from_utf8_lossy(&output.stdout).contains("state UP")
+            })
+        });
+    }
+
     /// What `ip link ... netns` takes to move an interface here.
     pub fn id(&self) -> i32 {
         self.tid
@@ -86,7 +97,6 @@ impl Drop for Netns {
 }
 
 /// Waits until a condition holds, for ten seconds at most.
-#[allow(dead_code, reason = "each test crate uses its part of this module")]
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(10);
     while !condition() {

@@ -29,13 +29,13 @@ pub enum Error {
 }
 
 /// Writes the error about an IPv4 `packet` into `answer`, with the IP packet at
-/// `offset`. The source is the address that the packet was sent to, which is
-/// the director's.
+/// `offset`. `source` is an address of the director.
 ///
 /// Returns `None` for what must not be answered (RFC 1122, section 3.2.2):
 /// packets from or to multicast, broadcast and unspecified addresses.
 pub fn write<F: Frame>(
     error: Error,
+    source: [u8; 4],
     packet: &Packet,
     frame: &[u8],
     answer: &mut F,
@@ -67,7 +67,7 @@ pub fn write<F: Frame>(
         ttl: TTL,
         protocol: ipv4::ICMP,
         checksum: 0.into(),
-        source: ip.destination,
+        source,
         destination: ip.source,
     };
     header.fill_checksum();

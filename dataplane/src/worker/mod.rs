@@ -30,6 +30,10 @@ use listing::Listing;
 /// so that expiry keeps up with any rate of new ones.
 const EXPIRE_BUDGET: usize = 4 * BURST;
 
+/// Listings under way at once. Further commands wait in their queue, which is
+/// bounded too.
+const MOST_LISTINGS: usize = 8;
+
 /// Frames that wait for room in a transmit ring.
 const MOST_UNSENT: usize = 4 * BURST;
 
@@ -221,8 +225,8 @@ impl<P: Port> Worker<P> {
                 }
                 self.counters.held.set(self.held.len() as u64);
             }
-            Verdict::Answer(error, reason) => {
-                self.answer(error, packet, &frame, now);
+            Verdict::Answer { error, reason, source } => {
+                self.answer(error, source, packet, &frame, now);
                 self.discard(frame, reason);
             }
             Verdict::Drop(reason) => self.discard(frame, reason),
@@ -270,27 +274,40 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Sends an ICMP error about a packet to its sender.
-    fn answer(&mut self, error: icmp::Error, packet: &Packet, frame: &P::Frame, now: u64) {
+    /// Sends an ICMP error about a packet to its sender. Whether that works or
+    /// not, the packet itself is counted by its reason alone.
+    fn answer(
+        &mut self,
+        error: icmp::Error,
+        source: Option<Address>,
+        packet: &Packet,
+        frame: &P::Frame,
+        now: u64,
+    ) {
         if !packet.is_v4 || !self.icmp_limit.take(now) {
             return;
         }
-        let Resolution::Hop(id) = self.view.hops.resolve(packet.tuple.source) else {
-            self.ask(packet.tuple.source, now);
-            return;
+        let sender = packet.tuple.source;
+        let id = match self.view.hops.resolve(sender) {
+            Resolution::Hop(id) => id,
+            Resolution::Ask => return self.ask(sender, now),
+            Resolution::Foreign | Resolution::NoRoute => return,
         };
         let Some(hop) = self.view.hops.hop(id) else { return };
+        if hop.mac.is_none() {
+            return self.ask(sender, now);
+        }
+        let Some(source) = source.or(hop.source).and_then(Address::v4) else { return };
         let offset = forward::link_header_len(hop);
-        let Some(mut answer) = self.port.allocate() else {
-            self.counters.count_drop(DropReason::NoFrame);
-            return;
-        };
+        let Some(mut answer) = self.port.allocate() else { return };
         let packet_id = self.flows.next_id();
-        let written = icmp::write(error, packet, frame.bytes(), &mut answer, offset, packet_id);
+        let written = icmp::write(error, source, packet, frame.bytes(), &mut answer, offset, packet_id);
         match written.map(|written| self.address(&mut answer, written, id)) {
-            Some(Ok(interface)) => self.send(interface, answer),
-            Some(Err(reason)) => self.discard(answer, reason),
-            None => self.port.release(answer),
+            Some(Ok(interface)) => {
+                self.counters.answered.add(1);
+                self.send(interface, answer);
+            }
+            Some(Err(_)) | None => self.port.release(answer),
         }
     }
 
@@ -341,7 +358,8 @@ impl<P: Port> Worker<P> {
 
     /// Does a bounded portion of what control asked for.
     fn obey(&mut self, now: u64) {
-        while let Some(command) = self.exchange().commands.pop() {
+        while self.listings.len() < MOST_LISTINGS {
+            let Some(command) = self.exchange().commands.pop() else { break };
             match command {
                 Command::List(answer) => self.listings.push(Listing::new(answer)),
                 Command::Reopen(answer) => {

@@ -145,7 +145,7 @@ impl Datagram {
         set_tos(&mut ip, self.tos);
         ip.dont_fragment = self.dont_fragment;
         ip.identification = self.id;
-        ip.set_options(&self.ip_options).expect("whole words of options");
+        ip.options = self.ip_options.as_slice().try_into().expect("whole words of options");
         let mut segment = Vec::new();
         match self.protocol {
             Protocol::Tcp => {

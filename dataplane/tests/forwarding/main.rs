@@ -5,4 +5,12 @@
 #[path = "../director/mod.rs"]
 mod director;
 
+mod connections;
+mod dr;
+mod fullnat;
+mod icmp;
+mod link;
 mod nat;
+mod next_hops;
+mod tun;
+mod workers;
