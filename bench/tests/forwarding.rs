@@ -100,7 +100,7 @@ fn requests_past_a_strict_reverse_path_filter() -> Result<()> {
 #[test]
 fn requests_by_two_workers() -> Result<()> {
     if std::thread::available_parallelism()?.get() < 2 {
-        eprintln!("SKIPPED: requests_by_two_workers needs two CPUs");
+        lab::skipped("requests_by_two_workers", "needs two CPUs");
         return Ok(());
     }
     let two = SiteOptions { queues: 2, ..SiteOptions::default() };
