@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Daemon, Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
+use super::{Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
 
 fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
     Err(RulesError::Unsupported(what.into()))
@@ -68,11 +68,12 @@ pub(super) fn local_address(address: IpAddr) -> Result<(), RulesError> {
     Ok(())
 }
 
-/// Refuses a sync daemon.
-pub(super) fn daemon(_: &Daemon) -> Result<(), RulesError> {
+/// Refuses to start or stop a sync daemon.
+pub(super) fn daemon() -> Result<(), RulesError> {
     refuse("sync daemon")
 }
 
-/// What `ipvsadm -h` says of all this.
-pub const SUMMARY: &str = "schedulers other than rr, wrr, lc and wlc, -p, -M, --pe, -o, -b on a service,\n\
-     \x20 -f, IPv6, SCTP, port 0, -x, -y, --tun-type gue and gre, sync daemon";
+/// What `ipvsadm -h` says of all this, indented as the rest of it.
+pub const SUMMARY: &str =
+    "  schedulers other than rr|wrr|lc|wlc, -p, --pe, -o, scheduler flags, -f, -6, IPv6, SCTP,
+  services of every port, -x, -y, --tun-type gue|gre, the sync daemon";
