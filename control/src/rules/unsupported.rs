@@ -16,6 +16,10 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     match name {
         ServiceName::Mark { .. } => return refuse("a firewall-mark service (-f)"),
         ServiceName::Address { protocol: Protocol::Sctp, .. } => return refuse("an SCTP service"),
+        // This one stays when IPv6 comes: the data plane cannot tell it apart.
+        ServiceName::Address { address: IpAddr::V6(v6), .. } if v6.to_ipv4_mapped().is_some() => {
+            return refuse("an IPv4-mapped IPv6 service");
+        }
         ServiceName::Address { address: IpAddr::V6(_), .. } => return refuse("an IPv6 service"),
         ServiceName::Address { .. } => {}
     }
