@@ -16,7 +16,8 @@ fn compile(source: &str, object: &str) {
     let object = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join(object);
     // Debian keeps <asm/types.h> in a directory named after the host, which
     // clang does not search for the bpf target.
-    let multiarch = format!("/usr/include/{}-linux-gnu", env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default());
+    let multiarch =
+        format!("/usr/include/{}-linux-gnu", env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default());
     let mut command = Command::new(&clang);
     command.args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror"]);
     if fs::metadata(&multiarch).is_ok() {

@@ -1,7 +1,10 @@
 //! Lab, traffic generator, benches and end-to-end tests of Sluice.
 //!
 //! - [`lab`] builds small networks out of network namespaces and runs real programs in them.
+//! - [`limit`] is the simplest forwarder on AF_XDP, which a director is measured against.
 //! - [`traffic`] makes packets at line rate inside the kernel, and counts the ones that arrive.
 
 pub mod lab;
+pub mod limit;
+pub mod pipeline;
 pub mod traffic;

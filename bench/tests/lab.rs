@@ -7,8 +7,7 @@ use sluice_bench::lab::{self, Site, SiteOptions, curl, run, site};
 
 #[test]
 fn servers_answer_the_client_over_the_router_and_nothing_stays() -> anyhow::Result<()> {
-    if !lab::is_root() {
-        eprintln!("SKIPPED: a lab needs root");
+    if !lab::may_run(module_path!()) {
         return Ok(());
     }
     let started = Instant::now();
@@ -48,8 +47,7 @@ fn servers_answer_the_client_over_the_router_and_nothing_stays() -> anyhow::Resu
 
 #[test]
 fn nothing_stays_after_kill() -> anyhow::Result<()> {
-    if !lab::is_root() {
-        eprintln!("SKIPPED: a lab needs root");
+    if !lab::may_run(module_path!()) {
         return Ok(());
     }
     // This test's own program, running nothing but the holder below.

@@ -6,4 +6,7 @@ pub mod ipvsadm;
 pub mod netlink;
 pub mod realserver;
 pub mod rules;
+pub mod run;
+pub mod status;
+
 pub mod workers;

@@ -1,2 +1,91 @@
-//! The `sluice` binary.
-fn main() {}
+//! The `sluice` binary: the director and its commands.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use sluice_control::{ipvsadm, realserver, run, status};
+use sluice_dataplane::error_chain;
+
+/// A layer-4 director on AF_XDP.
+#[derive(Parser)]
+#[command(name = "sluice", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a director in the foreground
+    Run {
+        /// The configuration file
+        #[arg(long)]
+        config: PathBuf,
+        /// Where commands reach it [default: the configuration's, else
+        /// $SLUICE_SOCKET, else /run/sluice/sluice.sock]
+        #[arg(long)]
+        socket: Option<PathBuf>,
+    },
+    /// Show what the workers of a running director do
+    Status {
+        #[command(flatten)]
+        status: status::Arguments,
+    },
+    /// Administer virtual services as with ipvsadm
+    #[command(disable_help_flag = true)]
+    Ipvsadm {
+        /// What ipvsadm takes; -h lists it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Make this host a real server for direct routing or tunnelling
+    #[command(subcommand)]
+    Realserver(realserver::Command),
+}
+
+fn main() -> ExitCode {
+    // What ipvsadm takes is none of clap's business.
+    let mut words = std::env::args_os().peekable();
+    if words.peek().is_some_and(|called| ipvsadm::answers_to(called)) {
+        return ipvsadm::main(words);
+    }
+    words.next();
+    if words.peek().is_some_and(|word| word == "ipvsadm") {
+        return ipvsadm::main(words);
+    }
+    let result = match Arguments::parse().command {
+        Command::Run { config, socket } => {
+            log_to_stderr();
+            run::run(&config, socket)
+        }
+        Command::Status { status } => return status::main(&status),
+        Command::Ipvsadm { arguments } => {
+            return ipvsadm::main(std::iter::once("ipvsadm".into()).chain(arguments));
+        }
+        Command::Realserver(command) => match realserver::run(&command, &mut std::io::stdout()) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(error) => Err(error.into()),
+        },
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluice: {}", error_chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_to_stderr() {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}

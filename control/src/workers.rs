@@ -1,1 +1,218 @@
-//! Spawning and pinning workers, publishing snapshots to them.
+//! Spawning and pinning workers, and what the control thread shares with them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, bounded};
+use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::port::afxdp::{AfXdpPort, OpenError};
+use sluice_dataplane::stats::WorkerCounters;
+use sluice_dataplane::steer::Mode;
+use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Worker};
+use thiserror::Error;
+
+/// How long an idle worker sleeps at most before it looks for new snapshots.
+const SLEEP: Duration = Duration::from_millis(2);
+
+/// Slices of a listing that may wait for the reader.
+const LISTING_SLICES: usize = 8;
+
+/// What a worker does when nothing arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Idle {
+    /// It goes on polling: the shortest delay, a whole CPU
+    #[default]
+    Spin,
+    /// It sleeps until the kernel says that a frame arrived
+    Sleep,
+}
+
+/// Why workers could not be started.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A socket could not be opened
+    #[error(transparent)]
+    Port(#[from] OpenError),
+    /// There is no such CPU
+    #[error("workers: CPU {0} is not there or not allowed (allowed are {1})")]
+    NoCpu(usize, String),
+    /// The system refused
+    #[error("{0}: {1}")]
+    System(&'static str, io::Error),
+}
+
+/// The running workers.
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    exchanges: Arc<[Exchange]>,
+    counters: Vec<Arc<WorkerCounters>>,
+    published: Arc<Published>,
+    stop: Arc<AtomicBool>,
+    ports: Vec<PortStatus>,
+}
+
+/// What is known of a worker's queue on an interface since it was opened.
+#[derive(Clone, Debug)]
+pub struct PortStatus {
+    /// Number of the worker
+    pub worker: usize,
+    /// The interface
+    pub interface: String,
+    /// Whether frames are shared with the driver
+    pub zero_copy: bool,
+    /// Why punted frames appear on a TAP rather than on the interface
+    pub punt_fallback: Option<String>,
+}
+
+impl Workers {
+    /// Opens a port for each CPU and starts a worker pinned to it. `interfaces`
+    /// have the steering program attached, in the mode given; `mtu` is the
+    /// largest of theirs.
+    pub fn start(
+        interfaces: &[(String, Mode)],
+        cpus: &[usize],
+        connections: usize,
+        mtu: usize,
+        idle: Idle,
+        published: Arc<Published>,
+    ) -> Result<Self, StartError> {
+        let allowed = core_affinity::get_core_ids().unwrap_or_default();
+        let mut cores = Vec::new();
+        for cpu in cpus {
+            let core = allowed.iter().find(|core| core.id == *cpu).ok_or_else(|| {
+                let ids: Vec<_> = allowed.iter().map(|core| core.id.to_string()).collect();
+                StartError::NoCpu(*cpu, ids.join(", "))
+            })?;
+            cores.push(*core);
+        }
+        // All ports before any thread, so that an error leaves nothing behind.
+        let mut ports = Vec::new();
+        for queue in 0..cpus.len() {
+            ports.push(AfXdpPort::open(interfaces, queue, mtu)?);
+        }
+        let exchanges: Arc<[Exchange]> = cpus.iter().map(|_| Exchange::default()).collect();
+        let mut workers = Workers {
+            threads: Vec::new(),
+            exchanges: Arc::clone(&exchanges),
+            counters: Vec::new(),
+            published: Arc::clone(&published),
+            stop: Arc::new(AtomicBool::new(false)),
+            ports: Vec::new(),
+        };
+        for (number, (port, core)) in ports.into_iter().zip(cores).enumerate() {
+            for (index, (interface, _)) in interfaces.iter().enumerate() {
+                workers.ports.push(PortStatus {
+                    worker: number,
+                    interface: interface.clone(),
+                    zero_copy: port.zero_copy(index),
+                    punt_fallback: port.punt_fallback(index).map(str::to_owned),
+                });
+            }
+            let settings = Settings {
+                worker: number,
+                workers: cpus.len(),
+                connections,
+                seed: random().map_err(|error| StartError::System("reading /dev/urandom", error))?,
+            };
+            let counters = Arc::new(WorkerCounters::default());
+            workers.counters.push(Arc::clone(&counters));
+            let (published, exchanges) = (Arc::clone(&published), Arc::clone(&exchanges));
+            let stop = Arc::clone(&workers.stop);
+            let run = move || {
+                if !core_affinity::set_for_current(core) {
+                    tracing::warn!(worker = number, cpu = core.id, "could not be pinned to its CPU");
+                }
+                let clock = Instant::now();
+                let now = || clock.elapsed().as_nanos() as u64;
+                let mut worker = Worker::new(settings, port, published, exchanges, counters, now());
+                while !stop.load(Ordering::Relaxed) {
+                    if worker.poll(now()) == 0 {
+                        match idle {
+                            Idle::Spin => std::hint::spin_loop(),
+                            Idle::Sleep => worker.wait(SLEEP),
+                        }
+                    }
+                }
+            };
+            let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(run);
+            workers.threads.push(thread.map_err(|error| StartError::System("starting a worker", error))?);
+        }
+        Ok(workers)
+    }
+
+    /// Counters of each worker.
+    pub fn counters(&self) -> &[Arc<WorkerCounters>] {
+        &self.counters
+    }
+
+    /// What is known of each worker's sockets.
+    pub fn ports(&self) -> &[PortStatus] {
+        &self.ports
+    }
+
+    /// The oldest generation of the service table that a worker goes by.
+    pub fn adopted_generation(&self) -> u64 {
+        self.counters.iter().map(|counters| counters.generation.get()).min().unwrap_or(0)
+    }
+
+    /// The next event of any worker.
+    pub fn next_event(&self) -> Option<Event> {
+        self.exchanges.iter().find_map(|exchange| exchange.events.pop())
+    }
+
+    /// Asks every worker for its connections; they come in slices, and the
+    /// channel is closed after the last.
+    pub fn connections(&self) -> Receiver<Vec<ConnectionRecord>> {
+        let (answer, slices) = bounded(LISTING_SLICES);
+        for exchange in self.exchanges.iter() {
+            // A worker whose queue is full has listings enough to do.
+            let _ = exchange.commands.push(Command::List(answer.clone()));
+        }
+        slices
+    }
+
+    /// Asks every worker to open its interfaces anew; each answers once.
+    pub fn reopen(&self) -> Receiver<Result<(), String>> {
+        let (answer, results) = bounded(self.exchanges.len());
+        for exchange in self.exchanges.iter() {
+            let _ = exchange.commands.push(Command::Reopen(answer.clone()));
+        }
+        results
+    }
+
+    /// Whether some worker has an interface that does not work any more.
+    pub fn port_failed(&self) -> bool {
+        self.counters.iter().any(|counters| counters.port_failed.get() != 0)
+    }
+
+    /// The snapshots that workers go by.
+    pub fn published(&self) -> &Published {
+        &self.published
+    }
+
+    /// The number of a worker that ended although nobody asked it to.
+    pub fn dead(&self) -> Option<usize> {
+        self.threads.iter().position(|thread| thread.is_finished())
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker panicked");
+            }
+        }
+    }
+}
+
+fn random() -> io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(bytes)
+}

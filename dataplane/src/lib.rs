@@ -5,6 +5,7 @@
 
 pub mod conn;
 pub mod forward;
+pub mod link;
 pub mod local;
 pub mod neigh;
 pub mod packet;
@@ -16,8 +17,9 @@ pub mod steer;
 pub mod wire;
 pub mod worker;
 
-/// An error with everything that caused it, in one line.
-pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
+/// An error with everything that caused it, in one line: what an error says of
+/// its cause already is not said again.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

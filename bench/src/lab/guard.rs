@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -55,6 +55,13 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        if LEAVING.load(Ordering::Acquire) {
+            // What brought us here is most likely that the lab was taken away. The signal thread ends the process, with
+            // the exit status that belongs to the signal.
+            loop {
+                std::thread::park();
+            }
+        }
         let mut guards = GUARDS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(i) = guards.iter().position(|(name, ..)| *name == self.name) {
             let (_, child, pipe) = guards.swap_remove(i);
@@ -108,6 +115,9 @@ fn dead_lab(netns: &str) -> Option<String> {
     (!Path::new(&format!("/proc/{pid}")).exists()).then(|| format!("sl{pid}-{number}"))
 }
 
+/// Set when a signal has come: from then on only the signal thread cleans up.
+static LEAVING: AtomicBool = AtomicBool::new(false);
+
 static SIGNAL_PIPE: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn on_signal(signal: i32) {
@@ -122,11 +132,11 @@ extern "C" fn on_signal(signal: i32) {
 /// Makes SIGINT, SIGTERM and SIGHUP remove every lab of this process before it exits with 128 + the signal.
 ///
 /// The guards would clean up anyway, but only after the process has ended; with this, whoever waits for the process
-/// finds nothing left. `before_exit` runs first, to say what happens.
+/// finds nothing left. `last` runs at the very end, to say what has happened.
 ///
 /// # Errors
 /// When the pipe or the handlers cannot be installed.
-pub fn exit_cleanly_on_signals(before_exit: impl FnOnce() + Send + 'static) -> Result<()> {
+pub fn exit_cleanly_on_signals(last: impl FnOnce() + Send + 'static) -> Result<()> {
     let (reader, writer) = std::io::pipe()?;
     SIGNAL_PIPE.store(std::os::fd::IntoRawFd::into_raw_fd(writer), Ordering::Relaxed);
     let action = SigAction::new(SigHandler::Handler(on_signal), SaFlags::SA_RESTART, SigSet::empty());
@@ -142,7 +152,7 @@ pub fn exit_cleanly_on_signals(before_exit: impl FnOnce() + Send + 'static) -> R
         if std::io::Read::read_exact(&mut { reader }, &mut signal).is_err() {
             return;
         }
-        before_exit();
+        LEAVING.store(true, Ordering::Release);
         let guards = std::mem::take(&mut *GUARDS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         // All at once: each takes a moment to see its processes go.
         let (children, pipes): (Vec<_>, Vec<_>) =
@@ -151,6 +161,7 @@ pub fn exit_cleanly_on_signals(before_exit: impl FnOnce() + Send + 'static) -> R
         for mut child in children {
             let _ = child.wait();
         }
+        last();
         std::process::exit(128 + i32::from(signal[0]));
     })?;
     Ok(())

@@ -9,6 +9,7 @@
 pub mod curl;
 mod director;
 mod dns;
+pub mod echo;
 mod guard;
 mod link;
 mod netns;
@@ -96,4 +97,15 @@ impl Lab {
 #[must_use]
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
+}
+
+/// Whether a test that needs root may run. If not, says so where the test runner does not swallow it.
+#[must_use]
+pub fn may_run(test: &str) -> bool {
+    use std::io::Write;
+    if !is_root() {
+        // Straight to the descriptor: the macros' output is kept back for tests that pass.
+        let _ = writeln!(std::io::stderr(), "SKIPPED: {test} needs root");
+    }
+    is_root()
 }

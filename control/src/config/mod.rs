@@ -1,1 +1,196 @@
 //! The configuration file: parse, validate, resolve.
+//!
+//! A file that parses is checked as a whole, and every mistake in it is shown
+//! with its line, its column and what to do about it. Whether the interfaces
+//! exist is not checked here but at start.
+
+mod check;
+mod file;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use sluice_dataplane::service::{Method, SchedulerKind, ServiceKey};
+use sluice_dataplane::wire::Address;
+
+/// A valid configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The director itself
+    pub director: Director,
+    /// Virtual services in the order of the file
+    pub services: Vec<Service>,
+}
+
+/// The `[director]` table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Director {
+    /// Names of the interfaces that packets come and go by, at least one and
+    /// at most [`MAX_INTERFACES`]
+    pub interfaces: Vec<String>,
+    /// CPU of each worker, at least one; worker i owns queue i of every
+    /// interface
+    pub workers: Vec<usize>,
+    /// Connections that each worker has room for
+    pub connections_per_worker: u32,
+    /// LIPs of FULLNAT for services that name none; may be empty
+    pub local_addresses: Vec<Address>,
+    /// What a worker does when there is nothing to do
+    pub idle: Idle,
+    /// How the XDP program is attached
+    pub xdp_mode: XdpMode,
+    /// Where the API socket is, if the file says so
+    pub socket: Option<PathBuf>,
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Idle {
+    /// It looks again at once, and keeps its CPU busy
+    #[default]
+    Spin,
+    /// It sleeps in `poll()`, which costs latency
+    Sleep,
+}
+
+/// How the XDP program is attached to interfaces.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum XdpMode {
+    /// In the driver, or generically where the driver cannot
+    #[default]
+    Auto,
+    /// In the driver, or not at all
+    Native,
+    /// Generically: slower, works with any driver
+    Generic,
+}
+
+/// A `[[service]]` table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Service {
+    /// Protocol, VIP and port
+    pub key: ServiceKey,
+    /// Its scheduler
+    pub scheduler: SchedulerKind,
+    /// LIPs of its own; when empty, those of the director are used
+    pub local_addresses: Vec<Address>,
+    /// Real servers in the order of the file, in which they are to be added
+    pub servers: Vec<Server>,
+}
+
+/// A `[[service.server]]` table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Server {
+    /// The RIP
+    pub address: Address,
+    /// Port in host order; the service's where the file names none
+    pub port: u16,
+    /// How packets reach it
+    pub method: Method,
+    /// 0 to [`MAX_WEIGHT`]; 0 takes no new connections
+    pub weight: u32,
+}
+
+/// Most interfaces of a director.
+pub const MAX_INTERFACES: usize = 64;
+
+/// Highest CPU number of a worker (`CPU_SETSIZE` less one).
+pub const MAX_CPU: usize = 1023;
+
+/// Bounds and default of `connections_per_worker`. The lowest keeps the table
+/// worth having; the highest takes some ten gigabytes.
+pub const CONNECTIONS: Range<u32> = 16..64_000_001;
+
+/// `connections_per_worker` where the file has none.
+pub const DEFAULT_CONNECTIONS: u32 = 1_000_000;
+
+/// Highest weight, as `ipvsadm` documents it.
+pub const MAX_WEIGHT: u32 = 65_535;
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not valid; the text names the file, and
+    /// line and column of every mistake.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let text =
+            fs::read_to_string(path).map_err(|source| Error::Unreadable { file: path.to_owned(), source })?;
+        Config::parse(&text, path)
+    }
+
+    /// Parses the text of a configuration file; `path` is for messages only.
+    ///
+    /// # Errors
+    /// When it is not valid.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        let invalid = |problems| Error::Invalid { file: path.to_owned(), problems };
+        let file: file::File =
+            toml::from_str(text).map_err(|error| invalid(Problems(vec![check::unparsable(text, &error)])))?;
+        check::check(text, &file).map_err(|problems| invalid(Problems(problems)))
+    }
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file could not be read
+    #[error("cannot read the configuration {}: {source}", file.display())]
+    Unreadable {
+        /// The file
+        file: PathBuf,
+        /// Why not
+        source: io::Error,
+    },
+    /// It has mistakes
+    #[error("{}", Listing { file, problems })]
+    Invalid {
+        /// The file
+        file: PathBuf,
+        /// All mistakes, in the order of the file
+        problems: Problems,
+    },
+}
+
+/// Mistakes in a file, at least one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problems(pub Vec<Problem>);
+
+/// A mistake and its remedy.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// Line, from 1
+    pub line: usize,
+    /// Column in characters, from 1
+    pub column: usize,
+    /// What is wrong
+    pub message: String,
+    /// What to do about it; may be empty
+    pub hint: String,
+}
+
+struct Listing<'a> {
+    file: &'a Path,
+    problems: &'a Problems,
+}
+
+impl fmt::Display for Listing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.0.iter().enumerate() {
+            if i > 0 {
+                writeln!(f)?;
+            }
+            let Problem { line, column, message, hint } = problem;
+            write!(f, "{}:{line}:{column}: {message}", self.file.display())?;
+            if !hint.is_empty() {
+                write!(f, "\n    hint: {hint}")?;
+            }
+        }
+        Ok(())
+    }
+}

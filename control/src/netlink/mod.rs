@@ -35,8 +35,9 @@ use tokio::sync::{mpsc, watch};
 /// workers ask again.
 const PENDING_ASKS: usize = 4096;
 
-/// How long [`Handle::resolved`] waits.
-const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long [`Handle::resolved`] waits. The kernel asks a second time after one
+/// second (`retrans_time_ms`), so one lost packet is survived.
+const RESOLVE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Why next hops could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -103,9 +104,9 @@ impl Handle {
         self.hops.borrow().clone()
     }
 
-    /// Asks for an address and waits, for one second at most, until the MAC of
-    /// its next hop is known. Answers whether it is; at once if the address is
-    /// the machine's own or leaves by a foreign interface.
+    /// Asks for an address and waits, for 1.5 seconds at most, until the MAC of
+    /// its next hop is known. Answers whether it is; and `false` at once if the
+    /// address is the machine's own or leaves by a foreign interface.
     pub async fn resolved(&self, address: Address) -> bool {
         let mut hops = self.hops.clone();
         self.ask(address);

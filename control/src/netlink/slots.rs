@@ -49,7 +49,10 @@ struct Slot {
 #[derive(Debug)]
 pub(super) struct Slots {
     plan: Vec<(Prefix, Way)>,
+    /// The next snapshot; the last one is `hops`
+    builder: NextHopsBuilder,
     hops: Arc<NextHops>,
+    outdated: bool,
     slots: Vec<Slot>,
     by_key: HashMap<Key, Vec<HopId>>,
     links: HashMap<EgressId, u32>,
@@ -58,7 +61,6 @@ pub(super) struct Slots {
     capacity: usize,
     /// The kernel's table, as far as it is about the director's links
     neighbours: HashMap<Key, Neighbour>,
-    changed: Vec<Key>,
     /// Where the next round of [`Slots::due`] begins
     cursor: usize,
 }
@@ -67,14 +69,15 @@ impl Slots {
     pub(super) fn new(capacity: usize) -> Self {
         Slots {
             plan: Vec::new(),
+            builder: NextHopsBuilder::new(0),
             hops: Arc::default(),
+            outdated: true,
             slots: Vec::new(),
             by_key: HashMap::new(),
             links: HashMap::new(),
             tracked: HashMap::new(),
             capacity,
             neighbours: HashMap::new(),
-            changed: Vec::new(),
             cursor: 0,
         }
     }
@@ -90,9 +93,12 @@ impl Slots {
 
     /// Takes a dump of the neighbour table.
     pub(super) fn set_neighbours(&mut self, neighbours: Vec<Neighbour>) {
-        self.changed.extend(self.neighbours.keys().copied());
         self.neighbours = neighbours.into_iter().map(|n| ((n.link, n.address), n)).collect();
-        self.changed.extend(self.neighbours.keys().copied());
+        for slot in &self.slots {
+            let mac = self.neighbours.get(&slot.key).and_then(|n| n.mac);
+            self.builder.neighbour(slot.egress, slot.key.1, mac);
+        }
+        self.outdated = true;
     }
 
     /// Takes one neighbour; answers whether the snapshot is out of date.
@@ -114,24 +120,29 @@ impl Slots {
         let Some(ids) = self.by_key.get(&key) else {
             return false;
         };
+        let mac = self.neighbours.get(&key).and_then(|n| n.mac);
         for id in ids {
             let slot = &mut self.slots[id.0 as usize];
-            if failed {
+            if failed && slot.failures == 0 {
+                // It was there until now, and may have got another MAC.
+                slot.next_use = now;
+            } else if failed {
                 slot.next_use = slot.next_use.max(now + RETRY_FIRST);
-            } else if self.neighbours.get(&key).is_some_and(|n| n.mac.is_some()) {
+            } else if mac.is_some() {
                 slot.failures = 0;
             }
+            if changed {
+                self.builder.neighbour(slot.egress, key.1, mac);
+            }
         }
-        if changed {
-            self.changed.push(key);
-        }
+        self.outdated |= changed;
         changed
     }
 
     /// A worker wants the way to an address. Answers the neighbour that the
     /// kernel should be asked about, if any, and whether there is a new slot.
     pub(super) fn ask(&mut self, address: Address, now: Instant) -> (Option<Key>, bool) {
-        let (id, new) = match self.hops.resolve(address) {
+        let (id, new) = match self.builder.resolve(address) {
             Resolution::Hop(id) => (id, false),
             Resolution::Ask => match self.track(address, now) {
                 Some(id) => (id, true),
@@ -159,11 +170,9 @@ impl Slots {
             self.rebuild(now);
         } else {
             self.tracked.insert(address, now);
-            let mut builder = NextHopsBuilder::resume(&self.hops);
-            self.place(&mut builder, address, false, now);
-            self.hops = Arc::new(builder.build());
+            self.place(address, now);
         }
-        match self.hops.resolve(address) {
+        match self.builder.resolve(address) {
             Resolution::Hop(id) => Some(id),
             _ => None,
         }
@@ -181,95 +190,73 @@ impl Slots {
 
     /// Lays all slots out anew, gateways first.
     fn rebuild(&mut self, now: Instant) {
-        let mut builder = NextHopsBuilder::new(self.hops.generation() + 1);
+        self.builder = NextHopsBuilder::new(self.builder.generation() + 1);
         self.slots.clear();
         self.by_key.clear();
         self.links.clear();
-        self.changed.clear();
+        self.cursor = 0;
         for never in NEVER {
-            builder.never(never);
+            self.builder.never(never);
         }
         let plan = std::mem::take(&mut self.plan);
         for (prefix, way) in &plan {
             match *way {
                 Way::OnLink(leaving) => {
-                    let egress = self.egress(&mut builder, leaving);
-                    builder.connected(*prefix, egress);
+                    let egress = self.egress(leaving);
+                    self.builder.connected(*prefix, egress);
                 }
                 Way::Via(leaving, gateway) => {
-                    let egress = self.egress(&mut builder, leaving);
-                    self.slot(&mut builder, egress, gateway, true, now);
-                    builder.via(*prefix, egress, gateway);
+                    let egress = self.egress(leaving);
+                    self.slot(egress, gateway, true, now);
+                    self.builder.via(*prefix, egress, gateway);
                 }
-                Way::Foreign => _ = builder.foreign(*prefix),
-                Way::NoRoute => _ = builder.unreachable(*prefix),
-                Way::Local => _ = builder.local(*prefix),
-                Way::Never => _ = builder.never(*prefix),
+                Way::Foreign => _ = self.builder.foreign(*prefix),
+                Way::NoRoute => _ = self.builder.unreachable(*prefix),
+                Way::Local => _ = self.builder.local(*prefix),
+                Way::Never => _ = self.builder.never(*prefix),
             }
         }
         self.plan = plan;
         let mut tracked: Vec<(Instant, Address)> = self.tracked.iter().map(|(a, t)| (*t, *a)).collect();
         tracked.sort_unstable();
+        // Those that are not on-link now may be again when a link comes back.
         for (asked, address) in tracked {
-            if !self.place(&mut builder, address, false, asked) {
-                self.tracked.remove(&address);
-            }
+            self.place(address, asked);
         }
-        self.hops = Arc::new(builder.build());
-        self.cursor = 0;
+        self.outdated = true;
     }
 
-    fn egress(&mut self, builder: &mut NextHopsBuilder, leaving: Leaving) -> EgressId {
-        let egress = builder.egress(leaving.egress);
+    fn egress(&mut self, leaving: Leaving) -> EgressId {
+        let egress = self.builder.egress(leaving.egress);
         self.links.insert(egress, leaving.link);
         egress
     }
 
     /// Gives an address a slot if it is on-link.
-    fn place(
-        &mut self,
-        builder: &mut NextHopsBuilder,
-        address: Address,
-        gateway: bool,
-        asked: Instant,
-    ) -> bool {
-        let Some(egress) = builder.on_link(address) else {
-            return false;
-        };
-        self.slot(builder, egress, address, gateway, asked);
-        true
+    fn place(&mut self, address: Address, asked: Instant) {
+        if let Some(egress) = self.builder.on_link(address) {
+            self.slot(egress, address, false, asked);
+        }
     }
 
-    fn slot(
-        &mut self,
-        builder: &mut NextHopsBuilder,
-        egress: EgressId,
-        address: Address,
-        gateway: bool,
-        asked: Instant,
-    ) {
+    fn slot(&mut self, egress: EgressId, address: Address, gateway: bool, asked: Instant) {
         let key = (self.links[&egress], address);
         let mac = self.neighbours.get(&key).and_then(|n| n.mac);
-        let id = builder.neighbour(egress, address, mac);
+        let id = self.builder.neighbour(egress, address, mac);
         if let Some(slot) = self.slots.get_mut(id.0 as usize) {
             slot.gateway |= gateway;
             return;
         }
         self.slots.push(Slot { key, egress, gateway, asked, next_use: asked, failures: 0 });
         self.by_key.entry(key).or_default().push(id);
+        self.outdated = true;
     }
 
-    /// Brings the MACs of the snapshot up to date.
+    /// The newest snapshot.
     pub(super) fn update(&mut self) -> Arc<NextHops> {
-        if !self.changed.is_empty() {
-            let mut builder = NextHopsBuilder::resume(&self.hops);
-            for key in self.changed.drain(..) {
-                let mac = self.neighbours.get(&key).and_then(|n| n.mac);
-                for id in self.by_key.get(&key).into_iter().flatten() {
-                    builder.neighbour(self.slots[id.0 as usize].egress, key.1, mac);
-                }
-            }
-            self.hops = Arc::new(builder.build());
+        if self.outdated {
+            self.hops = Arc::new(self.builder.snapshot());
+            self.outdated = false;
         }
         self.hops.clone()
     }

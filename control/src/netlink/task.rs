@@ -114,8 +114,6 @@ impl<P: Fn(Arc<NextHops>) + Send> Task<P> {
                 }
             };
             tokio::select! {
-                // A flood of notifications must not keep the snapshot old.
-                biased;
                 () = settle => self.settle().await,
                 result = self.events.receive(&mut events) => match result {
                     Ok(()) => events.drain(..).for_each(|event| self.take(event)),

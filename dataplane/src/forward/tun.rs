@@ -25,10 +25,7 @@ pub(super) fn plan(client: Tuple, server: (Address, u16)) -> Plan {
 
 #[inline]
 pub(super) fn rewrite(entry: &Entry, outer_source: Address) -> Rewrite {
-    Rewrite::Encapsulate {
-        source: outer_source.v4_bytes(),
-        destination: entry.server.source.v4_bytes(),
-    }
+    Rewrite::Encapsulate { source: outer_source.v4_bytes(), destination: entry.server.source.v4_bytes() }
 }
 
 /// Moves the packet back by twenty bytes and puts the outer header before it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{Egress, EgressId, HopId, NextHop, NextHops, Prefix, Routes, Target};
+use super::{Egress, EgressId, HopId, NextHop, NextHops, Prefix, Resolution, Routes, Target};
 use crate::wire::Address;
 
 /// Builds a [`NextHops`].
@@ -39,13 +39,6 @@ impl NextHopsBuilder {
     /// A snapshot without routes, to be known by `generation`.
     pub fn new(generation: u64) -> Self {
         NextHopsBuilder { egress_ids: HashMap::new(), hops: NextHops { generation, ..NextHops::default() } }
-    }
-
-    /// A snapshot that starts with everything of another, its generation,
-    /// slots and [`EgressId`]s included, to change MACs and add neighbours.
-    pub fn resume(previous: &NextHops) -> Self {
-        let egresses = previous.routes.egresses.iter().copied();
-        NextHopsBuilder { egress_ids: egresses.zip((0..).map(EgressId)).collect(), hops: previous.clone() }
     }
 
     /// A sending side for routes and neighbours; equal ones are one.
@@ -119,6 +112,23 @@ impl NextHopsBuilder {
         self.hops
     }
 
+    /// The snapshot as it is so far. The builder can go on to change MACs and
+    /// to add neighbours for a later one of the same generation; routes are
+    /// shared by the two, not copied.
+    pub fn snapshot(&self) -> NextHops {
+        self.hops.clone()
+    }
+
+    /// What the snapshot would say.
+    pub fn resolve(&self, address: Address) -> Resolution {
+        self.hops.resolve(address)
+    }
+
+    /// What the snapshot is to be known by.
+    pub fn generation(&self) -> u64 {
+        self.hops.generation
+    }
+
     fn routes(&mut self) -> &mut Routes {
         Arc::make_mut(&mut self.hops.routes)
     }
@@ -138,7 +148,6 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
-    use crate::neigh::Resolution;
 
     fn ip(text: &str) -> Address {
         text.parse::<IpAddr>().unwrap().into()
@@ -212,22 +221,22 @@ mod tests {
     }
 
     #[test]
-    fn resuming_keeps_slots_and_routes() {
+    fn a_later_snapshot_keeps_slots_and_routes() {
         let mut b = NextHopsBuilder::new(5);
         let lan = b.egress(Egress::new(0, OURS));
         b.connected(net("10.0.0.0/24"), lan).via(net("0.0.0.0/0"), lan, ip("10.0.0.254"));
-        let first = b.build();
+        let first = b.snapshot();
         let Resolution::Hop(gateway) = first.resolve(ip("192.0.2.1")) else { panic!("no gateway") };
 
-        let mut b = NextHopsBuilder::resume(&first);
         assert_eq!(b.on_link(ip("10.0.0.7")), Some(lan));
         assert_eq!(b.on_link(ip("192.0.2.1")), None);
-        assert_eq!(b.egress(Egress::new(0, OURS)), lan);
         let neighbour = b.neighbour(lan, ip("10.0.0.7"), Some(PEER));
         b.neighbour(lan, ip("10.0.0.254"), Some(PEER));
+        assert_eq!(b.resolve(ip("10.0.0.7")), Resolution::Hop(neighbour));
         let second = b.build();
 
         assert_eq!(second.generation(), 5);
+        assert!(Arc::ptr_eq(&first.routes, &second.routes));
         assert_eq!(second.resolve(ip("192.0.2.1")), Resolution::Hop(gateway));
         assert_eq!(second.resolve(ip("10.0.0.7")), Resolution::Hop(neighbour));
         assert_eq!(second.hop(gateway).unwrap().mac, Some(PEER));

@@ -18,9 +18,11 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ::afxdp::PENDING_LEN;
 use ::afxdp::buf::Buf;
@@ -117,6 +119,11 @@ pub struct AfXdpPort {
     interfaces: Vec<Interface>,
     area: Arc<MmapArea<'static, ()>>,
     free: Vec<Buffer>,
+    /// Every frame once more, from which the free list is made anew when
+    /// sockets were lost with what they held. Never used otherwise.
+    all: Vec<ManuallyDrop<Buffer>>,
+    /// Frames that the worker holds
+    outstanding: usize,
     queue: usize,
     scratch: Box<Pending>,
 }
@@ -165,7 +172,9 @@ impl AfXdpPort {
         let mut port = AfXdpPort {
             interfaces: with_punt,
             area,
+            all: free.iter().map(duplicate).collect(),
             free,
+            outstanding: 0,
             queue,
             scratch: Box::new(ArrayDeque::new()),
         };
@@ -176,12 +185,8 @@ impl AfXdpPort {
         Ok(port)
     }
 
-    /// Opens the socket of an interface, again if it failed. Frames that the
-    /// failed socket held are lost to the port; so reopening is bounded by
-    /// the memory, and [`AfXdpPort::can_reopen`] says whether it may work.
-    pub fn open_interface(&mut self, index: usize) -> Result<(), OpenError> {
+    fn open_interface(&mut self, index: usize) -> Result<(), OpenError> {
         let (queue, name) = (self.queue, self.interfaces[index].name.clone());
-        self.interfaces[index].sockets = None;
         let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let before = xdp_sockets();
         let registered = Umem::new(Arc::clone(&self.area), RING, RING);
@@ -194,16 +199,15 @@ impl AfXdpPort {
             },
         })?;
         let fd = xdp_sockets().difference(&before).next().copied();
-        let (_, rx, tx) = Socket::new(umem, &name, queue, RING, RING, SocketOptions::default()).map_err(
-            |error| {
+        let (_, rx, tx) =
+            Socket::new(umem, &name, queue, RING, RING, SocketOptions::default()).map_err(|error| {
                 let source = match error {
                     SocketNewError::Create(error) => positive(error),
                     SocketNewError::RingNotPowerOfTwo => io::Error::from_raw_os_error(libc::EINVAL),
                 };
                 let hint = hint(&source);
                 OpenError::Socket { interface: name.clone(), queue, source, hint }
-            },
-        )?;
+            })?;
         let fd = fd.ok_or_else(|| OpenError::Socket {
             interface: name,
             queue,
@@ -214,16 +218,6 @@ impl AfXdpPort {
         let sockets = Sockets { rx, tx, completion, fill, fd, zero_copy, filled: 0, in_flight: 0 };
         self.interfaces[index].sockets = Some(sockets);
         Ok(())
-    }
-
-    /// Interfaces whose socket failed since it was opened.
-    pub fn failed(&self) -> impl Iterator<Item = usize> + '_ {
-        self.interfaces.iter().enumerate().filter(|(_, i)| i.sockets.is_none()).map(|(index, _)| index)
-    }
-
-    /// Whether enough frames are left to open a failed socket again.
-    pub fn can_reopen(&self) -> bool {
-        self.free.len() >= RING as usize
     }
 
     /// Why punted frames of an interface appear on a TAP device rather than on
@@ -250,12 +244,13 @@ impl Port for AfXdpPort {
         let received = sockets.rx.try_recv(&mut self.scratch, BURST, ()).unwrap_or(0);
         sockets.filled -= received.min(sockets.filled);
         burst.extend(self.scratch.drain(..).map(AfXdpFrame));
+        self.outstanding += received;
         received
     }
 
     fn transmit(&mut self, interface: usize, frames: &mut Vec<AfXdpFrame>) -> usize {
         let Some(sockets) = &mut self.interfaces[interface].sockets else { return 0 };
-        let mut sent = 0;
+        let (mut sent, offered) = (0, frames.len());
         let portion = if sockets.zero_copy { BURST } else { COPY_BATCH };
         for frame in frames.drain(..) {
             self.scratch.push_back(frame.0);
@@ -266,6 +261,8 @@ impl Port for AfXdpPort {
                 Ok(0) => break,
                 Ok(n) => sent += n,
                 Err(_) => {
+                    // The frames that this call had taken are with the socket.
+                    sent = offered - self.scratch.len();
                     self.interfaces[interface].sockets = None;
                     break;
                 }
@@ -275,14 +272,18 @@ impl Port for AfXdpPort {
             sockets.in_flight += sent;
         }
         frames.extend(self.scratch.drain(..).map(AfXdpFrame));
+        self.outstanding -= sent;
         sent
     }
 
     fn allocate(&mut self) -> Option<AfXdpFrame> {
-        self.free.pop().map(AfXdpFrame)
+        let frame = self.free.pop()?;
+        self.outstanding += 1;
+        Some(AfXdpFrame(frame))
     }
 
     fn release(&mut self, frame: AfXdpFrame) {
+        self.outstanding -= 1;
         self.free.push(frame.0);
     }
 
@@ -317,6 +318,36 @@ impl Port for AfXdpPort {
         taken
     }
 
+    fn failed(&self) -> Option<&str> {
+        self.interfaces.iter().find(|i| i.sockets.is_none()).map(|i| i.name.as_str())
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        if self.outstanding > 0 {
+            return Err(format!("{} frames are still in use", self.outstanding));
+        }
+        for interface in &mut self.interfaces {
+            interface.sockets = None;
+            interface.punt =
+                Punt::open(&interface.name, interface.punt.generic()).map_err(|e| crate::error_chain(&e))?;
+        }
+        // No socket and no worker holds a frame now: all of them are free.
+        self.free.clear();
+        self.free.extend(self.all.iter().map(|frame| ManuallyDrop::into_inner(duplicate(frame))));
+        for index in 0..self.interfaces.len() {
+            let begun = Instant::now();
+            // The kernel takes its time to let go of a queue.
+            while let Err(error) = self.open_interface(index) {
+                if begun.elapsed() > QUEUE_RELEASE {
+                    return Err(crate::error_chain(&error));
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.reclaim();
+        Ok(())
+    }
+
     #[allow(unsafe_code)]
     fn wait(&mut self, limit: Duration) {
         let sockets = self.interfaces.iter().filter_map(|i| i.sockets.as_ref());
@@ -329,6 +360,19 @@ impl Port for AfXdpPort {
         unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) };
     }
 }
+
+/// A second handle on a frame's memory, which only the first may use until it
+/// is gone.
+#[allow(unsafe_code)]
+fn duplicate(frame: &Buffer) -> ManuallyDrop<Buffer> {
+    // SAFETY: a buffer owns nothing: it is an address, a length and a slice of
+    // memory that is never unmapped. The copies are kept unused in `all`, and
+    // become the free list only when all earlier handles are gone (`reopen`).
+    ManuallyDrop::new(unsafe { std::ptr::read(frame) })
+}
+
+/// How long a closed socket's queue may stay taken.
+const QUEUE_RELEASE: Duration = Duration::from_millis(200);
 
 /// Held while a socket is opened, so that the new descriptor can be told.
 static OPENING: Mutex<()> = Mutex::new(());

@@ -62,6 +62,20 @@ pub trait Port {
     /// Returns false when the kernel did not take it.
     fn punt(&mut self, interface: usize, frame: Self::Frame) -> bool;
 
+    /// The name of an interface that does not work any more.
+    fn failed(&self) -> Option<&str> {
+        None
+    }
+
+    /// Opens all interfaces anew, after one of them came back. The worker must
+    /// have given back every frame.
+    ///
+    /// # Errors
+    /// A text for the operator; the port can be tried again later.
+    fn reopen(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Sleeps until a frame may have come, at most `limit`.
     fn wait(&mut self, limit: Duration);
 }

@@ -5,7 +5,6 @@
 //! used the frame appears on the TAP instead, which is as good unless the
 //! kernel filters by reverse path strictly.
 
-use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
@@ -14,6 +13,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use aya::programs::{SchedClassifier, TcAttachType, tc};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use thiserror::Error;
+
+use crate::link::{self, Link};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/punt.bpf.o"));
 
@@ -33,6 +34,7 @@ pub(super) struct Punt {
     _classifier: Option<Ebpf>,
     /// Why frames appear on the TAP and not on their interface
     fallback: Option<String>,
+    generic: bool,
 }
 
 impl Punt {
@@ -41,10 +43,10 @@ impl Punt {
     /// With `generic` XDP no classifier is used: the frame would come past the
     /// steering program again and go round for ever.
     pub(super) fn open(interface: &str, generic: bool) -> Result<Self, PuntError> {
-        let failed =
-            |what| move |source| PuntError { interface: interface.to_owned(), what, source };
-        let index = crate::steer::index_of(interface).map_err(failed("looking the interface up"))?;
-        let mac = crate::steer::mac_of(interface).map_err(failed("reading the interface's MAC"))?;
+        let failed = |what| move |source| PuntError { interface: interface.to_owned(), what, source };
+        let link = Link::new(interface).map_err(failed("looking the interface up"))?;
+        let index = link.index().map_err(failed("looking the interface up"))?;
+        let mac = link.mac().map_err(failed("reading the interface's MAC"))?;
         let tap = OpenOptions::new()
             .read(true)
             .write(true)
@@ -63,12 +65,17 @@ impl Punt {
                 Err(reason) => (None, Some(reason)),
             }
         };
-        Ok(Punt { tap, _classifier: classifier, fallback })
+        Ok(Punt { tap, _classifier: classifier, fallback, generic })
     }
 
     /// Why frames appear on the TAP rather than on their interface.
     pub(super) fn fallback_reason(&self) -> Option<&str> {
         self.fallback.as_deref()
+    }
+
+    /// Whether the interface has generic XDP.
+    pub(super) fn generic(&self) -> bool {
+        self.generic
     }
 
     /// Gives a frame to the kernel.
@@ -79,8 +86,10 @@ impl Punt {
 
 fn redirect(tap: &str, index: u32) -> Result<Ebpf, String> {
     let chain = |error: &dyn std::error::Error| crate::error_chain(error);
-    let mut ebpf =
-        EbpfLoader::new().override_global("interface_index", &index, true).load(OBJECT).map_err(|e| chain(&e))?;
+    let mut ebpf = EbpfLoader::new()
+        .override_global("interface_index", &index, true)
+        .load(OBJECT)
+        .map_err(|e| chain(&e))?;
     // Fails when there is one already, which a new device has not.
     tc::qdisc_add_clsact(tap).map_err(|e| chain(&e))?;
     let program = ebpf.program_mut("sluice_punt").ok_or("the object file lacks the program")?;
@@ -97,7 +106,7 @@ fn create(tap: &File) -> io::Result<String> {
     // name of the device to it; the descriptor is open.
     unsafe {
         let mut request: libc::ifreq = std::mem::zeroed();
-        set_name(&mut request, b"slpunt%d");
+        link::set_name(&mut request, b"slpunt%d");
         request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as i16;
         if libc::ioctl(tap.as_raw_fd(), libc::TUNSETIFF as _, &mut request) < 0 {
             return Err(io::Error::last_os_error());
@@ -107,40 +116,11 @@ fn create(tap: &File) -> io::Result<String> {
     }
 }
 
-#[allow(unsafe_code)]
 fn set_up(name: &str, mac: [u8; 6]) -> io::Result<()> {
     // The kernel would send router solicitations into a device that nobody
     // reads. Not having IPv6 is fine.
     let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
-    let name = CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    // SAFETY: all-zero ifreqs are valid; both requests only read theirs; the
-    // socket is open until it is closed here.
-    unsafe {
-        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
-        if socket < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let mut request: libc::ifreq = std::mem::zeroed();
-        set_name(&mut request, name.as_bytes());
-        let mut address: libc::sockaddr = std::mem::zeroed();
-        address.sa_family = libc::ARPHRD_ETHER;
-        for (to, from) in address.sa_data.iter_mut().zip(mac) {
-            *to = from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_hwaddr = address;
-        let mut result = libc::ioctl(socket, libc::SIOCSIFHWADDR, &request);
-        if result == 0 {
-            request.ifr_ifru.ifru_flags = libc::IFF_UP as i16;
-            result = libc::ioctl(socket, libc::SIOCSIFFLAGS, &request);
-        }
-        let error = io::Error::last_os_error();
-        libc::close(socket);
-        if result < 0 { Err(error) } else { Ok(()) }
-    }
-}
-
-fn set_name(request: &mut libc::ifreq, name: &[u8]) {
-    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name) {
-        *to = *from as libc::c_char;
-    }
+    let link = Link::new(name)?;
+    link.set_mac(mac)?;
+    link.set_up()
 }

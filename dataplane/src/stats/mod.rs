@@ -176,6 +176,8 @@ pub struct WorkerCounters {
     pub connections: Counter,
     /// Connections ended by their timer
     pub expired: Counter,
+    /// 1 while an interface does not work any more and waits to be opened anew
+    pub port_failed: Counter,
     /// Generation of the service table in use
     pub generation: Counter,
     /// Times that the poll loop ran

@@ -1,68 +1,17 @@
-//! What is on an interface before we come: its number, its MAC, and an XDP
-//! program that may be there already.
+//! An XDP program that may be on an interface already.
 
-use std::ffi::CString;
 use std::io;
 
 use aya::programs::loaded_programs;
 
 use super::{PROGRAM_NAME, SteerError};
 
-fn c_name(interface: &str) -> io::Result<CString> {
-    // The kernel cuts longer names off, and would find another interface.
-    if interface.is_empty() || interface.len() >= libc::IFNAMSIZ {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    CString::new(interface).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))
-}
-
-/// Number of the interface in this network namespace. The system call rather
-/// than sysfs is asked, since /sys may still show another namespace.
-#[allow(unsafe_code)]
-pub(crate) fn index_of(interface: &str) -> io::Result<u32> {
-    let name = c_name(interface)?;
-    // SAFETY: `name` is a NUL-terminated string that outlives the call.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => Err(io::Error::last_os_error()),
-        index => Ok(index),
-    }
-}
-
-/// MAC of the interface.
-#[allow(unsafe_code)]
-pub(crate) fn mac_of(interface: &str) -> io::Result<[u8; 6]> {
-    let name = c_name(interface)?;
-    // SAFETY: an all-zero ifreq is valid; the name fits with its NUL (checked
-    // above); the descriptor is open until closed here; SIOCGIFHWADDR fills
-    // ifru_hwaddr and nothing beyond the structure.
-    unsafe {
-        let mut request: libc::ifreq = std::mem::zeroed();
-        for (to, from) in request.ifr_name.iter_mut().zip(name.as_bytes()) {
-            *to = *from as libc::c_char;
-        }
-        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
-        if socket < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let result = libc::ioctl(socket, libc::SIOCGIFHWADDR, &mut request);
-        let error = io::Error::last_os_error();
-        libc::close(socket);
-        if result < 0 {
-            return Err(error);
-        }
-        let data = request.ifr_ifru.ifru_hwaddr.sa_data;
-        Ok(std::array::from_fn(|i| data[i] as u8))
-    }
-}
-
 /// Detaches a stale program of ours; refuses to touch anybody else's.
 ///
 /// A program of ours that cannot be detached is held by a BPF link, and a
 /// link's owner is alive: that is another director.
 pub(super) fn make_room(interface: &str, index: u32) -> Result<(), SteerError> {
-    let failed = |what| {
-        move |source| SteerError::Interface { interface: interface.to_owned(), what, source }
-    };
+    let failed = |what| move |source| SteerError::Interface { interface: interface.to_owned(), what, source };
     let id = attached_program(index).map_err(failed("asking for its XDP program"))?;
     if id == 0 {
         return Ok(());

@@ -11,14 +11,14 @@ use std::collections::BTreeSet;
 use std::io;
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError};
-use aya::programs::xdp::{Xdp, XdpMode};
 use aya::programs::ProgramError;
+use aya::programs::xdp::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfError, include_bytes_aligned};
 use thiserror::Error;
 
-pub(crate) use existing::{index_of, mac_of};
 pub use rules::{SteeringRules, Target};
 
+use crate::link::Link;
 use crate::local::MIN_LOCAL_PORT;
 use rules::{EndpointKey, InterfaceValue, RoleKey};
 
@@ -45,6 +45,17 @@ impl Mode {
             Mode::Generic => "generic",
         }
     }
+}
+
+/// What became of an interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Presence {
+    /// It is there
+    Same,
+    /// It is not
+    Gone,
+    /// There is another one of its name
+    Another,
 }
 
 /// What the configuration asks for.
@@ -125,6 +136,7 @@ pub enum SteerError {
 /// The program on one interface. Dropping it detaches the program.
 pub struct Steering {
     interface: String,
+    index: u32,
     mode: Mode,
     /// Why generic mode is used although native was wanted
     fallback: Option<String>,
@@ -152,6 +164,7 @@ impl Steering {
         let (mode, fallback) = attach(&mut ebpf, interface, index, choice)?;
         let mut steering = Steering {
             interface: interface.to_owned(),
+            index,
             mode,
             fallback,
             mac: [0; 6],
@@ -168,6 +181,16 @@ impl Steering {
     /// Name of the interface.
     pub fn interface(&self) -> &str {
         &self.interface
+    }
+
+    /// Whether the interface is there, and the one that the program was
+    /// attached to. One that was made anew under the same name is not.
+    pub fn presence(&self) -> Presence {
+        match interface_index(&self.interface) {
+            Ok(index) if index == self.index => Presence::Same,
+            Ok(_) => Presence::Another,
+            Err(_) => Presence::Gone,
+        }
     }
 
     /// How the driver runs the program.
@@ -260,29 +283,28 @@ fn attach(
     program.load().map_err(failed)?;
     let reason = match choice {
         ModeChoice::Generic => None,
-        ModeChoice::Auto | ModeChoice::Native => {
-            match program.attach_to_if_index(index, XdpMode::Driver) {
-                Ok(_) => return Ok((Mode::Native, None)),
-                Err(error) if choice == ModeChoice::Native => return Err(failed(error)),
-                Err(error) => Some(crate::error_chain(&error)),
-            }
-        }
+        ModeChoice::Auto | ModeChoice::Native => match program.attach_to_if_index(index, XdpMode::Driver) {
+            Ok(_) => return Ok((Mode::Native, None)),
+            Err(error) if choice == ModeChoice::Native => return Err(failed(error)),
+            Err(error) => Some(crate::error_chain(&error)),
+        },
     };
     program.attach_to_if_index(index, XdpMode::Skb).map_err(failed)?;
     Ok((Mode::Generic, reason))
 }
 
-fn interface_index(interface: &str) -> Result<u32, SteerError> {
-    index_of(interface).map_err(|source| match source.raw_os_error() {
-        Some(libc::ENODEV) => SteerError::NoInterface(interface.to_owned()),
-        _ => SteerError::Interface { interface: interface.to_owned(), what: "looking it up", source },
-    })
-}
-
 fn read_mac(interface: &str) -> Result<[u8; 6], SteerError> {
-    mac_of(interface).map_err(|source| SteerError::Interface {
+    Link::new(interface).and_then(|link| link.mac()).map_err(|source| SteerError::Interface {
         interface: interface.to_owned(),
         what: "reading its MAC",
         source,
+    })
+}
+
+fn interface_index(interface: &str) -> Result<u32, SteerError> {
+    let index = Link::new(interface).and_then(|link| link.index());
+    index.map_err(|source| match source.raw_os_error() {
+        Some(libc::ENODEV) => SteerError::NoInterface(interface.to_owned()),
+        _ => SteerError::Interface { interface: interface.to_owned(), what: "looking it up", source },
     })
 }

@@ -32,6 +32,8 @@ pub enum Command {
     /// Send all connections, in slices. The channel is bounded, and the worker
     /// waits with the next slice until there is room; it is closed at the end.
     List(Sender<Vec<ConnectionRecord>>),
+    /// Open all interfaces anew, and say how that went
+    Reopen(Sender<Result<(), String>>),
 }
 
 /// A frame that landed on another worker's queue.
@@ -57,6 +59,10 @@ pub struct Exchange {
 
 impl Default for Exchange {
     fn default() -> Self {
-        Exchange { commands: ArrayQueue::new(16), handed: ArrayQueue::new(4096), events: ArrayQueue::new(1024) }
+        Exchange {
+            commands: ArrayQueue::new(16),
+            handed: ArrayQueue::new(4096),
+            events: ArrayQueue::new(1024),
+        }
     }
 }

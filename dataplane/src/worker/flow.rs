@@ -200,8 +200,7 @@ impl Flows {
     /// `conn_reuse_mode=1` (`is_new_conn_expected` in ip_vs_core.c).
     #[inline]
     fn begins_anew(&self, id: EntryId, packet: &Packet) -> bool {
-        packet.flags & tcp::SYN != 0
-            && self.table.get(id).is_some_and(|entry| entry.state.is_over())
+        packet.flags & tcp::SYN != 0 && self.table.get(id).is_some_and(|entry| entry.state.is_over())
     }
 
     /// Makes the connection that a packet begins.

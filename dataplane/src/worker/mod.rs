@@ -362,10 +362,28 @@ impl<P: Port> Worker<P> {
             let Some(command) = self.exchange().commands.pop() else { break };
             match command {
                 Command::List(answer) => self.listings.push(Listing::new(answer)),
+                Command::Reopen(answer) => {
+                    let _ = answer.try_send(self.reopen());
+                }
             }
         }
+        self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
         let (flows, view) = (&self.flows, &self.view);
         self.listings.retain_mut(|listing| listing.proceed(flows, view, tick(now)));
+    }
+
+    /// Lets go of all frames and opens the port anew.
+    fn reopen(&mut self) -> Result<(), String> {
+        for waiting in self.held.take_all() {
+            self.discard(waiting.frame, DropReason::Unresolved);
+        }
+        for unsent in &mut self.unsent {
+            for frame in unsent.drain(..) {
+                self.counters.count_drop(DropReason::TransmitFull);
+                self.port.release(frame);
+            }
+        }
+        self.port.reopen()
     }
 
     /// An unclaimed frame goes round all workers, in case it belongs to

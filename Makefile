@@ -1,0 +1,41 @@
+# What a newcomer needs is `make demo`; `make help` lists the rest.
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+# Namespaces need root, cargo does not: it may only be there for the user.
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help deps build demo test bench bench-wire lint
+
+help:
+	@echo 'make demo        see it forward real traffic, in all four methods'
+	@echo 'make test        unit, property and end-to-end tests (the last need root)'
+	@echo 'make bench       time the parts of the packet path'
+	@echo 'make bench-wire  packets a second on a wire, to target/bench/wire.json'
+	@echo 'make lint        formatting and clippy'
+	@echo 'make deps        install the Debian packages that are missing'
+
+deps:
+	@bench/deps.sh
+
+build: deps
+	cargo build --release --locked --workspace
+
+demo: build
+	@$(SUDO) $(RELEASE)/demo
+
+# End-to-end tests run the release build of the director, two at a time: each director keeps a CPU busy.
+test: deps
+	cargo test --locked --workspace --exclude sluice-bench
+	cargo build --release --locked -p sluice-control
+	SLUICE_BIN=$(abspath $(RELEASE))/sluice RUST_TEST_THREADS=2 cargo test --locked -p sluice-bench
+
+bench: deps
+	cargo bench --locked --workspace
+
+bench-wire: build
+	@$(SUDO) $(RELEASE)/bench-wire --output target/bench/wire.json
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings

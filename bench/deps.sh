@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that building and trying Sluice needs, those that are missing only, and says which first.
+set -euo pipefail
+
+build=(clang gcc libbpf-dev libelf-dev linux-libc-dev make pkg-config zlib1g-dev)
+try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping nginx-light wrk)
+
+if ! command -v dpkg-query >/dev/null; then
+    echo "deps: this is no Debian. These packages are needed, by whatever name: ${build[*]} ${try[*]}" >&2
+    exit 0
+fi
+
+missing=()
+for package in "${build[@]}" "${try[@]}"; do
+    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing+=("$package")
+done
+if [ ${#missing[@]} -eq 0 ]; then
+    exit 0
+fi
+
+echo "deps: installing ${missing[*]}"
+if [ "$(id -u)" -ne 0 ]; then
+    echo "deps: this needs root. Run: sudo apt-get update && sudo apt-get install -y ${missing[*]}" >&2
+    exit 1
+fi
+
+# Debian starts a web server on port 80 as soon as nginx is installed. Only the program is wanted.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod +x $policy
+    trap 'rm -f $policy' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -q -y --no-install-recommends "${missing[@]}"
+if [[ " ${missing[*]} " == *" nginx-light "* ]] && command -v systemctl >/dev/null; then
+    systemctl disable nginx >/dev/null 2>&1 || true
+fi

@@ -1,0 +1,242 @@
+//! The director's state as the API sees it: the rules and the data plane.
+
+use std::cell::{Cell, Ref, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::service::ServiceTable;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::message::{Answer, LocalAddressUse, Request};
+use crate::rules::{Rules, RulesError};
+
+/// What control needs of the running workers.
+pub trait DataPlane {
+    /// Makes `table` the one that workers take up at their next burst.
+    fn publish(&self, table: Arc<ServiceTable>);
+
+    /// The generation that every worker has taken up by now.
+    fn adopted_generation(&self) -> u64;
+
+    /// All connections, in slices as workers hand them over. The sender is
+    /// dropped after the last slice. The channel should be short: a slow
+    /// reader then holds back the next slice and never the workers' packets,
+    /// and a reader that is gone ends the listing.
+    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>>;
+
+    /// Called once every worker has taken up the table published last: what
+    /// brings packets to the workers may follow it now.
+    fn adopted(&self);
+
+    /// Counters and state for `sluice status`, as a JSON object.
+    fn status(&self) -> serde_json::Value;
+}
+
+/// How long a change waits for the workers before it is answered anyway.
+const ADOPTION_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A busy worker takes up a table within microseconds, which is less than the
+/// runtime's timer can tell: for so long the generation is looked at without
+/// sleeping, but with a turn for other clients.
+const ADOPTION_SPIN: Duration = Duration::from_micros(200);
+
+/// Between two looks at the workers' generation after that.
+const ADOPTION_POLL: Duration = Duration::from_millis(1);
+
+/// The rules and the data plane that they rule, on the control thread.
+pub struct Director<D> {
+    rules: RefCell<Rules>,
+    plane: D,
+    generation: Cell<u64>,
+}
+
+impl<D: DataPlane> Director<D> {
+    /// A director whose workers have no table yet; call
+    /// [`Director::publish`] for the first.
+    pub fn new(rules: Rules, plane: D) -> Rc<Self> {
+        Rc::new(Director { rules: RefCell::new(rules), plane, generation: Cell::new(0) })
+    }
+
+    /// The rules, to be read.
+    ///
+    /// # Panics
+    /// When called from within [`Director::change`].
+    pub fn rules(&self) -> Ref<'_, Rules> {
+        self.rules.borrow()
+    }
+
+    /// The data plane.
+    pub fn plane(&self) -> &D {
+        &self.plane
+    }
+
+    /// Publishes the rules of now and returns their generation, without
+    /// waiting for the workers.
+    pub fn publish(&self) -> u64 {
+        let generation = self.generation.get() + 1;
+        self.generation.set(generation);
+        let table = self.rules.borrow_mut().table(generation);
+        self.plane.publish(Arc::new(table));
+        generation
+    }
+
+    /// Changes the rules and, unless the change is refused, publishes them
+    /// and waits until every worker forwards by them.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub async fn change<E>(&self, change: impl FnOnce(&mut Rules) -> Result<(), E>) -> Result<(), E> {
+        // The borrow ends here: nothing is held across the waiting.
+        change(&mut self.rules.borrow_mut())?;
+        self.publish_and_wait().await;
+        Ok(())
+    }
+
+    /// Publishes the rules of now and waits until every worker forwards by
+    /// them.
+    pub async fn publish_and_wait(&self) {
+        let generation = self.publish();
+        self.adopted(generation).await;
+        self.follow();
+    }
+
+    /// Lets what feeds the workers follow the table published last, unless
+    /// some worker has yet to take it up: whoever waits for that one does it.
+    fn follow(&self) {
+        if self.plane.adopted_generation() >= self.generation.get() {
+            self.plane.adopted();
+        }
+    }
+
+    /// Waits until the workers have table `generation`, or a bounded time.
+    async fn adopted(&self, generation: u64) {
+        let begun = Instant::now();
+        while self.plane.adopted_generation() < generation {
+            let waited = begun.elapsed();
+            if waited < ADOPTION_SPIN {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            if waited >= ADOPTION_TIMEOUT {
+                tracing::warn!(
+                    generation,
+                    adopted = self.plane.adopted_generation(),
+                    "workers did not take up the new service table within {ADOPTION_TIMEOUT:?}"
+                );
+                return;
+            }
+            sleep(ADOPTION_POLL).await;
+        }
+    }
+
+    /// What has to be done every [`SAMPLE_INTERVAL`](crate::rules::SAMPLE_INTERVAL);
+    /// [`serve`](super::serve) does it.
+    pub fn tick(&self) {
+        let reclaimed = {
+            let mut rules = self.rules.borrow_mut();
+            rules.sample_rates();
+            rules.reclaim(self.plane.adopted_generation())
+        };
+        if reclaimed > 0 {
+            self.publish();
+        }
+        self.follow();
+    }
+
+    /// Answers a request whose answer is one line.
+    pub(super) async fn answer(&self, request: Request) -> Answer {
+        match request {
+            Request::AddService { service, settings } => {
+                self.change(|rules| rules.add_service(service, settings)).await.into()
+            }
+            Request::EditService { service, settings } => {
+                self.change(|rules| rules.edit_service(&service, settings)).await.into()
+            }
+            Request::DeleteService { service } => {
+                self.change(|rules| rules.delete_service(&service)).await.into()
+            }
+            Request::Flush => self
+                .change(|rules| {
+                    rules.flush();
+                    Ok::<(), RulesError>(())
+                })
+                .await
+                .into(),
+            Request::AddServer { service, server } => {
+                self.change(|rules| rules.add_server(&service, server)).await.into()
+            }
+            Request::EditServer { service, server } => {
+                self.change(|rules| rules.edit_server(&service, server)).await.into()
+            }
+            Request::DeleteServer { service, address, port } => {
+                self.change(|rules| rules.delete_server(&service, address, port)).await.into()
+            }
+            Request::AddLocalAddress { service, address } => {
+                self.change(|rules| rules.add_local_address(&service, address)).await.into()
+            }
+            Request::DeleteLocalAddress { service, address } => {
+                self.change(|rules| rules.delete_local_address(&service, address)).await.into()
+            }
+            Request::Zero { service } => self.rules.borrow_mut().zero(service.as_ref()).into(),
+            Request::SetTimeouts { timeouts } => {
+                self.change(|rules| rules.set_timeouts(timeouts)).await.into()
+            }
+            Request::StartDaemon { daemon } => self.rules.borrow_mut().start_daemon(daemon).into(),
+            Request::StopDaemon { role } => self.rules.borrow_mut().stop_daemon(role).into(),
+            Request::Timeouts => Answer::Timeouts(self.rules().timeouts()),
+            Request::Daemons => Answer::Daemons(self.rules().daemons().to_vec()),
+            Request::Status => Answer::Status(self.plane.status()),
+            Request::LocalAddresses { service } => {
+                let listed = self.rules().local_addresses(service.as_ref());
+                match listed {
+                    Ok(listed) => {
+                        let uses = self.local_connections().await;
+                        let count = |key, lip| uses.get(&(key, lip)).copied().unwrap_or(0);
+                        Answer::LocalAddresses(
+                            listed
+                                .into_iter()
+                                .map(|entry| LocalAddressUse {
+                                    service: entry.service,
+                                    default: entry.default,
+                                    addresses: entry
+                                        .addresses
+                                        .into_iter()
+                                        .map(|lip| (lip, count(entry.service.key(), lip)))
+                                        .collect(),
+                                })
+                                .collect(),
+                        )
+                    }
+                    Err(error) => error.into(),
+                }
+            }
+            // The server sends these part by part.
+            Request::Services { .. } | Request::Connections => Answer::Done,
+        }
+    }
+
+    /// Connections by service and LIP.
+    async fn local_connections(
+        &self,
+    ) -> HashMap<(Option<sluice_dataplane::service::ServiceKey>, IpAddr), u64> {
+        let mut uses = HashMap::new();
+        let mut slices = self.plane.connections();
+        while let Some(slice) = slices.recv().await {
+            for record in slice {
+                let Some((lip, _)) = record.local else { continue };
+                let key = sluice_dataplane::service::ServiceKey {
+                    protocol: record.protocol,
+                    address: record.service.0,
+                    port: record.service.1,
+                };
+                *uses.entry((Some(key), lip.into())).or_default() += 1;
+            }
+        }
+        uses
+    }
+}

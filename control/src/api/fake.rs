@@ -1,0 +1,48 @@
+//! A data plane without packets, to test the API and the command line.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::service::ServiceTable;
+use tokio::sync::mpsc;
+
+use super::DataPlane;
+
+/// Adopts tables at once, unless told not to, and lists the connections that
+/// it was given.
+#[derive(Debug, Default)]
+pub struct FakePlane {
+    /// The newest table
+    pub table: RefCell<Arc<ServiceTable>>,
+    /// The generation that it claims, where that is not the newest
+    pub stuck_at: Cell<Option<u64>>,
+    /// Slices of the listing
+    pub slices: RefCell<Vec<Vec<ConnectionRecord>>>,
+}
+
+impl DataPlane for FakePlane {
+    fn publish(&self, table: Arc<ServiceTable>) {
+        *self.table.borrow_mut() = table;
+    }
+
+    fn adopted_generation(&self) -> u64 {
+        self.stuck_at.get().unwrap_or_else(|| self.table.borrow().generation())
+    }
+
+    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>> {
+        let slices = self.slices.borrow().clone();
+        let (sender, receiver) = mpsc::channel(slices.len().max(1));
+        for slice in slices {
+            // There is room for all of them.
+            let _ = sender.try_send(slice);
+        }
+        receiver
+    }
+
+    fn adopted(&self) {}
+
+    fn status(&self) -> serde_json::Value {
+        serde_json::json!({ "generation": self.adopted_generation() })
+    }
+}

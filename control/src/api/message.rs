@@ -1,0 +1,217 @@
+//! What can be asked of a director, and what it answers.
+//!
+//! The JSON is that of serde for these types: `"flush"`,
+//! `{"delete_service":{"service":{"address":{"protocol":"tcp","address":"192.0.2.10","port":80}}}}`.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use sluice_dataplane::conn::ConnectionRecord;
+
+use crate::rules::{
+    Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName, ServiceSettings,
+    Timeouts,
+};
+
+/// A request: one line from the client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// `ipvsadm -A`
+    AddService {
+        /// Which
+        service: ServiceName,
+        /// How
+        settings: ServiceSettings,
+    },
+    /// `ipvsadm -E`
+    EditService {
+        /// Which
+        service: ServiceName,
+        /// All settings anew
+        settings: ServiceSettings,
+    },
+    /// `ipvsadm -D`
+    DeleteService {
+        /// Which
+        service: ServiceName,
+    },
+    /// `ipvsadm -C`
+    Flush,
+    /// `ipvsadm -a`
+    AddServer {
+        /// Of which service
+        service: ServiceName,
+        /// The server
+        server: Server,
+    },
+    /// `ipvsadm -e`
+    EditServer {
+        /// Of which service
+        service: ServiceName,
+        /// Its address and port say which, the rest is set anew
+        server: Server,
+    },
+    /// `ipvsadm -d`
+    DeleteServer {
+        /// Of which service
+        service: ServiceName,
+        /// The RIP
+        address: IpAddr,
+        /// Its port
+        port: u16,
+    },
+    /// `ipvsadm -P`
+    AddLocalAddress {
+        /// For which service
+        service: ServiceName,
+        /// The LIP
+        address: IpAddr,
+    },
+    /// `ipvsadm -Q`
+    DeleteLocalAddress {
+        /// Of which service
+        service: ServiceName,
+        /// The LIP
+        address: IpAddr,
+    },
+    /// `ipvsadm -Z`
+    Zero {
+        /// Which service; all without one
+        service: Option<ServiceName>,
+    },
+    /// `ipvsadm -L`: answered by a [`Answer::Service`] for each, then
+    /// [`Answer::Done`]
+    Services {
+        /// Which service; all without one
+        service: Option<ServiceName>,
+    },
+    /// `ipvsadm -G`
+    LocalAddresses {
+        /// Which service; without one, all that use LIPs
+        service: Option<ServiceName>,
+    },
+    /// `ipvsadm -L -c`: answered by any number of [`Answer::Connections`],
+    /// then [`Answer::Done`]
+    Connections,
+    /// `ipvsadm -L --timeout`
+    Timeouts,
+    /// `ipvsadm --set`; 0 leaves a timeout as it is
+    SetTimeouts {
+        /// In seconds
+        timeouts: Timeouts,
+    },
+    /// `ipvsadm --start-daemon`
+    StartDaemon {
+        /// Its parameters
+        daemon: Daemon,
+    },
+    /// `ipvsadm --stop-daemon`
+    StopDaemon {
+        /// Which
+        role: DaemonRole,
+    },
+    /// `ipvsadm -L --daemon`
+    Daemons,
+    /// Counters and state of the data plane
+    Status,
+}
+
+/// An answer, or a part of one: one line to the client.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// It is done, or all parts have been sent
+    Done,
+    /// It is refused, and nothing has changed
+    Error {
+        /// For programs
+        code: String,
+        /// For people
+        message: String,
+    },
+    /// Part of the answer to [`Request::Services`]
+    Service(ServiceListing),
+    /// Part of the answer to [`Request::Connections`]
+    Connections(Vec<ConnectionListing>),
+    /// To [`Request::LocalAddresses`]
+    LocalAddresses(Vec<LocalAddressUse>),
+    /// To [`Request::Timeouts`]
+    Timeouts(Timeouts),
+    /// To [`Request::Daemons`]
+    Daemons(Vec<Daemon>),
+    /// To [`Request::Status`]
+    Status(serde_json::Value),
+}
+
+impl Answer {
+    /// Whether no further line follows.
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Answer::Service(_) | Answer::Connections(_))
+    }
+
+    /// An error that is not one of the rules.
+    pub fn error(code: &str, message: impl Into<String>) -> Self {
+        Answer::Error { code: code.into(), message: message.into() }
+    }
+}
+
+impl From<Result<(), RulesError>> for Answer {
+    fn from(result: Result<(), RulesError>) -> Self {
+        result.map_or_else(Answer::from, |()| Answer::Done)
+    }
+}
+
+impl From<RulesError> for Answer {
+    fn from(error: RulesError) -> Self {
+        Answer::error(error.code(), error.to_string())
+    }
+}
+
+/// A connection in a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionListing {
+    /// Transport protocol
+    pub protocol: Protocol,
+    /// Seconds until the entry expires
+    pub expires: u32,
+    /// IPVS name of the state
+    pub state: String,
+    /// Client
+    pub client: (IpAddr, u16),
+    /// VIP
+    pub service: (IpAddr, u16),
+    /// LIP of a FULLNAT connection
+    pub local: Option<(IpAddr, u16)>,
+    /// Real server
+    pub server: (IpAddr, u16),
+    /// How packets reach the server
+    pub method: Method,
+}
+
+impl From<ConnectionRecord> for ConnectionListing {
+    fn from(record: ConnectionRecord) -> Self {
+        let ip = |(address, port): (sluice_dataplane::wire::Address, u16)| (IpAddr::from(address), port);
+        ConnectionListing {
+            protocol: record.protocol.into(),
+            expires: record.expires,
+            state: record.state.into(),
+            client: ip(record.client),
+            service: ip(record.service),
+            local: record.local.map(ip),
+            server: ip(record.server),
+            method: record.method.into(),
+        }
+    }
+}
+
+/// The LIPs that a service's FULLNAT servers are reached from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalAddressUse {
+    /// The service
+    pub service: ServiceName,
+    /// Whether these are the director's default ones
+    pub default: bool,
+    /// Each LIP with the connections that it has for this service
+    pub addresses: Vec<(IpAddr, u64)>,
+}

@@ -1,0 +1,187 @@
+//! The director's side of the socket.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::director::{DataPlane, Director};
+use super::message::{Answer, Request};
+use super::{Listener, MAX_CLIENTS, MAX_REQUEST};
+use crate::rules::SAMPLE_INTERVAL;
+
+/// How long a client may say nothing between two requests.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a line may take to be read or written once begun.
+const LINE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Answers clients, takes samples for the rates and frees slots, for as long
+/// as it is polled: it does not end by itself. It spawns nothing, so it runs
+/// on any runtime of the control thread. Dropping it closes the socket and
+/// removes its file.
+pub async fn serve<D: DataPlane>(director: Rc<Director<D>>, listener: Listener) {
+    let mut clients: FuturesUnordered<Pin<Box<dyn Future<Output = ()>>>> = FuturesUnordered::new();
+    let mut tick = interval(SAMPLE_INTERVAL);
+    // Two samples in a row would show a rate of zero.
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let director = &director;
+    loop {
+        tokio::select! {
+            accepted = listener.socket.accept() => match accepted {
+                Ok((stream, _)) if clients.len() >= MAX_CLIENTS => refuse_one_too_many(stream),
+                Ok((stream, _)) => {
+                    let director = Rc::clone(director);
+                    clients.push(Box::pin(async move { attend(&director, stream).await }));
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: others must get a turn.
+                    tracing::warn!(%error, "cannot accept a client");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(()) = clients.next(), if !clients.is_empty() => {}
+            _ = tick.tick() => director.tick(),
+        }
+    }
+}
+
+/// A line that fits into the socket's buffer, without waiting.
+fn refuse_one_too_many(stream: UnixStream) {
+    tracing::warn!(limit = MAX_CLIENTS, "too many clients; one is turned away");
+    let answer = Answer::error("too_many_clients", "too many clients, try again");
+    let _ = stream.try_write(&line(&answer));
+}
+
+async fn attend<D: DataPlane>(director: &Director<D>, stream: UnixStream) {
+    let allowed = stream.peer_cred().map(|peer| {
+        let own = nix::unistd::geteuid().as_raw();
+        (peer.uid() == 0 || peer.uid() == own, peer.uid())
+    });
+    let (reader, mut writer) = stream.into_split();
+    let result = match allowed {
+        Ok((true, _)) => converse(director, reader, &mut writer).await,
+        Ok((false, uid)) => {
+            tracing::warn!(uid, "a client that is not root is refused");
+            send(&mut writer, &Answer::error("permission_denied", "Permission denied (you must be root)"))
+                .await
+        }
+        Err(error) => Err(error),
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a client is gone");
+    }
+}
+
+async fn converse<D: DataPlane>(
+    director: &Director<D>,
+    reader: OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+) -> io::Result<()> {
+    let mut reader = BufReader::new(reader);
+    let mut bytes = Vec::new();
+    loop {
+        match timeout(IDLE_TIMEOUT, reader.fill_buf()).await {
+            Ok(Ok([])) | Err(_) => return Ok(()),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(error),
+        }
+        match timeout(LINE_TIMEOUT, read_line(&mut reader, &mut bytes)).await?? {
+            Line::Whole => {}
+            Line::Unfinished => return Ok(()),
+            Line::TooLong => {
+                let message = format!("a request is longer than {MAX_REQUEST} bytes");
+                return send(writer, &Answer::error("request_too_long", message)).await;
+            }
+        }
+        match serde_json::from_slice(&bytes) {
+            Ok(request) => respond(director, request, writer).await?,
+            Err(error) => {
+                let message = format!("the request is not understood: {error}");
+                send(writer, &Answer::error("bad_request", message)).await?;
+            }
+        }
+    }
+}
+
+enum Line {
+    Whole,
+    Unfinished,
+    TooLong,
+}
+
+/// Reads up to and without the newline into `bytes`.
+async fn read_line(reader: &mut BufReader<OwnedReadHalf>, bytes: &mut Vec<u8>) -> io::Result<Line> {
+    bytes.clear();
+    loop {
+        let buffer = reader.fill_buf().await?;
+        if buffer.is_empty() {
+            return Ok(Line::Unfinished);
+        }
+        let newline = buffer.iter().position(|byte| *byte == b'\n');
+        let taken = newline.unwrap_or(buffer.len());
+        if bytes.len() + taken > MAX_REQUEST {
+            return Ok(Line::TooLong);
+        }
+        bytes.extend_from_slice(&buffer[..taken]);
+        reader.consume(taken + usize::from(newline.is_some()));
+        if newline.is_some() {
+            return Ok(Line::Whole);
+        }
+    }
+}
+
+async fn respond<D: DataPlane>(
+    director: &Director<D>,
+    request: Request,
+    writer: &mut OwnedWriteHalf,
+) -> io::Result<()> {
+    match request {
+        Request::Services { service } => {
+            let listed = director.rules().list(service.as_ref());
+            match listed {
+                Ok(services) => {
+                    for service in services {
+                        send(writer, &Answer::Service(service)).await?;
+                    }
+                    send(writer, &Answer::Done).await
+                }
+                Err(error) => send(writer, &error.into()).await,
+            }
+        }
+        Request::Connections => {
+            let mut slices = director.plane().connections();
+            while let Some(slice) = slices.recv().await {
+                let part = slice.into_iter().map(Into::into).collect();
+                send(writer, &Answer::Connections(part)).await?;
+            }
+            send(writer, &Answer::Done).await
+        }
+        request => {
+            let answer = director.answer(request).await;
+            send(writer, &answer).await
+        }
+    }
+}
+
+async fn send(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
+    timeout(LINE_TIMEOUT, writer.write_all(&line(answer))).await?
+}
+
+fn line(answer: &Answer) -> Vec<u8> {
+    let mut line = serde_json::to_vec(answer).unwrap_or_else(|error| {
+        // A map with keys that are not text, which no answer has.
+        tracing::error!(%error, "an answer cannot be written as JSON");
+        br#"{"error":{"code":"internal","message":"the answer cannot be written as JSON"}}"#.to_vec()
+    });
+    line.push(b'\n');
+    line
+}

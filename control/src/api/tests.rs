@@ -1,0 +1,317 @@
+//! The socket, its limits, and what is answered.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::service::{Method, Protocol};
+use sluice_dataplane::wire::Address;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use super::fake::FakePlane;
+use super::*;
+use crate::rules::{self, Family, Rules, ServiceName, ServiceSettings};
+
+/// A director in a thread of its own, on a socket in a temporary directory.
+struct Running {
+    socket: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    _directory: TempDir,
+}
+
+impl Running {
+    fn start(prepare: impl FnOnce(&FakePlane) + Send + 'static) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("run/sluice.sock");
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = mpsc::channel();
+        let path = socket.clone();
+        let thread = thread::spawn(move || {
+            let plane = FakePlane::default();
+            prepare(&plane);
+            runtime().block_on(async {
+                let director = Director::new(Rules::new(1), plane);
+                let listener = Listener::bind(&path).unwrap();
+                ready.send(()).unwrap();
+                tokio::select! {
+                    () = serve(director, listener) => {}
+                    _ = stopped => {}
+                }
+            });
+        });
+        is_ready.recv().unwrap();
+        Running { socket, stop: Some(stop), thread: Some(thread), _directory: directory }
+    }
+
+    fn client(&self) -> Client {
+        Client::new(Some(&self.socket))
+    }
+
+    fn connect(&self) -> UnixStream {
+        UnixStream::connect(&self.socket).unwrap()
+    }
+
+    fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+fn service(port: u16) -> ServiceName {
+    ServiceName::Address { protocol: rules::Protocol::Tcp, address: [192, 0, 2, 10].into(), port }
+}
+
+fn add(port: u16) -> Request {
+    Request::AddService { service: service(port), settings: ServiceSettings::plain("rr", Family::Ipv4) }
+}
+
+fn ask(stream: &UnixStream, line: &[u8]) -> String {
+    let mut stream = stream;
+    stream.write_all(line).unwrap();
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn changes_are_published_and_refusals_are_told_apart() {
+    let director = Running::start(|_| {});
+    let client = director.client();
+    assert_eq!(client.call(&add(80)).unwrap(), Answer::Done);
+    match client.call(&add(80)).unwrap_err() {
+        ClientError::Refused { code, message } => {
+            assert_eq!((code.as_str(), message.as_str()), ("service_exists", "Service already exists"));
+        }
+        other => panic!("{other}"),
+    }
+    let status = client.call(&Request::Status).unwrap();
+    assert_eq!(status, Answer::Status(serde_json::json!({ "generation": 1 })), "a refusal publishes nothing");
+    let mut listed = Vec::new();
+    let end = client.call_parts(&Request::Services { service: None }, |part| {
+        listed.push(part);
+        Ok(())
+    });
+    assert_eq!((end.unwrap(), listed.len()), (Answer::Done, 1));
+}
+
+#[test]
+fn requests_survive_their_json() {
+    let requests = [
+        Request::Flush,
+        add(80),
+        Request::Zero { service: None },
+        Request::Services { service: Some(ServiceName::Mark { mark: 7, family: Family::Ipv6 }) },
+    ];
+    for request in requests {
+        let line = serde_json::to_string(&request).unwrap();
+        assert!(!line.contains('\n'));
+        assert_eq!(serde_json::from_str::<Request>(&line).unwrap(), request);
+    }
+}
+
+#[test]
+fn the_socket_is_private_and_goes_at_the_end() {
+    let mut director = Running::start(|_| {});
+    let mode = director.socket.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    director.stop();
+    assert!(!director.socket.exists());
+    match director.client().call(&Request::Status) {
+        Err(error @ ClientError::NoDirector { .. }) => {
+            let text = error.to_string();
+            assert!(
+                text.contains(director.socket.to_str().unwrap()) && text.contains("sluice run"),
+                "{text}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_live_socket_is_refused_a_stale_one_replaced_and_a_file_left_alone() {
+    let director = Running::start(|_| {});
+    let runtime = runtime();
+    let _inside = runtime.enter();
+    let bind = |path: &Path| Listener::bind(path);
+    let error = bind(&director.socket).unwrap_err();
+    assert!(matches!(&error, BindError::InUse(path) if *path == director.socket), "{error}");
+    assert_eq!(director.client().call(&add(80)).unwrap(), Answer::Done, "it is unharmed");
+
+    let directory = tempfile::tempdir().unwrap();
+    let stale = directory.path().join("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    assert!(stale.exists());
+    let listener = bind(&stale).unwrap();
+    assert!(UnixStream::connect(listener.path()).is_ok());
+
+    let file = directory.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(matches!(bind(&file), Err(BindError::NotASocket(_))));
+    assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+}
+
+#[test]
+fn a_socket_that_was_replaced_is_not_removed() {
+    let runtime = runtime();
+    let _inside = runtime.enter();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("sluice.sock");
+    let first = Listener::bind(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let second = Listener::bind(&path).unwrap();
+    drop(first);
+    assert!(path.exists());
+    drop(second);
+    assert!(!path.exists());
+}
+
+#[test]
+fn nonsense_is_answered_and_too_much_of_it_ends_the_conversation() {
+    let director = Running::start(|_| {});
+    let stream = director.connect();
+    assert!(ask(&stream, b"{\"flush\n").contains("bad_request"));
+    assert!(ask(&stream, b"{\"delete_service\":{\"service\":1}}\n").contains("bad_request"));
+    assert!(ask(&stream, b"{\"zero\":{\"service\":null,\"extra\":1}}\n").contains("bad_request"));
+    assert_eq!(ask(&stream, b"\"flush\"\n"), "\"done\"\n", "the conversation goes on");
+
+    let mut stream = director.connect();
+    let half = thread::spawn({
+        let mut stream = stream.try_clone().unwrap();
+        // It fails when the director hangs up, which is what is tested.
+        move || drop(stream.write_all(&vec![b'x'; MAX_REQUEST + 1]))
+    });
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.contains("request_too_long"), "{answer}");
+    half.join().unwrap();
+}
+
+#[test]
+fn a_client_that_hangs_does_not_hold_up_others() {
+    let director = Running::start(|plane| {
+        let record = ConnectionRecord {
+            protocol: Protocol::Tcp,
+            expires: 900,
+            state: "ESTABLISHED",
+            client: (Address::from_v4([198, 51, 100, 1]), 40000),
+            service: (Address::from_v4([192, 0, 2, 10]), 80),
+            local: Some((Address::from_v4([10, 0, 2, 200]), 5000)),
+            server: (Address::from_v4([10, 0, 2, 1]), 80),
+            method: Method::FullNat,
+        };
+        *plane.slices.borrow_mut() = vec![vec![record; 5_000]; 20];
+    });
+    // One asks for megabytes and reads nothing, one stops in mid-request.
+    let mut greedy = director.connect();
+    greedy.write_all(b"\"connections\"\n").unwrap();
+    let mut silent = director.connect();
+    silent.write_all(b"\"flu").unwrap();
+    for port in 1..=20 {
+        assert_eq!(director.client().call(&add(port)).unwrap(), Answer::Done);
+    }
+    let mut count = 0;
+    director
+        .client()
+        .call_parts(&Request::Connections, |part| {
+            let Answer::Connections(slice) = part else { panic!("{part:?}") };
+            count += slice.len();
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(count, 100_000);
+}
+
+#[test]
+fn clients_above_the_limit_are_turned_away() {
+    let director = Running::start(|_| {});
+    let held: Vec<_> = (0..MAX_CLIENTS)
+        .map(|_| {
+            let stream = director.connect();
+            assert_eq!(ask(&stream, b"\"flush\"\n"), "\"done\"\n");
+            stream
+        })
+        .collect();
+    match director.client().call(&Request::Flush) {
+        Err(ClientError::Refused { code, .. }) => assert_eq!(code, "too_many_clients"),
+        other => panic!("{other:?}"),
+    }
+    drop(held);
+    // The director notices that they left as it comes by.
+    while director.client().call(&Request::Flush).is_err() {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_change_is_answered_once_the_workers_have_it() {
+    runtime().block_on(async {
+        let director = Director::new(Rules::new(1), FakePlane::default());
+        director.plane().stuck_at.set(Some(0));
+        let changed = Rc::new(std::cell::Cell::new(false));
+        let change = async {
+            director
+                .change(|rules| rules.add_service(service(80), ServiceSettings::plain("rr", Family::Ipv4)))
+                .await
+                .unwrap();
+            changed.set(true);
+        };
+        let release = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+                assert!(!changed.get());
+            }
+            director.plane().stuck_at.set(None);
+        };
+        tokio::join!(change, release);
+        assert!(changed.get());
+    });
+}
+
+#[test]
+fn local_addresses_are_listed_with_their_connections() {
+    let director = Running::start(|plane| {
+        let record = |last, lip| ConnectionRecord {
+            protocol: Protocol::Tcp,
+            expires: 900,
+            state: "ESTABLISHED",
+            client: (Address::from_v4([198, 51, 100, last]), 40000),
+            service: (Address::from_v4([192, 0, 2, 10]), 80),
+            local: Some((Address::from_v4([10, 0, 2, lip]), 5000)),
+            server: (Address::from_v4([10, 0, 2, 1]), 80),
+            method: Method::FullNat,
+        };
+        *plane.slices.borrow_mut() = vec![vec![record(1, 200), record(2, 201)], vec![record(3, 201)]];
+    });
+    let client = director.client();
+    client.call(&add(80)).unwrap();
+    for last in [200, 201, 202] {
+        let address = [10, 0, 2, last].into();
+        client.call(&Request::AddLocalAddress { service: service(80), address }).unwrap();
+    }
+    let Answer::LocalAddresses(listed) = client.call(&Request::LocalAddresses { service: None }).unwrap()
+    else {
+        panic!()
+    };
+    let counts: Vec<u64> = listed[0].addresses.iter().map(|(_, connections)| *connections).collect();
+    assert_eq!((listed.len(), counts), (1, vec![1, 2, 0]));
+}

@@ -1,0 +1,47 @@
+//! The configuration file as it is written, with the place of every value.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) director: Spanned<Director>,
+    #[serde(default)]
+    pub(super) service: Vec<Spanned<Service>>,
+}
+
+/// Numbers and names are taken loosely here, and checked with all else, so
+/// that one run shows every mistake.
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Director {
+    pub(super) interfaces: Spanned<Vec<Spanned<String>>>,
+    pub(super) workers: Spanned<Vec<Spanned<i64>>>,
+    pub(super) connections_per_worker: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) local_addresses: Vec<Spanned<String>>,
+    pub(super) idle: Option<Spanned<String>>,
+    pub(super) xdp_mode: Option<Spanned<String>>,
+    pub(super) socket: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Service {
+    pub(super) address: Spanned<String>,
+    pub(super) protocol: Spanned<String>,
+    pub(super) scheduler: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) local_addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) server: Vec<Spanned<Server>>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    pub(super) address: Spanned<String>,
+    pub(super) method: Spanned<String>,
+    pub(super) weight: Option<Spanned<i64>>,
+}

@@ -1,0 +1,301 @@
+use std::net::IpAddr;
+
+use sluice_dataplane::service::Protocol;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("s.toml")).map_err(|error| error.to_string())
+}
+
+fn ip(text: &str) -> Address {
+    text.parse::<IpAddr>().unwrap().into()
+}
+
+const SMALLEST: &str = "[director]\ninterfaces = [\"eth0\"]\nworkers = [1]\n";
+
+/// The errors of a file whose `[director]` is in order.
+fn service_errors(services: &str) -> String {
+    parse(&format!("{SMALLEST}local_addresses = [\"10.0.2.200\"]\n{services}")).unwrap_err()
+}
+
+#[test]
+fn the_example_of_the_documentation_resolves() {
+    let config = parse(
+        r#"
+            [director]
+            interfaces = ["eth0", "eth1"]
+            workers = [1]                        # the CPU of each worker
+            connections_per_worker = 1_000_000
+            local_addresses = ["10.0.2.200"]
+
+            [[service]]
+            address = "192.0.2.10:80"
+            protocol = "tcp"
+            scheduler = "rr"
+
+            [[service.server]]
+            address = "10.0.2.1:8080"
+            method = "fullnat"
+            weight = 3
+
+            [[service.server]]
+            address = "10.0.2.2"
+            method = "dr"
+        "#,
+    )
+    .unwrap();
+    let server = |address, port, method, weight| Server { address: ip(address), port, method, weight };
+    assert_eq!(
+        config,
+        Config {
+            director: Director {
+                interfaces: vec!["eth0".into(), "eth1".into()],
+                workers: vec![1],
+                connections_per_worker: 1_000_000,
+                local_addresses: vec![ip("10.0.2.200")],
+                idle: Idle::Spin,
+                xdp_mode: XdpMode::Auto,
+                socket: None,
+            },
+            services: vec![Service {
+                key: ServiceKey { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
+                scheduler: SchedulerKind::Rr,
+                local_addresses: vec![],
+                servers: vec![
+                    server("10.0.2.1", 8080, Method::FullNat, 3),
+                    server("10.0.2.2", 80, Method::DirectRoute, 1),
+                ],
+            }],
+        }
+    );
+}
+
+#[test]
+fn a_director_needs_no_service_and_has_defaults() {
+    let config = parse(SMALLEST).unwrap();
+    assert_eq!(config.services, []);
+    assert_eq!(config.director.connections_per_worker, DEFAULT_CONNECTIONS);
+    let config = parse(&format!(
+        "{SMALLEST}idle = \"sleep\"\nxdp_mode = \"generic\"\nsocket = \"/run/x.sock\"\n\
+         [[service]]\naddress = \"192.0.2.1:53\"\nprotocol = \"udp\"\n"
+    ))
+    .unwrap();
+    assert_eq!(config.director.idle, Idle::Sleep);
+    assert_eq!(config.director.xdp_mode, XdpMode::Generic);
+    assert_eq!(config.director.socket, Some("/run/x.sock".into()));
+    assert_eq!(config.services[0].scheduler, SchedulerKind::Wlc);
+    assert_eq!(config.services[0].servers, []);
+}
+
+#[test]
+fn an_unknown_key_is_refused_where_it_stands() {
+    assert_eq!(
+        parse(&format!("{SMALLEST}conections = 5\n")).unwrap_err(),
+        "s.toml:4:1: unknown field `conections`, expected one of `interfaces`, `workers`, \
+         `connections_per_worker`, `local_addresses`, `idle`, `xdp_mode`, `socket`\n    \
+         hint: remove the key or correct its spelling; configs/all.toml explains every key"
+    );
+    let error = parse(&format!("{SMALLEST}[extra]\n")).unwrap_err();
+    assert!(error.starts_with("s.toml:4:2: unknown field `extra`"), "{error}");
+}
+
+#[test]
+fn syntax_and_type_errors_have_a_place() {
+    let error = parse("[director]\ninterfaces = [\n").unwrap_err();
+    assert!(error.starts_with("s.toml:2:"), "{error}");
+    let error = parse("[director]\ninterfaces = \"eth0\"\nworkers = [1]\n").unwrap_err();
+    assert_eq!(error, "s.toml:2:14: invalid type: string \"eth0\", expected a sequence");
+    let error = parse("[director]\ninterfaces = [\"eth0\"]\n").unwrap_err();
+    assert!(error.starts_with("s.toml:1:1: missing field `workers`\n    hint: add the key"), "{error}");
+    let error = parse("").unwrap_err();
+    assert!(error.starts_with("s.toml:1:1: missing field `director`"), "{error}");
+}
+
+#[test]
+fn columns_count_characters() {
+    let text = "[director]\ninterfaces = [\"é\", \"a b\"]\nworkers = [1]\n";
+    assert_eq!(
+        parse(text).unwrap_err(),
+        "s.toml:2:20: \"a b\" cannot be the name of an interface\n    \
+         hint: `ip -br link` lists the names of the interfaces of this machine"
+    );
+}
+
+#[test]
+fn every_mistake_of_the_director_is_shown() {
+    let text = r#"[director]
+interfaces = ["eth0", "eth0"]
+workers = [1, -1, 1, 4096]
+connections_per_worker = 0
+local_addresses = ["10.0.2.200", "10.0.2.200", "2001:db8::1", "10.0.2", "224.0.0.1"]
+idle = "nap"
+xdp_mode = "fast"
+socket = "sluice.sock"
+"#;
+    assert_eq!(
+        parse(text).unwrap_err(),
+        "\
+s.toml:2:23: interface eth0 is named twice
+    hint: remove one of the two
+s.toml:3:15: -1 is not the number of a CPU
+    hint: CPUs are numbered from 0, up to 1023
+s.toml:3:19: CPU 1 has two workers
+    hint: give each worker a CPU of its own
+s.toml:3:22: 4096 is not the number of a CPU
+    hint: CPUs are numbered from 0, up to 1023
+s.toml:4:26: connections_per_worker cannot be 0
+    hint: choose 16 to 64000000
+s.toml:5:34: local address 10.0.2.200 is named twice
+    hint: remove one of the two
+s.toml:5:48: IPv6 local addresses are not supported by this version of Sluice
+    hint: use an IPv4 address
+s.toml:5:63: \"10.0.2\" is not an IP address
+    hint: write it without a port or prefix length, as in \"10.0.2.200\"
+s.toml:5:73: 224.0.0.1 is not an address that packets can be sent to from outside
+    hint: use a unicast address that is not of the loopback network
+s.toml:6:8: there is no idle \"nap\"
+    hint: choose \"spin\" or \"sleep\"
+s.toml:7:12: there is no xdp_mode \"fast\"
+    hint: choose \"auto\", \"native\" or \"generic\"
+s.toml:8:10: \"sluice.sock\" cannot be the path of a socket
+    hint: give an absolute path of at most 107 bytes"
+    );
+}
+
+#[test]
+fn empty_lists_are_refused() {
+    assert_eq!(
+        parse("[director]\ninterfaces = []\nworkers = []\n").unwrap_err(),
+        "\
+s.toml:2:14: a director has 1 to 64 interfaces, not 0
+    hint: name the interfaces that clients and real servers are reached by, as in [\"eth0\", \"eth1\"]
+s.toml:3:11: a director needs at least one worker
+    hint: name the CPU of each worker, as in [1]; `nproc` says how many CPUs there are"
+    );
+}
+
+#[test]
+fn every_mistake_of_a_service_is_shown() {
+    let text = r#"
+[[service]]
+address = "192.0.2.10"
+protocol = "sctp"
+scheduler = "fastest"
+[[service.server]]
+address = "10.0.2.1:http"
+method = "masq"
+weight = 65536
+[[service]]
+address = "[2001:db8::1]:80"
+protocol = "tcp"
+[[service]]
+address = "192.0.2.10:0"
+protocol = "tcp"
+[[service]]
+address = "10.0.2.200:80"
+protocol = "tcp"
+"#;
+    assert_eq!(
+        service_errors(text),
+        "\
+s.toml:4:20: local address 10.0.2.200 is also the address of the service in line 21
+    hint: use an address that no service has
+s.toml:7:11: \"192.0.2.10\" is not an address and port
+    hint: write IP:PORT, as in \"192.0.2.10:80\"
+s.toml:8:12: there is no protocol \"sctp\"
+    hint: choose \"tcp\" or \"udp\"
+s.toml:9:13: there is no scheduler \"fastest\"
+    hint: choose \"rr\", \"wrr\", \"lc\" or \"wlc\"
+s.toml:11:11: \"10.0.2.1:http\" is not an address, nor an address and port
+    hint: write IP or IP:PORT, as in \"10.0.2.1:80\"
+s.toml:12:10: there is no method \"masq\"
+    hint: choose \"nat\", \"fullnat\", \"dr\" or \"tun\"
+s.toml:13:10: a weight cannot be 65536
+    hint: choose 0 to 65535; 0 takes no new connections
+s.toml:15:11: IPv6 services are not supported by this version of Sluice
+    hint: use an IPv4 address
+s.toml:18:11: a service of all ports (port 0) needs persistence, which this version of Sluice has not
+    hint: name a port from 1 to 65535, and add a [[service]] for each port"
+    );
+}
+
+#[test]
+fn servers_are_checked_against_their_service() {
+    let text = r#"
+[[service]]
+address = "192.0.2.10:80"
+protocol = "tcp"
+[[service.server]]
+address = "10.0.2.1:8080"
+method = "dr"
+[[service.server]]
+address = "10.0.2.2"
+method = "nat"
+[[service.server]]
+address = "10.0.2.2:80"
+method = "nat"
+[[service.server]]
+address = "192.0.2.10:8080"
+method = "nat"
+[[service.server]]
+address = "10.0.2.3:0"
+method = "nat"
+[[service]]
+address = "192.0.2.10:80"
+protocol = "udp"
+[[service]]
+address = "192.0.2.10:80"
+protocol = "tcp"
+"#;
+    assert_eq!(
+        service_errors(text),
+        "\
+s.toml:10:11: dr leaves packets as they are, so the server gets them at port 80, not 8080
+    hint: leave out the port, or write 80; nat and fullnat can change it
+s.toml:16:11: 10.0.2.2:80 is a server of this service already, in line 13
+    hint: remove one of the two
+s.toml:19:11: the server has the address of its own service, 192.0.2.10
+    hint: use the address of the machine that the server runs on
+s.toml:22:11: a server cannot have port 0
+    hint: leave the port out to use the service's
+s.toml:28:11: tcp 192.0.2.10:80 is a service already, in line 7
+    hint: put all its servers into one [[service]]"
+    );
+}
+
+#[test]
+fn fullnat_needs_a_local_address() {
+    let service = "[[service]]\naddress = \"192.0.2.10:80\"\nprotocol = \"tcp\"\n";
+    let server = "[[service.server]]\naddress = \"10.0.2.1\"\nmethod = \"fullnat\"\n";
+    assert_eq!(
+        parse(&format!("{SMALLEST}{service}{server}")).unwrap_err(),
+        "s.toml:9:10: fullnat needs a local address to send from, and there is none\n    \
+         hint: add local_addresses = [\"...\"] to [director] or to this [[service]]"
+    );
+    let own = "local_addresses = [\"10.0.2.9\"]\n";
+    assert_eq!(
+        parse(&format!("{SMALLEST}{service}{own}{server}")).unwrap().services[0].local_addresses,
+        [ip("10.0.2.9")]
+    );
+}
+
+#[test]
+fn a_local_address_is_not_a_servers() {
+    let text = "[[service]]\naddress = \"192.0.2.10:80\"\nprotocol = \"tcp\"\n\
+                [[service.server]]\naddress = \"10.0.2.200:81\"\nmethod = \"nat\"\n";
+    assert_eq!(
+        service_errors(text),
+        "s.toml:4:20: local address 10.0.2.200 is also the address of the server in line 9\n    \
+         hint: use an address of the director, which no server has"
+    );
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let error = Config::load(Path::new("/nonexistent/s.toml")).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "cannot read the configuration /nonexistent/s.toml: No such file or directory (os error 2)"
+    );
+}

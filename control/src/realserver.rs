@@ -1,1 +1,0 @@
-//! The real-server side of DR and TUN.

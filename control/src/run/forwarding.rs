@@ -1,0 +1,193 @@
+//! The running data plane as the API sees it: workers, steering, next hops.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, TryRecvError};
+use serde_json::{Value, json};
+use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::service::{Method, ServiceTable};
+use sluice_dataplane::stats::{DropReason, WorkerCounters};
+use sluice_dataplane::steer::{ModeChoice, Presence, Steering, SteeringRules};
+use tokio::sync::mpsc;
+
+use crate::api::DataPlane;
+use crate::netlink;
+use crate::workers::Workers;
+
+/// Workers with the XDP programs that feed them.
+pub(super) struct Forwarding {
+    workers: Workers,
+    steering: RefCell<Vec<Steering>>,
+    in_force: RefCell<SteeringRules>,
+    next_hops: netlink::Handle,
+    mode: ModeChoice,
+    /// Whether an interface was gone when it was looked for last
+    gone: Cell<bool>,
+    /// Answers of workers that open their interfaces anew
+    reopening: RefCell<Option<Receiver<Result<(), String>>>>,
+}
+
+impl Forwarding {
+    /// `mode` is how steering was attached, and will be again.
+    pub(super) fn new(
+        workers: Workers,
+        steering: Vec<Steering>,
+        mode: ModeChoice,
+        next_hops: netlink::Handle,
+    ) -> Self {
+        Forwarding {
+            workers,
+            steering: RefCell::new(steering),
+            in_force: RefCell::default(),
+            next_hops,
+            mode,
+            gone: Cell::new(false),
+            reopening: RefCell::default(),
+        }
+    }
+
+    pub(super) fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// Looks after the interfaces: follows changes of their MACs, and takes
+    /// them up again after they were gone. To be called every second or so.
+    pub(super) fn look_after(&self) {
+        let mut anew = self.workers.port_failed();
+        let mut gone = false;
+        for steering in self.steering.borrow_mut().iter_mut() {
+            let interface = steering.interface().to_owned();
+            match steering.presence() {
+                Presence::Same => match steering.refresh_mac() {
+                    Ok(true) => tracing::info!(interface, "its MAC changed"),
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, "looking after the interface"),
+                },
+                Presence::Gone => gone = true,
+                Presence::Another => {
+                    let attached = Steering::attach(&interface, self.mode).and_then(|mut new| {
+                        new.update(&self.in_force.borrow())?;
+                        Ok(new)
+                    });
+                    match attached {
+                        Ok(new) => {
+                            tracing::info!(interface, "it is back");
+                            *steering = new;
+                            anew = true;
+                        }
+                        Err(error) => tracing::warn!(%error, "the interface is back and cannot be used yet"),
+                    }
+                }
+            }
+        }
+        if gone != self.gone.replace(gone) && gone {
+            tracing::error!("an interface is gone; the director goes on without it and waits for it");
+        }
+        self.reopen(anew && !gone);
+    }
+
+    /// Has workers open their interfaces anew if `wanted`, unless they are at
+    /// it, and again if they failed.
+    fn reopen(&self, wanted: bool) {
+        let mut reopening = self.reopening.borrow_mut();
+        let mut failed = false;
+        if let Some(results) = &*reopening {
+            loop {
+                match results.try_recv() {
+                    Ok(Ok(())) => tracing::info!("a worker opened its interfaces anew"),
+                    Ok(Err(reason)) => {
+                        tracing::warn!(reason, "a worker could not open its interfaces anew");
+                        failed = true;
+                    }
+                    Err(TryRecvError::Empty) => return,
+                    Err(TryRecvError::Disconnected) => break,
+                }
+            }
+        }
+        *reopening = (wanted || failed).then(|| self.workers.reopen());
+    }
+}
+
+impl DataPlane for Forwarding {
+    fn publish(&self, table: Arc<ServiceTable>) {
+        let servers: BTreeSet<_> = table.servers().map(|(_, server)| server.address).collect();
+        for address in servers {
+            self.next_hops.ask(address);
+        }
+        self.workers.published().services.store(table);
+    }
+
+    fn adopted_generation(&self) -> u64 {
+        self.workers.adopted_generation()
+    }
+
+    fn adopted(&self) {
+        let table = self.workers.published().services.load();
+        let mut rules = SteeringRules::of(&table);
+        // Connections through a LIP may outlast the service that named it.
+        let mut removed = table.servers().filter(|(_, s)| s.method == Method::FullNat && !s.available);
+        if removed.next().is_some() {
+            rules.local_addresses.extend(&self.in_force.borrow().local_addresses);
+        }
+        if rules == *self.in_force.borrow() {
+            return;
+        }
+        for steering in self.steering.borrow_mut().iter_mut() {
+            if let Err(error) = steering.update(&rules) {
+                tracing::error!(%error, "not all packets reach the workers");
+            }
+        }
+        self.in_force.replace(rules);
+    }
+
+    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>> {
+        let slices = self.workers.connections();
+        let (answer, receiver) = mpsc::channel(1);
+        tokio::task::spawn_blocking(move || {
+            for slice in slices {
+                if answer.blocking_send(slice).is_err() {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+
+    fn status(&self) -> Value {
+        let steering = self.steering.borrow();
+        let interfaces: Vec<_> = steering
+            .iter()
+            .map(|s| {
+                let zero_copy =
+                    self.workers.ports().iter().any(|p| p.interface == s.interface() && p.zero_copy);
+                json!({
+                    "name": s.interface(),
+                    "xdp": s.mode().name(),
+                    "socket": if zero_copy { "zero-copy" } else { "copy" },
+                })
+            })
+            .collect();
+        let workers: Vec<_> = self.workers.counters().iter().map(|c| worker_status(c)).collect();
+        json!({ "version": env!("CARGO_PKG_VERSION"), "interfaces": interfaces, "workers": workers })
+    }
+}
+
+fn worker_status(counters: &WorkerCounters) -> Value {
+    let drops: serde_json::Map<_, _> = DropReason::ALL
+        .iter()
+        .map(|reason| (reason.name().to_owned(), counters.dropped(*reason).into()))
+        .collect();
+    json!({
+        "received": counters.received.get(),
+        "transmitted": counters.transmitted.get(),
+        "punted": counters.punted.get(),
+        "handed": counters.handed.get(),
+        "held": counters.held.get(),
+        "connections": counters.connections.get(),
+        "expired": counters.expired.get(),
+        "polls": counters.polls.get(),
+        "drops": drops,
+    })
+}

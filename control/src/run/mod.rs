@@ -1,0 +1,214 @@
+//! `sluice run`: a director in the foreground.
+
+mod forwarding;
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sluice_dataplane::link::Link;
+use sluice_dataplane::steer::{ModeChoice, Steering};
+use sluice_dataplane::worker::{Event, Published};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::api::{self, Director};
+use crate::config::{Config, Idle, XdpMode};
+use crate::netlink;
+use crate::rules::{Rules, Server, ServiceName, ServiceRules, ServiceSettings};
+use crate::workers::{self, Workers};
+use forwarding::Forwarding;
+
+/// How often workers' events are looked for. A packet that waits for its next
+/// hop waits this much longer.
+const EVENT_INTERVAL: Duration = Duration::from_millis(2);
+
+/// How often interfaces and workers are looked after.
+const CARE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Runs a director until SIGTERM or SIGINT. Prints `ready` to standard output
+/// once packets flow.
+///
+/// # Errors
+/// When it cannot start, or a worker ended: the text is for the operator.
+pub fn run(config: &Path, socket: Option<PathBuf>) -> Result<()> {
+    let config = Config::load(config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(direct(config, socket))
+}
+
+async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
+    // First of all, so that a signal during start-up ends it in good order.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let settings = &config.director;
+    let socket = api::Client::new(socket.or_else(|| settings.socket.clone()).as_deref()).path().to_owned();
+    let listener = api::Listener::bind(&socket)?;
+    let mtu = check_interfaces(settings)?;
+
+    let mut rules = Rules::new(settings.workers.len());
+    rules.set_default_local_addresses(settings.local_addresses.iter().map(|a| (*a).into()).collect())?;
+    rules.load(config.services.iter().map(service_rules))?;
+
+    let mode = match settings.xdp_mode {
+        XdpMode::Auto => ModeChoice::Auto,
+        XdpMode::Native => ModeChoice::Native,
+        XdpMode::Generic => ModeChoice::Generic,
+    };
+    let steering = attach(settings, mode)?;
+    let modes: Vec<_> = steering.iter().map(|s| (s.interface().to_owned(), s.mode())).collect();
+    let published = Arc::new(Published::default());
+    let hops = Arc::clone(&published);
+    let next_hops = netlink::start(&settings.interfaces, move |snapshot| hops.hops.store(snapshot)).await?;
+    let idle = match settings.idle {
+        Idle::Spin => workers::Idle::Spin,
+        Idle::Sleep => workers::Idle::Sleep,
+    };
+    let workers = Workers::start(
+        &modes,
+        &settings.workers,
+        settings.connections_per_worker as usize,
+        mtu,
+        idle,
+        Arc::clone(&published),
+    )?;
+    for port in workers.ports() {
+        tracing::info!(
+            interface = port.interface,
+            queue = port.worker,
+            cpu = settings.workers[port.worker],
+            mode = if port.zero_copy { "zero-copy" } else { "copy" },
+            "AF_XDP socket open"
+        );
+        if let Some(reason) = &port.punt_fallback {
+            tracing::warn!(
+                interface = port.interface,
+                reason,
+                "frames that are left to the kernel appear on a TAP device: set rp_filter to 0 or 2"
+            );
+        }
+    }
+
+    let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone());
+    let director = Director::new(rules, forwarding);
+    director.publish_and_wait().await;
+    resolve_servers(&config, &next_hops).await;
+
+    println!("ready");
+    tracing::info!(socket = %socket.display(), services = config.services.len(), "ready");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+
+    let result = tokio::select! {
+        () = api::serve(Rc::clone(&director), listener) => Ok(()),
+        result = look_after(&director, &next_hops) => result,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping");
+    result
+}
+
+/// Passes workers' questions on, and watches workers and interfaces; returns
+/// only when the director cannot go on.
+async fn look_after(director: &Director<Forwarding>, next_hops: &netlink::Handle) -> Result<()> {
+    let mut events = interval(EVENT_INTERVAL);
+    events.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut care = interval(CARE_INTERVAL);
+    care.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = events.tick() => {
+                // As many as a queue holds, so that a flood has its bound.
+                for _ in 0..1024 {
+                    match director.plane().workers().next_event() {
+                        Some(Event::Ask(address)) => next_hops.ask(address),
+                        None => break,
+                    }
+                }
+            }
+            _ = care.tick() => {
+                if let Some(worker) = director.plane().workers().dead() {
+                    bail!("worker {worker} ended unexpectedly; see the messages above");
+                }
+                director.plane().look_after();
+            }
+        }
+    }
+}
+
+fn attach(settings: &crate::config::Director, choice: ModeChoice) -> Result<Vec<Steering>> {
+    let mut attached = Vec::new();
+    for interface in &settings.interfaces {
+        let steering = Steering::attach(interface, choice)?;
+        tracing::info!(interface, mode = steering.mode().name(), "XDP program attached");
+        if let Some(reason) = steering.fallback_reason() {
+            tracing::warn!(interface, reason, "no native XDP here; using the slower generic mode");
+        }
+        attached.push(steering);
+    }
+    Ok(attached)
+}
+
+/// Checks that the interfaces suit the workers; returns their largest MTU.
+fn check_interfaces(settings: &crate::config::Director) -> Result<usize> {
+    let workers = settings.workers.len() as u32;
+    let mut largest = 0;
+    for interface in &settings.interfaces {
+        let link = Link::new(interface);
+        let mtu = link.as_ref().ok().and_then(|link| link.mtu().ok());
+        let Some(mtu) = mtu else {
+            bail!("interface {interface}: no such interface (ip link shows those that there are)");
+        };
+        largest = largest.max(mtu);
+        let queues = link?.receive_queues().with_context(|| format!("interface {interface}: its queues"))?;
+        if queues > workers {
+            bail!(
+                "interface {interface} has {queues} receive queues and there are {workers} workers: what \
+                 arrives on the other queues would pass the director by; give it as many as there are \
+                 workers (ethtool -L {interface} combined {workers}) or add workers"
+            );
+        }
+        if queues < workers {
+            bail!(
+                "interface {interface} has {queues} receive queues and there are {workers} workers, of \
+                 which each needs one: name fewer workers, or give it more (ethtool -L {interface} \
+                 combined {workers})"
+            );
+        }
+    }
+    Ok(largest)
+}
+
+fn service_rules(service: &crate::config::Service) -> ServiceRules {
+    let name = ServiceName::from(service.key);
+    ServiceRules {
+        name,
+        settings: ServiceSettings::plain(service.scheduler.name(), name.family()),
+        servers: service
+            .servers
+            .iter()
+            .map(|s| Server::plain(s.address.into(), s.port, s.method.into(), s.weight))
+            .collect(),
+        local_addresses: service.local_addresses.iter().map(|a| (*a).into()).collect(),
+    }
+}
+
+/// Gets the next hops of all servers resolved, so that the first connections
+/// need not wait. A server that does not answer is said so and waited for no
+/// longer.
+async fn resolve_servers(config: &Config, next_hops: &netlink::Handle) {
+    let servers: std::collections::BTreeSet<_> =
+        config.services.iter().flat_map(|s| &s.servers).map(|s| s.address).collect();
+    let all = servers.iter().map(|address| async move {
+        if !next_hops.resolved(*address).await {
+            tracing::warn!(server = %address, "its next hop does not answer");
+        }
+    });
+    futures::future::join_all(all).await;
+}

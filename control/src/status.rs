@@ -1,0 +1,82 @@
+//! `sluice status`: what the interfaces and workers of a running director do.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use crate::api::{Answer, Client, Request};
+
+/// Options of `sluice status`.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// The director's socket [default: $SLUICE_SOCKET, else
+    /// /run/sluice/sluice.sock]
+    #[arg(long)]
+    socket: Option<PathBuf>,
+    /// Print JSON for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the status; exits with 1 when there is no director to ask.
+pub fn main(arguments: &Arguments) -> ExitCode {
+    match Client::new(arguments.socket.as_deref()).call(&Request::Status) {
+        Ok(Answer::Status(status)) => {
+            let text = if arguments.json { format!("{status}\n") } else { render(&status) };
+            // A reader that has seen enough is no error.
+            let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Ok(answer) => fail(format!("the director's answer makes no sense: {answer:?}")),
+        Err(error) => fail(error.to_string()),
+    }
+}
+
+fn fail(text: String) -> ExitCode {
+    eprintln!("sluice status: {text}");
+    ExitCode::FAILURE
+}
+
+fn render(status: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
+    let mut out = format!("sluice {}\n", text(&status["version"]));
+    for interface in list("interfaces") {
+        let (name, xdp, socket) = (&interface["name"], &interface["xdp"], &interface["socket"]);
+        let _ = writeln!(out, "interface {}: {} XDP, {} sockets", text(name), text(xdp), text(socket));
+    }
+    for (place, worker) in list("workers").iter().enumerate() {
+        let _ = write!(out, "worker {place}:");
+        for name in ["received", "transmitted", "punted", "handed", "held", "connections", "expired"] {
+            let _ = write!(out, " {name} {}", number(&worker[name]));
+        }
+        out.push('\n');
+        let drops = worker["drops"].as_object().cloned().unwrap_or_default();
+        for (reason, count) in drops.iter().filter(|(_, count)| number(count) > 0) {
+            let _ = writeln!(out, "  dropped {reason} {}", number(count));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_shown_by_reason() {
+        let status = serde_json::json!({
+            "version": "1.2.3",
+            "interfaces": [{ "name": "eth0", "xdp": "native", "socket": "copy" }],
+            "workers": [{ "received": 5, "transmitted": 3, "drops": { "truncated": 2, "no_route": 0 } }],
+        });
+        assert_eq!(
+            render(&status),
+            "sluice 1.2.3\ninterface eth0: native XDP, copy sockets\nworker 0: received 5 transmitted 3 \
+             punted 0 handed 0 held 0 connections 0 expired 0\n  dropped truncated 2\n"
+        );
+    }
+}
