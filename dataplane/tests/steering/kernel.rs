@@ -50,13 +50,19 @@ pub fn index_of(interface: &str) -> i32 {
     index as i32
 }
 
-/// The MAC that `ip` shows.
-pub fn mac_of(interface: &str) -> [u8; 6] {
-    let output = Command::new("ip").args(["-o", "link", "show", interface]).output().expect("ip");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mac = text.split("link/ether ").nth(1).and_then(|rest| rest.get(..17)).expect("a MAC");
-    let mut bytes = mac.split(':').map(|hex| u8::from_str_radix(hex, 16).expect("hexadecimal"));
-    std::array::from_fn(|_| bytes.next().expect("six bytes"))
+/// Lets a socket receive what comes by one interface only.
+pub fn bind_to_interface(socket: &impl AsRawFd, interface: &str) {
+    // SAFETY: the kernel reads as many bytes of the name as it has.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BINDTODEVICE,
+            interface.as_ptr().cast(),
+            interface.len() as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0, "binding to {interface}: {}", io::Error::last_os_error());
 }
 
 /// Number of the XDP program on an interface, 0 if there is none.

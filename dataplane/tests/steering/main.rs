@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "the forwarding tests use all of it")]
 mod director;
 mod kernel;
+mod punt;
 mod verdicts;
 
 use kernel::By;

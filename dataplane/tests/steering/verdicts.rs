@@ -1,5 +1,6 @@
 //! What the program says to each kind of frame.
 
+use sluice_dataplane::link::Link;
 use sluice_dataplane::port::afxdp::AfXdpPort;
 use sluice_dataplane::service::Protocol;
 use sluice_dataplane::steer::{ModeChoice, Steering, SteeringRules, Target};
@@ -138,7 +139,7 @@ fn each_frame_goes_its_way() {
     kernel::make_veth();
     let mut steering = Steering::attach("west", ModeChoice::Auto).unwrap();
     let program = kernel::program(kernel::attached("west"));
-    let mac = kernel::mac_of("west");
+    let mac = Link::new("west").unwrap().mac().unwrap();
     let verdict = |what: &str, frame: &[u8]| kernel::run(&program, &addressed(frame.to_vec(), mac, what));
 
     for (what, frame, _) in cases() {
