@@ -131,6 +131,24 @@ fn a_whole_conversation_in_one_burst() {
     assert_eq!(states, ["ESTABLISHED", "SYN_RECV"]);
 }
 
+/// A connection goes and another gets its number, while a packet of the first
+/// one in the same burst was looked up already.
+#[test]
+fn a_number_that_is_given_away_within_a_burst() {
+    let mut director = Director::serving(Method::Nat);
+    step(&mut director, Sender::Client, SYN);
+    step(&mut director, Sender::Server, RST);
+    assert_eq!(director.only_connection().0, "CLOSE");
+    let ends = tcp(CLIENT, VIP, SYN | RST).bytes();
+    let other = tcp("198.51.100.8:1", VIP, SYN);
+    let late = tcp(CLIENT, VIP, ACK).bytes();
+    let outcome = director.arrive_at(0, 0, &[&ends, &other.bytes(), &late]);
+    let expected = other.between("198.51.100.8:1", SERVER).hop().link(INSIDE, server_mac(1));
+    let punted = vec![(0, ends), (0, late)];
+    assert_eq!(outcome, Outcome { punted, ..Outcome::sent(1, expected.bytes()) });
+    assert_eq!(director.only_connection(), ("SYN_RECV", 60));
+}
+
 #[test]
 fn only_a_syn_opens_a_tcp_connection() {
     for flags in [0, ACK, FIN, FIN | ACK, RST, RST | ACK, SYN | RST] {
