@@ -99,13 +99,19 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Whether a test that needs root may run. If not, says so where the test runner does not swallow it.
+/// Whether a test that needs root may run. If not, says so as [`skipped`] does.
 #[must_use]
 pub fn may_run(test: &str) -> bool {
-    use std::io::Write;
     if !is_root() {
-        // Straight to the descriptor: the macros' output is kept back for tests that pass.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {test} needs root");
+        skipped(test, "needs root");
     }
     is_root()
+}
+
+/// Says that a test does not run, where the test runner does not swallow it.
+pub fn skipped(test: &str, why: &str) {
+    use std::io::Write;
+    // Straight to the descriptor, in one piece: the macros' output is kept back for tests that pass. Nobody to tell is
+    // no failure.
+    let _ = std::io::stderr().write_all(format!("SKIPPED: {test} {why}\n").as_bytes());
 }

@@ -114,7 +114,7 @@ pub enum ReversePath {
 pub struct SiteOptions {
     /// MTU of every link, in bytes.
     pub mtu: u32,
-    /// Queues of the director's interfaces.
+    /// Queues of the director's interfaces, each with a worker.
     pub queues: u32,
     /// The director's reverse path filter.
     pub reverse_path: ReversePath,
@@ -140,6 +140,7 @@ pub struct Site {
     /// `rs1` and on, each with an interface `eth0`.
     pub servers: Vec<Netns>,
     lab: Lab,
+    queues: u32,
 }
 
 impl Site {
@@ -154,7 +155,7 @@ impl Site {
         let director = lab.netns("di")?;
         let switch = lab.netns("sw")?;
         let servers = (1..=SERVERS).map(|i| lab.netns(&format!("rs{i}"))).collect::<Result<Vec<_>>>()?;
-        let site = Self { client, router, director, switch, servers, lab };
+        let site = Self { client, router, director, switch, servers, lab, queues: options.queues };
         site.wire_up(options)?;
         site.route(options)?;
         Ok(site)
@@ -263,14 +264,17 @@ impl Site {
         Ok(())
     }
 
-    /// A configuration of the director: its interfaces, one worker, a local address, and no service yet.
+    /// A configuration of the director: its interfaces, a worker for each queue, a local address, and no service yet.
     #[must_use]
     pub fn config(&self) -> String {
         // Labs that run at the same time spread over the CPUs.
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let cpu = cpus - 1 - self.lab.number() as usize % cpus;
+        let first = cpus - 1 - self.lab.number() as usize % cpus;
+        let workers: Vec<String> =
+            (0..self.queues as usize).map(|queue| ((first + queue) % cpus).to_string()).collect();
+        let workers = workers.join(", ");
         format!(
-            "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{cpu}]\n\
+            "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{workers}]\n\
              connections_per_worker = 100_000\nlocal_addresses = [\"{LIP}\"]\n"
         )
     }
