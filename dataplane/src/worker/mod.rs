@@ -30,9 +30,9 @@ use listing::Listing;
 /// so that expiry keeps up with any rate of new ones.
 const EXPIRE_BUDGET: usize = 4 * BURST;
 
-/// Listings under way at once. Further commands wait in their queue, which is
-/// bounded too.
-const MOST_LISTINGS: usize = 8;
+/// Listings under way at once. For another one the oldest is given up, which
+/// is most likely one that nobody reads.
+const MOST_LISTINGS: usize = 64;
 
 /// Frames that wait for room in a transmit ring.
 const MOST_UNSENT: usize = 4 * BURST;
@@ -358,10 +358,14 @@ impl<P: Port> Worker<P> {
 
     /// Does a bounded portion of what control asked for.
     fn obey(&mut self, now: u64) {
-        while self.listings.len() < MOST_LISTINGS {
-            let Some(command) = self.exchange().commands.pop() else { break };
+        while let Some(command) = self.exchange().commands.pop() {
             match command {
-                Command::List(answer) => self.listings.push(Listing::new(answer)),
+                Command::List(answer) => {
+                    if self.listings.len() >= MOST_LISTINGS {
+                        self.listings.remove(0);
+                    }
+                    self.listings.push(Listing::new(answer));
+                }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
                 }

@@ -131,6 +131,24 @@ fn a_whole_conversation_in_one_burst() {
     assert_eq!(states, ["ESTABLISHED", "SYN_RECV"]);
 }
 
+/// A connection goes and another gets its number, while a packet of the first
+/// one in the same burst was looked up already.
+#[test]
+fn a_number_that_is_given_away_within_a_burst() {
+    let mut director = Director::serving(Method::Nat);
+    step(&mut director, Sender::Client, SYN);
+    step(&mut director, Sender::Server, RST);
+    assert_eq!(director.only_connection().0, "CLOSE");
+    let ends = tcp(CLIENT, VIP, SYN | RST).bytes();
+    let other = tcp("198.51.100.8:1", VIP, SYN);
+    let late = tcp(CLIENT, VIP, ACK).bytes();
+    let outcome = director.arrive_at(0, 0, &[&ends, &other.bytes(), &late]);
+    let expected = other.between("198.51.100.8:1", SERVER).hop().link(INSIDE, server_mac(1));
+    let punted = vec![(0, ends), (0, late)];
+    assert_eq!(outcome, Outcome { punted, ..Outcome::sent(1, expected.bytes()) });
+    assert_eq!(director.only_connection(), ("SYN_RECV", 60));
+}
+
 #[test]
 fn only_a_syn_opens_a_tcp_connection() {
     for flags in [0, ACK, FIN, FIN | ACK, RST, RST | ACK, SYN | RST] {
@@ -359,18 +377,31 @@ fn a_listing_comes_in_slices_and_stalls_nothing() {
     assert_eq!(never.len(), 1, "one slice waits to be read");
 }
 
-/// Listings that nobody reads do not pile up in the worker: the queue of
-/// commands fills instead, which tells whoever asks.
+/// Listings that nobody reads do not pile up in the worker, nor do they keep
+/// it from what else it is asked.
 #[test]
-fn listings_that_nobody_reads_are_bounded() {
+fn listings_that_nobody_reads_are_given_up() {
     let mut director = Director::serving(Method::DirectRoute);
     for n in 0..600 {
         director.arrive(0, &udp(&format!("198.51.100.7:{}", 1000 + n), DNS_VIP).bytes());
     }
-    let (answer, _unread) = crossbeam::channel::bounded(1);
-    let accepted = (0..1000).take_while(|_| {
-        director.workers[0].poll(0);
-        director.exchange(0).commands.push(Command::List(answer.clone())).is_ok()
-    });
-    assert!(accepted.count() < 100);
+    let unread: Vec<_> = (0..200)
+        .map(|_| {
+            let (answer, slices) = crossbeam::channel::bounded(1);
+            assert!(director.exchange(0).commands.push(Command::List(answer)).is_ok());
+            director.settle();
+            slices
+        })
+        .collect();
+    let (answer, reopened) = crossbeam::channel::bounded(1);
+    assert!(director.exchange(0).commands.push(Command::Reopen(answer)).is_ok());
+    director.settle();
+    assert_eq!(reopened.try_recv(), Ok(Ok(())));
+
+    let waiting = |slices: &&crossbeam::channel::Receiver<Vec<ConnectionRecord>>| {
+        slices.try_iter().for_each(drop);
+        slices.try_recv() == Err(crossbeam::channel::TryRecvError::Empty)
+    };
+    assert_eq!(unread.iter().filter(waiting).count(), 64);
+    assert!(unread[..200 - 64].iter().all(|slices| !waiting(&slices)), "the oldest went");
 }
