@@ -8,6 +8,7 @@ mod dr;
 mod egress;
 mod fullnat;
 pub mod icmp;
+mod icmpv6;
 mod nat;
 mod tun;
 
@@ -18,8 +19,8 @@ use crate::packet::Packet;
 use crate::port::Frame;
 use crate::service::Method;
 use crate::stats::DropReason;
-use crate::wire::Address;
 use crate::wire::checksum::Delta;
+use crate::wire::{Address, ipv6};
 
 /// What is done to a packet before it is sent to its next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,12 +38,12 @@ pub enum Rewrite {
         /// What this adds to the sum of the transport header
         transport_delta: Delta,
     },
-    /// The packet is put behind another IPv4 header
+    /// The packet is put behind another IP header, of either family
     Encapsulate {
         /// Outer source: the director
-        source: [u8; 4],
+        source: Address,
         /// Outer destination: the real server
-        destination: [u8; 4],
+        destination: Address,
     },
 }
 
@@ -103,7 +104,7 @@ pub fn rewrite(entry: &Entry, side: Side, outer_source: Address) -> Rewrite {
     }
 }
 
-/// Applies a rewrite to an IPv4 packet that will leave over a link with `mtu`,
+/// Applies a rewrite to a packet that will leave over a link with `mtu`,
 /// and takes one hop off its TTL as a router does.
 ///
 /// A refused packet is as it was.
@@ -121,11 +122,14 @@ pub fn apply<F: Frame>(
         return Err(Refused::TtlExceeded);
     }
     let room = match rewrite {
-        Rewrite::Encapsulate { .. } => mtu.saturating_sub(tun::OVERHEAD),
+        Rewrite::Encapsulate { destination, .. } => mtu.saturating_sub(tun::overhead(*destination)),
         Rewrite::Keep | Rewrite::Replace { .. } => mtu,
     };
     if packet.length > room {
-        return Err(if packet.dont_fragment {
+        // A sender of IPv6 cannot make use of less (RFC 8200, section 5), and
+        // IPVS then has no route (__ip_vs_get_out_rt_v6).
+        let usable = packet.is_v4 || room >= ipv6::MIN_MTU;
+        return Err(if packet.dont_fragment && usable {
             Refused::TooBig(room)
         } else {
             Refused::Drop(DropReason::TooBig)

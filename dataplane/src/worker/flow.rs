@@ -178,7 +178,14 @@ impl Flows {
         }
         self.wheel.touch(id, deadline(now, view.services.timeouts().seconds(state)));
 
-        let outer_source = hop.source.unwrap_or(entry.client.destination);
+        let outer_source = match hop.source {
+            Some(source) => source,
+            // A tunnel of the other family cannot begin at the VIP.
+            None if entry.method == Method::Tunnel && !entry.is_of_one_family() => {
+                return Verdict::Drop(DropReason::NoRoute);
+            }
+            None => entry.client.destination,
+        };
         let rewrite = forward::rewrite(entry, side, outer_source);
         // A packet is for a VIP or a LIP, but for a NAT server's, which is for
         // the client: the director answers that in its own name.
@@ -206,9 +213,6 @@ impl Flows {
     /// Makes the connection that a packet begins.
     fn connect(&mut self, view: &View, packet: &Packet, now: u32) -> Result<EntryId, Verdict> {
         let tuple = packet.tuple;
-        if !packet.is_v4 {
-            return Err(Verdict::Unclaimed);
-        }
         let services = &view.services;
         let service_id = services
             .find(tuple.protocol, tuple.destination, tuple.destination_port)

@@ -9,6 +9,7 @@ mod connections;
 mod dr;
 mod fullnat;
 mod icmp;
+mod ipv6;
 mod link;
 mod nat;
 mod next_hops;
