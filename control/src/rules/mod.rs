@@ -506,9 +506,6 @@ impl Rules {
     }
 
     fn check_local_address(&self, address: IpAddr) -> Result<(), RulesError> {
-        if self.refuse_unsupported {
-            unsupported::local_address(address)?;
-        }
         if is_unicast(address) { Ok(()) } else { Err(RulesError::Invalid) }
     }
 }

@@ -16,11 +16,10 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     match name {
         ServiceName::Mark { .. } => return refuse("a firewall-mark service (-f)"),
         ServiceName::Address { protocol: Protocol::Sctp, .. } => return refuse("an SCTP service"),
-        // This one stays when IPv6 comes: the data plane cannot tell it apart.
+        // The data plane cannot tell it from an IPv4 one.
         ServiceName::Address { address: IpAddr::V6(v6), .. } if v6.to_ipv4_mapped().is_some() => {
             return refuse("an IPv4-mapped IPv6 service");
         }
-        ServiceName::Address { address: IpAddr::V6(_), .. } => return refuse("an IPv6 service"),
         ServiceName::Address { .. } => {}
     }
     // The kernel's answer to a scheduler whose module it lacks.
@@ -47,9 +46,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
 
 /// Refuses a real server that cannot be reached.
 pub(super) fn server(server: &Server) -> Result<(), RulesError> {
-    if server.address.is_ipv6() {
-        return refuse("an IPv6 real server");
-    }
     if server.port == 0 {
         return refuse("a real server of every port (port 0)");
     }
@@ -64,20 +60,11 @@ pub(super) fn server(server: &Server) -> Result<(), RulesError> {
     Ok(())
 }
 
-/// Refuses a LIP that connections cannot be made from.
-pub(super) fn local_address(address: IpAddr) -> Result<(), RulesError> {
-    if address.is_ipv6() {
-        return refuse("an IPv6 local address");
-    }
-    Ok(())
-}
-
 /// Refuses to start or stop a sync daemon.
 pub(super) fn daemon() -> Result<(), RulesError> {
     refuse("sync daemon")
 }
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str =
-    "  schedulers other than rr|wrr|lc|wlc, -p, --pe, -o, scheduler flags, -f, -6, IPv6, SCTP,
+pub const SUMMARY: &str = "  schedulers other than rr|wrr|lc|wlc, -p, --pe, -o, scheduler flags, -f, SCTP,
   services of every port, -x, -y, --tun-type gue|gre, the sync daemon";
