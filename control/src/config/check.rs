@@ -389,16 +389,14 @@ impl Check<'_> {
             };
             let span = server.address.span();
             let (its_family, vips_family) = (family(address), family(vip));
-            if matches!(method, Some(Method::Nat | Method::DirectRoute | Method::FullNat))
-                && its_family != vips_family
-            {
+            if matches!(method, Some(Method::Nat | Method::DirectRoute)) && its_family != vips_family {
                 self.problem(
                     span.clone(),
                     format!(
                         "{} cannot take {vips_family} clients to an {its_family} server",
                         server.method.as_ref()
                     ),
-                    "use tun, or a server of the service's address family",
+                    "use fullnat or tun, or a server of the service's address family",
                 );
             }
             if method == Some(Method::FullNat) && !locals.iter().any(|local| family(*local) == its_family) {

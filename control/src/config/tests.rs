@@ -282,7 +282,7 @@ fn fullnat_needs_a_local_address() {
 
 #[test]
 fn ipv6_is_taken() {
-    let text = r#"local_addresses = ["2001:db8:2::200"]
+    let text = r#"local_addresses = ["2001:db8:2::200", "10.0.2.200"]
 [[service]]
 address = "[2001:db8:f::10]:80"
 protocol = "tcp"
@@ -295,10 +295,16 @@ method = "fullnat"
 [[service.server]]
 address = "10.0.2.1"
 method = "tun"
+[[service.server]]
+address = "10.0.2.2"
+method = "fullnat"
 "#;
     let config = parse(&format!("{SMALLEST}{text}")).unwrap();
     let servers: Vec<_> = config.services[0].servers.iter().map(|s| (s.address, s.port)).collect();
-    assert_eq!(servers, [(ip("2001:db8:2::1"), 8080), (ip("2001:db8:2::2"), 80), (ip("10.0.2.1"), 80)]);
+    assert_eq!(
+        servers,
+        [(ip("2001:db8:2::1"), 8080), (ip("2001:db8:2::2"), 80), (ip("10.0.2.1"), 80), (ip("10.0.2.2"), 80)]
+    );
 }
 
 #[test]
@@ -318,7 +324,7 @@ method = "fullnat"
         parse(&format!("{SMALLEST}{text}")).unwrap_err(),
         "\
 s.toml:9:11: dr cannot take IPv4 clients to an IPv6 server
-    hint: use tun, or a server of the service's address family
+    hint: use fullnat or tun, or a server of the service's address family
 s.toml:13:10: fullnat needs an IPv4 local address to send from, and there is none
     hint: add local_addresses = [\"...\"] to [director] or to this [[service]]"
     );

@@ -499,7 +499,8 @@ impl Rules {
 
     fn check_server(&self, service: &ServiceName, server: &Server) -> Result<(), RulesError> {
         let same_family = Family::of(server.address) == service.family();
-        if !same_family && server.method != Method::Tun {
+        // IPVS crosses families by tunnels only, and has no FULLNAT.
+        if !same_family && !matches!(server.method, Method::Tun | Method::FullNat) {
             return Err(RulesError::Invalid);
         }
         if self.refuse_unsupported { unsupported::server(server) } else { Ok(()) }

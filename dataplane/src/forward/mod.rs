@@ -10,6 +10,7 @@ mod fullnat;
 pub mod icmp;
 mod icmpv6;
 mod nat;
+mod translate;
 mod tun;
 
 pub use egress::{link_header_len, put_link_header};
@@ -123,6 +124,9 @@ pub fn apply<F: Frame>(
     }
     let room = match rewrite {
         Rewrite::Encapsulate { destination, .. } => mtu.saturating_sub(tun::overhead(*destination)),
+        Rewrite::Replace { destination, .. } if packet.is_v4 != destination.0.is_v4() => {
+            translate::room(mtu, packet.is_v4)
+        }
         Rewrite::Keep | Rewrite::Replace { .. } => mtu,
     };
     if packet.length > room {
@@ -137,6 +141,11 @@ pub fn apply<F: Frame>(
     }
     match *rewrite {
         Rewrite::Keep => dr::apply(packet, frame),
+        Rewrite::Replace { source, destination, transport_delta, .. }
+            if packet.is_v4 != destination.0.is_v4() =>
+        {
+            translate::apply(packet, frame, source, destination, transport_delta, id)
+        }
         Rewrite::Replace { source, destination, ip_delta, transport_delta } => {
             nat::apply(packet, frame, source, destination, ip_delta, transport_delta)
         }

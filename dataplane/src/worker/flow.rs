@@ -192,6 +192,7 @@ impl Flows {
         let for_client = side == Side::Server && entry.method == Method::Nat;
         let packet_id = match entry.method {
             Method::Tunnel => self.next_id(),
+            Method::FullNat if !entry.is_of_one_family() => self.next_id(),
             Method::Nat | Method::FullNat | Method::DirectRoute => 0,
         };
         let (error, reason) = match forward::apply(&rewrite, packet, frame, hop.mtu, packet_id) {

@@ -7,6 +7,7 @@ mod director;
 
 mod connections;
 mod dr;
+mod families;
 mod fullnat;
 mod icmp;
 mod ipv6;
