@@ -8,8 +8,8 @@ use sluice_dataplane::neigh::{Egress, NextHopsBuilder, Prefix};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::port::{BURST, Port};
 use sluice_dataplane::service::{
-    Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceTableBuilder,
-    VirtualService,
+    Encapsulation, Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey,
+    ServiceTableBuilder, VirtualService,
 };
 use sluice_dataplane::stats::{ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::{Address, checksum, ethernet, ipv4, udp};
@@ -134,6 +134,7 @@ fn services(method: Method) -> sluice_dataplane::service::ServiceTable {
             address: Address::from_v4(SERVER),
             port: SERVICE_PORT,
             method,
+            encapsulation: Encapsulation::Ipip,
             weight: 1,
             available: true,
             counters: Arc::new(ServerCounters::new(1)),

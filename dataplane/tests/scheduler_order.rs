@@ -8,8 +8,8 @@ use std::sync::Arc;
 use sluice_dataplane::conn::{Direction, State};
 use sluice_dataplane::sched::Scheduler;
 use sluice_dataplane::service::{
-    Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceTable,
-    ServiceTableBuilder, VirtualService,
+    Encapsulation, Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey,
+    ServiceTable, ServiceTableBuilder, VirtualService,
 };
 use sluice_dataplane::stats::{ServerCounters, TrafficCounters};
 use sluice_dataplane::wire::Address;
@@ -72,6 +72,7 @@ impl World {
             address: Address::from_v4([10, 0, 2, id.0 as u8]),
             port: 80,
             method: Method::Nat,
+            encapsulation: Encapsulation::Ipip,
             weight,
             available: true,
             counters: Arc::new(ServerCounters::new(WORKERS)),

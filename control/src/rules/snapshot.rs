@@ -75,6 +75,7 @@ fn real_server(
         address: entry.server.address.into(),
         port: entry.server.port,
         method: entry.server.method.into(),
+        encapsulation: entry.server.tunnel.into(),
         weight: entry.server.weight,
         available,
         counters: entry.counters.clone(),

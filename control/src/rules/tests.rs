@@ -242,8 +242,6 @@ fn what_the_data_plane_lacks_is_refused() {
         "a connection threshold (-x, -y)",
     );
     refused(rules.add_server(&vip, Server { port: 0, ..nat(1) }), "a real server of every port (port 0)");
-    let gre = Tunnel::Gre { checksum: TunnelChecksum::None };
-    refused(rules.add_server(&vip, Server { method: Method::Tun, tunnel: gre, ..nat(1) }), "tunnel type gre");
     assert_eq!(rules.table(1).servers().count(), 0);
     assert_eq!(rules.table(2).services().count(), 1);
 }

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
+use super::{Protocol, RulesError, Server, ServiceName, ServiceSettings};
 
 fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
     Err(RulesError::Unsupported(what.into()))
@@ -49,11 +49,6 @@ pub(super) fn server(server: &Server) -> Result<(), RulesError> {
     if server.port == 0 {
         return refuse("a real server of every port (port 0)");
     }
-    match server.tunnel {
-        Tunnel::Ipip => {}
-        Tunnel::Gue { .. } => return refuse("tunnel type gue"),
-        Tunnel::Gre { .. } => return refuse("tunnel type gre"),
-    }
     if server.upper_threshold != 0 || server.lower_threshold != 0 {
         return refuse("a connection threshold (-x, -y)");
     }
@@ -67,4 +62,4 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
 pub const SUMMARY: &str = "  schedulers other than rr|wrr|lc|wlc, -p, --pe, -o, scheduler flags, -f, SCTP,
-  services of every port, -x, -y, --tun-type gue|gre, the sync daemon";
+  services of every port, -x, -y, the sync daemon";

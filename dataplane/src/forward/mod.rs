@@ -18,7 +18,7 @@ pub use egress::{link_header_len, put_link_header};
 use crate::conn::{Entry, Side, Tuple};
 use crate::packet::Packet;
 use crate::port::Frame;
-use crate::service::Method;
+use crate::service::{Encapsulation, Method};
 use crate::stats::DropReason;
 use crate::wire::checksum::Delta;
 use crate::wire::{Address, ipv6};
@@ -41,10 +41,14 @@ pub enum Rewrite {
     },
     /// The packet is put behind another IP header, of either family
     Encapsulate {
+        /// What is between the two
+        encapsulation: Encapsulation,
         /// Outer source: the director
         source: Address,
         /// Outer destination: the real server
         destination: Address,
+        /// UDP source port of GUE, the same for all packets of a connection
+        source_port: u16,
     },
 }
 
@@ -94,14 +98,14 @@ impl Plan {
     }
 }
 
-/// What is done to a packet from `side` of a connection. `outer_source` is
-/// the address that a tunnel starts at.
+/// What is done to a packet from `side` of a connection. A tunnel starts at
+/// `outer_source` and is of the kind `encapsulation`.
 #[inline]
-pub fn rewrite(entry: &Entry, side: Side, outer_source: Address) -> Rewrite {
+pub fn rewrite(entry: &Entry, side: Side, outer_source: Address, encapsulation: Encapsulation) -> Rewrite {
     match entry.method {
         Method::Nat | Method::FullNat => nat::rewrite(entry, side),
         Method::DirectRoute => Rewrite::Keep,
-        Method::Tunnel => tun::rewrite(entry, outer_source),
+        Method::Tunnel => tun::rewrite(entry, outer_source, encapsulation),
     }
 }
 
@@ -123,7 +127,9 @@ pub fn apply<F: Frame>(
         return Err(Refused::TtlExceeded);
     }
     let room = match rewrite {
-        Rewrite::Encapsulate { destination, .. } => mtu.saturating_sub(tun::overhead(*destination)),
+        Rewrite::Encapsulate { encapsulation, destination, .. } => {
+            mtu.saturating_sub(tun::overhead(*encapsulation, *destination))
+        }
         Rewrite::Replace { destination, .. } if packet.is_v4 != destination.0.is_v4() => {
             translate::room(mtu, packet.is_v4)
         }
@@ -149,6 +155,9 @@ pub fn apply<F: Frame>(
         Rewrite::Replace { source, destination, ip_delta, transport_delta } => {
             nat::apply(packet, frame, source, destination, ip_delta, transport_delta)
         }
-        Rewrite::Encapsulate { source, destination } => tun::apply(packet, frame, source, destination, id),
+        Rewrite::Encapsulate { encapsulation, source, destination, source_port } => {
+            let between = tun::Between { encapsulation, source_port };
+            tun::apply(packet, frame, source, destination, between, id)
+        }
     }
 }

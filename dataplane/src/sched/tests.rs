@@ -1,5 +1,5 @@
 use super::*;
-use crate::service::{Protocol, ServiceId, ServiceTableBuilder};
+use crate::service::{Encapsulation, Protocol, ServiceId, ServiceTableBuilder};
 use crate::stats::TrafficCounters;
 use crate::wire::Address;
 use std::collections::BTreeMap;
@@ -42,6 +42,7 @@ impl Control {
                 address: Address::from_v4([10, 0, 2, 1]),
                 port: 80,
                 method: Method::Nat,
+                encapsulation: Encapsulation::Ipip,
                 weight: *weight,
                 available: true,
                 counters,

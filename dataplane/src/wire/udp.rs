@@ -22,7 +22,7 @@ pub struct Header {
 }
 
 /// Protocol number.
-const PROTOCOL: u8 = 17;
+pub const PROTOCOL: u8 = 17;
 
 /// Sets the checksum of a whole datagram between two IPv6 addresses.
 pub fn fill_checksum_v6(datagram: &mut [u8], source: &[u8; 16], destination: &[u8; 16]) {

@@ -186,7 +186,7 @@ impl Flows {
             }
             None => entry.client.destination,
         };
-        let rewrite = forward::rewrite(entry, side, outer_source);
+        let rewrite = forward::rewrite(entry, side, outer_source, server.encapsulation);
         // A packet is for a VIP or a LIP, but for a NAT server's, which is for
         // the client: the director answers that in its own name.
         let for_client = side == Side::Server && entry.method == Method::Nat;

@@ -21,8 +21,8 @@ use sluice_dataplane::conn::{ConnectionRecord, Timeouts};
 use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::{
-    Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceTableBuilder,
-    VirtualService,
+    Encapsulation, Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey,
+    ServiceTableBuilder, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::Address;
@@ -53,7 +53,7 @@ pub const CLIENT6: &str = "[2001:db8:c::7]:40000";
 pub const SERVER6: &str = "[2001:db8:2::1]:80";
 pub const DNS_SERVER6: &str = "[2001:db8:2::1]:53";
 pub const LIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x200);
-pub const INSIDE_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x254);
+pub const INSIDE_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0xff);
 
 pub const SECOND: u64 = 1_000_000_000;
 
@@ -224,6 +224,7 @@ impl Director {
             address: at.ip().into(),
             port: at.port(),
             method,
+            encapsulation: Encapsulation::Ipip,
             weight,
             available: true,
             counters: Arc::new(ServerCounters::new(workers)),

@@ -15,4 +15,5 @@ mod link;
 mod nat;
 mod next_hops;
 mod tun;
+mod tunnel_types;
 mod workers;
