@@ -36,8 +36,8 @@ pub const SERVERS: u8 = 3;
 
 const CLIENT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 253);
-const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 253);
-const DIRECTOR_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
+pub(super) const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 253);
+pub(super) const DIRECTOR_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
 
 /// The address of a real server, counted from 1.
 #[must_use]
@@ -139,7 +139,7 @@ pub struct Site {
     pub switch: Netns,
     /// `rs1` and on, each with an interface `eth0`.
     pub servers: Vec<Netns>,
-    lab: Lab,
+    pub(super) lab: Lab,
     queues: u32,
 }
 
@@ -247,21 +247,7 @@ impl Site {
     }
 
     fn realserver(&self, what: &str, method: Method) -> Result<()> {
-        let (sluice, vip) = (sluice_binary()?, VIP.to_string());
-        for server in &self.servers {
-            let mut command = server.command(&sluice.display().to_string());
-            run(command.args([
-                "realserver",
-                what,
-                "--vip",
-                &vip,
-                "--method",
-                method.name(),
-                "--dev",
-                "eth0",
-            ]))?;
-        }
-        Ok(())
+        self.servers.iter().try_for_each(|server| realserver(server, what, method))
     }
 
     /// A configuration of the director: its interfaces, a worker for each queue, a local address, and no service yet.
@@ -347,6 +333,14 @@ impl Site {
         std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
+}
+
+/// Runs `sluice realserver` on a server.
+pub(super) fn realserver(server: &Netns, what: &str, method: Method) -> Result<()> {
+    let (sluice, vip) = (sluice_binary()?, VIP.to_string());
+    let mut command = server.command(&sluice.display().to_string());
+    command.args(["realserver", what, "--vip", &vip, "--method", method.name(), "--dev", "eth0"]);
+    run(&mut command).map(drop)
 }
 
 /// The SHA-256 of a file, in hexadecimal.

@@ -11,8 +11,8 @@ use crate::port::Frame;
 use crate::stats::DropReason;
 use crate::wire::{Address, ipv4};
 
-/// Bytes of the outer header.
-pub(super) const OVERHEAD: u16 = ipv4::LEN as u16;
+/// Bytes that a tunnel's outer header adds to a packet.
+pub const OVERHEAD: u16 = ipv4::LEN as u16;
 
 /// Congestion experienced, in the two ECN bits (RFC 3168).
 const CE: u8 = 0b11;

@@ -52,7 +52,7 @@ pub(super) struct Flows {
     local_ports: LocalPorts,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
-    worker: usize,
+    pub(super) worker: usize,
     capacity: usize,
     /// Identification of the next packet of our own
     packet_id: u16,
@@ -309,7 +309,7 @@ fn rport(server: &RealServer, port: u16) -> u16 {
 
 /// Where packets from `side` of a connection go.
 #[inline]
-fn target(entry: &Entry, side: Side) -> Address {
+pub(super) fn target(entry: &Entry, side: Side) -> Address {
     match side {
         Side::Client => entry.server.source,
         Side::Server => entry.client.source,
@@ -318,7 +318,7 @@ fn target(entry: &Entry, side: Side) -> Address {
 
 /// The next hop for packets from `side`, from the entry unless routes changed.
 #[inline]
-fn towards(entry: &mut Entry, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
+pub(super) fn towards(entry: &mut Entry, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
     if entry.hop_generation != hops.generation() {
         entry.hops = [NO_HOP; 2];
         entry.hop_generation = hops.generation();

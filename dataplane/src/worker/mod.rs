@@ -9,6 +9,7 @@ mod exchange;
 mod flow;
 mod held;
 mod listing;
+mod related;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -207,6 +208,10 @@ impl<P: Port> Worker<P> {
                 Ok(parsed) => parsed,
                 Err(Unparsed::Kernel) => {
                     self.punt(frame, interface);
+                    continue;
+                }
+                Err(Unparsed::Icmp(network)) => {
+                    self.relate(frame, network, interface, visits, now);
                     continue;
                 }
                 Err(Unparsed::Drop(reason)) => {

@@ -12,5 +12,6 @@ mod icmp;
 mod link;
 mod nat;
 mod next_hops;
+mod related;
 mod tun;
 mod workers;
