@@ -6,3 +6,4 @@
 mod director;
 
 mod nat;
+mod thresholds;
