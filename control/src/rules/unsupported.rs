@@ -19,10 +19,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
         ServiceName::Address { address: IpAddr::V6(_), .. } => return refuse("an IPv6 service"),
         ServiceName::Address { .. } => {}
     }
-    // The kernel's answer to a scheduler whose module it lacks.
-    if settings.scheduler_kind().is_none() {
-        return Err(RulesError::SchedulerNotFound);
-    }
     if settings.persistence.is_some() {
         return refuse("persistence (-p)");
     }
@@ -34,9 +30,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     }
     if settings.one_packet {
         return refuse("one-packet scheduling (-o)");
-    }
-    if settings.scheduler_flags != 0 {
-        return refuse("a scheduler flag (-b)");
     }
     Ok(())
 }
@@ -53,9 +46,6 @@ pub(super) fn server(server: &Server) -> Result<(), RulesError> {
         Tunnel::Ipip => {}
         Tunnel::Gue { .. } => return refuse("tunnel type gue"),
         Tunnel::Gre { .. } => return refuse("tunnel type gre"),
-    }
-    if server.upper_threshold != 0 || server.lower_threshold != 0 {
-        return refuse("a connection threshold (-x, -y)");
     }
     Ok(())
 }
@@ -74,5 +64,4 @@ pub(super) fn daemon(_: &Daemon) -> Result<(), RulesError> {
 }
 
 /// What `ipvsadm -h` says of all this.
-pub const SUMMARY: &str = "schedulers other than rr, wrr, lc and wlc, -p, -M, --pe, -o, -b on a service,\n\
-     \x20 -f, IPv6, SCTP, port 0, -x, -y, --tun-type gue and gre, sync daemon";
+pub const SUMMARY: &str = "-p, -M, --pe, -o, -f, IPv6, SCTP, port 0, --tun-type gue and gre, sync daemon";
