@@ -72,7 +72,7 @@ impl MaglevHashing {
                     place,
                     next: siphash(name, KEY) % SIZE,
                     step: siphash(name, STEP_KEY) % (SIZE - 1) + 1,
-                    turns: ((weight / divisor >> shift) as u32).max(1),
+                    turns: (((weight / divisor) >> shift) as u32).max(1),
                 }
             })
             .collect()
