@@ -23,10 +23,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
         ServiceName::Address { address: IpAddr::V6(_), .. } => return refuse("an IPv6 service"),
         ServiceName::Address { .. } => {}
     }
-    // The kernel's answer to a scheduler whose module it lacks.
-    if settings.scheduler_kind().is_none() {
-        return Err(RulesError::SchedulerNotFound);
-    }
     if settings.persistence.is_some() {
         return refuse("persistence (-p)");
     }
@@ -38,9 +34,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     }
     if settings.one_packet {
         return refuse("one-packet scheduling (-o)");
-    }
-    if settings.scheduler_flags != 0 {
-        return refuse("a scheduler flag (-b)");
     }
     Ok(())
 }
@@ -57,9 +50,6 @@ pub(super) fn server(server: &Server) -> Result<(), RulesError> {
         Tunnel::Ipip => {}
         Tunnel::Gue { .. } => return refuse("tunnel type gue"),
         Tunnel::Gre { .. } => return refuse("tunnel type gre"),
-    }
-    if server.upper_threshold != 0 || server.lower_threshold != 0 {
-        return refuse("a connection threshold (-x, -y)");
     }
     Ok(())
 }
@@ -79,5 +69,4 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
 pub const SUMMARY: &str =
-    "  schedulers other than rr|wrr|lc|wlc, -p, --pe, -o, scheduler flags, -f, -6, IPv6, SCTP,
-  services of every port, -x, -y, --tun-type gue|gre, the sync daemon";
+    "  -p, --pe, -o, -f, -6, IPv6, SCTP, services of every port, --tun-type gue|gre,\n  the sync daemon";

@@ -10,7 +10,7 @@ use crate::local::LocalPorts;
 use crate::neigh::{HopId, NextHops, Resolution};
 use crate::packet::Packet;
 use crate::port::Frame;
-use crate::sched::Scheduler;
+use crate::sched::{Arrival, Scheduler};
 use crate::service::{Method, Protocol, RealServer, ServiceId, ServiceTable};
 use crate::stats::DropReason;
 use crate::wire::{Address, tcp};
@@ -76,13 +76,13 @@ impl Flows {
     }
 
     /// Brings the schedulers in line with a new service table.
-    pub(super) fn adopt(&mut self, table: &ServiceTable) {
+    pub(super) fn adopt(&mut self, table: &ServiceTable, now: u32) {
         self.local_ports.release_idle(IDLE_POOLS);
         self.schedulers.resize_with(table.service_slots(), || None);
         for (slot, scheduler) in self.schedulers.iter_mut().enumerate() {
             match (table.service(ServiceId(slot as u32)), scheduler) {
-                (Some(service), Some(scheduler)) => scheduler.update(service, table),
-                (Some(service), none) => *none = Some(Scheduler::new(service, table)),
+                (Some(service), Some(scheduler)) => scheduler.update(service, table, now),
+                (Some(service), none) => *none = Some(Scheduler::new(service, table, now)),
                 (None, gone) => *gone = None,
             }
         }
@@ -221,7 +221,13 @@ impl Flows {
             return Err(Verdict::Drop(DropReason::TableFull));
         }
         let scheduler = self.schedulers.get_mut(service_id.0 as usize).and_then(Option::as_mut);
-        let chosen = scheduler.and_then(|s| s.schedule(service, services));
+        let arrival = Arrival {
+            source: tuple.source,
+            source_port: tuple.source_port,
+            destination: tuple.destination,
+            now,
+        };
+        let chosen = scheduler.and_then(|s| s.schedule(service, services, &arrival));
         let Some((server_id, server)) = chosen.and_then(|id| Some((id, services.server(id)?))) else {
             return Err(Verdict::Answer {
                 error: icmp::Error::PortUnreachable,
@@ -263,6 +269,7 @@ impl Flows {
         self.wheel.schedule(id, deadline(now, services.timeouts().seconds(state)));
         let share = server.counters.share(self.worker);
         share.inactive.add(1);
+        server.connections_changed();
         share.traffic.connections.add(1);
         server.service_counters.share(self.worker).connections.add(1);
         Ok(id)
@@ -278,6 +285,7 @@ impl Flows {
         if let Some(server) = view.services.server(entry.server_id) {
             let share = server.counters.share(self.worker);
             if entry.active { &share.active } else { &share.inactive }.sub(1);
+            server.connections_changed();
         }
     }
 

@@ -159,7 +159,7 @@ impl<P: Port> Worker<P> {
         let services = self.published.services.load();
         if !Arc::ptr_eq(&services, &self.view.services) {
             self.view.services = Arc::clone(&services);
-            self.flows.adopt(&services);
+            self.flows.adopt(&services, tick(now));
             // After the schedulers: control takes it that the old table is
             // not looked at any more.
             self.counters.generation.set(services.generation());

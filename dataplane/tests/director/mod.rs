@@ -19,8 +19,8 @@ use sluice_dataplane::conn::{ConnectionRecord, Timeouts};
 use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::{
-    Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceTableBuilder,
-    VirtualService,
+    Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey,
+    ServiceTableBuilder, Thresholds, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::Address;
@@ -174,6 +174,7 @@ impl Director {
         let service = VirtualService {
             key: ServiceKey { protocol, address: (*at.ip()).into(), port: at.port() },
             scheduler: SchedulerKind::Rr,
+            scheduler_flags: SchedulerFlags::default(),
             servers: Vec::new(),
             local_addresses: vec![Address::from_v4(LIP)],
             counters: Arc::new(TrafficCounters::new(self.workers.len())),
@@ -198,6 +199,9 @@ impl Director {
             port: at.port(),
             method,
             weight,
+            last_weight: weight,
+            thresholds: Thresholds::default(),
+            edits: 0,
             available: true,
             counters: Arc::new(ServerCounters::new(workers)),
             service_counters: owner.counters.clone(),

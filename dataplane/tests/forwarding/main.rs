@@ -13,5 +13,6 @@ mod link;
 mod nat;
 mod next_hops;
 mod related;
+mod thresholds;
 mod tun;
 mod workers;
