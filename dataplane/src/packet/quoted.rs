@@ -105,6 +105,7 @@ impl Related {
             ttl: ip.ttl,
             is_v4: true,
             dont_fragment: ip.dont_fragment(),
+            later: false,
         };
         let [_, _, _, _, info @ ..] = *message.first_chunk::<8>().ok_or(TRUNCATED)?;
         Ok(Related { packet, kind: error.kind, code: error.code, info, quoted, tunnel })

@@ -75,7 +75,7 @@ impl Flows {
         match related::apply(&rewrite, error, source, frame, hop.mtu, packet_id) {
             Ok(rewritten) => Verdict::Send(rewritten, hop_id),
             Err(Refused::TtlExceeded) => Verdict::Drop(DropReason::TtlExceeded),
-            Err(Refused::TooBig(_)) => Verdict::Drop(DropReason::TooBig),
+            Err(Refused::TooBig(_) | Refused::Split(_)) => Verdict::Drop(DropReason::TooBig),
             Err(Refused::Drop(reason)) => Verdict::Drop(reason),
         }
     }

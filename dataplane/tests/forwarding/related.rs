@@ -83,7 +83,7 @@ impl FromClients {
 
 /// The packet of a frame behind an outer header as the tunnel makes it, whose
 /// identification is not compared.
-fn in_tunnel(frame: &[u8]) -> Vec<u8> {
+pub fn in_tunnel(frame: &[u8]) -> Vec<u8> {
     use etherparse::{IpNumber, Ipv4Header};
     let inner = &frame[14..];
     let mut outer =
@@ -96,7 +96,7 @@ fn in_tunnel(frame: &[u8]) -> Vec<u8> {
     without_outer_id(bytes)
 }
 
-fn without_outer_id(mut frame: Vec<u8>) -> Vec<u8> {
+pub fn without_outer_id(mut frame: Vec<u8>) -> Vec<u8> {
     if frame[23] == 4 {
         frame[18..20].fill(0);
         frame[24..26].fill(0);
