@@ -22,6 +22,7 @@ use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
 use crate::port::{BURST, Frame, Port};
+use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
 use crate::wire::Address;
 
@@ -39,6 +40,10 @@ const EXPIRE_BUDGET: usize = 4 * BURST;
 /// Listings under way at once. For another one the oldest is given up, which
 /// is most likely one that nobody reads.
 const MOST_LISTINGS: usize = 64;
+
+/// Connections that the second-level cache holds: up to here asking for them
+/// beforehand costs more than it saves.
+const IN_CACHE: usize = 4096;
 
 /// Frames that wait for room in a transmit ring.
 const MOST_UNSENT: usize = 4 * BURST;
@@ -176,10 +181,27 @@ impl<P: Port> Worker<P> {
 
     /// Handles frames that were received on `interface`.
     fn process(&mut self, burst: &mut Vec<P::Frame>, interface: usize, visits: usize, now: u64) {
+        // Each pass asks the cache for what the next one reads, so that the
+        // misses of a whole burst are under way at once.
+        burst.iter().filter_map(|frame| frame.bytes().first()).for_each(prefetch);
+        let prefetching = self.flows.table.len() > IN_CACHE;
         self.parsed.clear();
         for frame in burst.iter() {
-            let parsed = Packet::parse(frame.bytes());
-            self.parsed.push(parsed.map(|packet| (packet, self.flows.table.hash(&packet.tuple))));
+            let parsed = Packet::parse(frame.bytes()).map(|packet| {
+                let hash = self.flows.table.hash(&packet.tuple);
+                if prefetching {
+                    self.flows.table.prefetch(hash);
+                }
+                (packet, hash)
+            });
+            self.parsed.push(parsed);
+        }
+        if prefetching {
+            for (_, hash) in self.parsed.iter().flatten() {
+                if let Some(id) = self.flows.table.prefetch_entry(*hash) {
+                    self.flows.wheel.prefetch(id);
+                }
+            }
         }
         let mut found = [None; BURST];
         for (parsed, found) in self.parsed.iter().zip(&mut found) {
