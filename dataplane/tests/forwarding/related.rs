@@ -224,8 +224,10 @@ fn a_narrow_tunnel_is_no_news_to_who_lets_fragment() {
     let outcome = director.arrive(0, &request.bytes());
     let quoted = &outcome.sent[0].1[14..];
     let ends = (INNER_ROUTER, INSIDE_ADDRESS);
-    let arriving = error((server_mac(1), INSIDE), ends, &too_big(600), quoted, 64);
+    let mut arriving = error((server_mac(1), INSIDE), ends, &too_big(600), quoted, 64);
     assert_eq!(director.arrive(1, &arriving), Outcome::dropped(DropReason::TunnelError));
+    arriving[36] ^= 1;
+    assert_eq!(director.arrive(1, &arriving), Outcome::dropped(DropReason::BadChecksum));
 }
 
 #[test]
@@ -285,7 +287,11 @@ fn errors_that_cannot_go_on() {
         let arriving = expected.arriving(&too_big(600), 1500);
         let mut broken = arriving.clone();
         broken[36] ^= 1;
-        assert_eq!(director.arrive(0, &broken), Outcome::dropped(DropReason::BadChecksum), "{method:?}");
+        if method.has_replies() {
+            assert_eq!(director.arrive(0, &broken), Outcome::dropped(DropReason::BadChecksum), "{method:?}");
+        } else {
+            assert_eq!(director.arrive(0, &broken).sent.len(), 1, "{method:?}");
+        }
         // Never answered by another error.
         let kind = too_big(600);
         let last = error(
