@@ -3,10 +3,12 @@
 //! Every length in the frame is checked against the frame here; what a
 //! [`Packet`] says may be relied on afterwards.
 
+mod fragment;
 mod quoted;
 
 use zerocopy::FromBytes;
 
+pub use fragment::{Fragment, FragmentKey};
 pub use quoted::{Quoted, Related};
 
 use crate::conn::Tuple;
@@ -33,14 +35,18 @@ pub struct Packet {
     pub is_v4: bool,
     /// IPv4 with "do not fragment"
     pub dont_fragment: bool,
+    /// A fragment other than the first: `transport` is where its data begins
+    pub later: bool,
 }
 
 /// Why a frame is not a [`Packet`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unparsed {
-    /// It is whole as far as was looked, but not TCP or UDP over IP, or a
-    /// fragment: the kernel's business
+    /// It is whole as far as was looked, but not TCP or UDP over IP: the
+    /// kernel's business
     Kernel,
+    /// A fragment over IPv4, whose header is at this offset
+    Fragment(u16),
     /// ICMP over IPv4, whose header is at this offset
     Icmp(u16),
     /// It is broken
@@ -88,7 +94,7 @@ fn parse_v4(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         return Err(Unparsed::Drop(DropReason::BadChecksum));
     }
     if ip.is_fragment() {
-        return Err(Unparsed::Kernel);
+        return Err(Unparsed::Fragment(network as u16));
     }
     if ip.protocol == ipv4::ICMP {
         return Err(Unparsed::Icmp(network as u16));
@@ -110,6 +116,7 @@ fn parse_v4(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         ttl: ip.ttl,
         is_v4: true,
         dont_fragment: ip.dont_fragment(),
+        later: false,
     })
 }
 
@@ -138,6 +145,7 @@ fn parse_v6(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         ttl: ip.hop_limit,
         is_v4: false,
         dont_fragment: true,
+        later: false,
     })
 }
 

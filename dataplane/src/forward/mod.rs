@@ -10,9 +10,11 @@ mod fullnat;
 pub mod icmp;
 mod nat;
 pub mod related;
+mod split;
 mod tun;
 
 pub use egress::{link_header_len, put_link_header};
+pub use split::Split;
 pub use tun::OVERHEAD as TUNNEL_OVERHEAD;
 
 use crate::conn::{Entry, Side, Tuple};
@@ -65,6 +67,9 @@ pub enum Refused {
     /// It may not be fragmented and is larger than this MTU, in bytes of the
     /// packet as its sender knows it: fragmentation needed to the sender
     TooBig(u16),
+    /// It is to be fragmented into pieces of at most so many bytes, of the
+    /// packet as its sender knows it
+    Split(u16),
     /// It cannot be carried on
     Drop(DropReason),
 }
@@ -127,11 +132,7 @@ pub fn apply<F: Frame>(
         Rewrite::Keep | Rewrite::Replace { .. } => mtu,
     };
     if packet.length > room {
-        return Err(if packet.dont_fragment {
-            Refused::TooBig(room)
-        } else {
-            Refused::Drop(DropReason::TooBig)
-        });
+        return Err(if packet.dont_fragment { Refused::TooBig(room) } else { Refused::Split(room) });
     }
     match *rewrite {
         Rewrite::Keep => dr::apply(packet, frame),

@@ -81,6 +81,9 @@ pub(super) fn apply<F: Frame>(
     ip.destination = destination.0.v4_bytes();
     ip.checksum = ip_delta.apply(ip.checksum.get()).into();
     ip.decrement_ttl();
+    if packet.later {
+        return Ok(Rewritten { offset, length: packet.length as usize });
+    }
 
     match packet.tuple.protocol {
         Protocol::Tcp => {

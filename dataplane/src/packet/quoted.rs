@@ -10,7 +10,6 @@ use zerocopy::FromBytes;
 use super::{MALFORMED, Packet, TRUNCATED, Unparsed};
 use crate::conn::Tuple;
 use crate::service::Protocol;
-use crate::stats::DropReason;
 use crate::wire::{Address, checksum, icmp, ipv4};
 
 /// An ICMP error about a packet that the director sent.
@@ -31,6 +30,8 @@ pub struct Related {
     pub quoted: Quoted,
     /// The address that the quoted tunnel packet was sent to
     pub tunnel: Option<Address>,
+    /// Whether the ICMP checksum is right
+    pub intact: bool,
 }
 
 /// A packet quoted by an error. What is quoted ends with the error.
@@ -80,9 +81,6 @@ impl Related {
         if outer.source != ip.destination {
             return Err(Unparsed::Kernel);
         }
-        if checksum::sum(0, message) != 0xffff {
-            return Err(Unparsed::Drop(DropReason::BadChecksum));
-        }
         let tuple = Tuple {
             source: Address::from_v4(inner.source),
             destination: Address::from_v4(inner.destination),
@@ -105,9 +103,11 @@ impl Related {
             ttl: ip.ttl,
             is_v4: true,
             dont_fragment: ip.dont_fragment(),
+            later: false,
         };
         let [_, _, _, _, info @ ..] = *message.first_chunk::<8>().ok_or(TRUNCATED)?;
-        Ok(Related { packet, kind: error.kind, code: error.code, info, quoted, tunnel })
+        let intact = checksum::sum(0, message) == 0xffff;
+        Ok(Related { packet, kind: error.kind, code: error.code, info, quoted, tunnel, intact })
     }
 
     /// The quoted packet as far as it is there, to be quoted again.

@@ -188,11 +188,14 @@ pub struct WorkerCounters {
     /// ICMP errors of our own that were put up for sending, beside the frames
     /// that were received
     pub answered: Counter,
+    /// Pieces that packets were fragmented into, beyond the first of each
+    pub fragmented: Counter,
     /// Frames given to the kernel because nothing of ours claimed them
     pub punted: Counter,
     /// Frames passed on to another worker
     pub handed: Counter,
-    /// Frames waiting for a next hop's link-layer address
+    /// Frames waiting for a next hop's link-layer address, or for the first
+    /// fragment of their packet
     pub held: Counter,
     /// Connections in the table now
     pub connections: Counter,

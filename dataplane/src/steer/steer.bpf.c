@@ -4,10 +4,13 @@
  *   - TCP and UDP to VIP:port of a service (port 0 stands for all ports);
  *   - TCP and UDP to a LIP, from the first port that FULLNAT uses;
  *   - TCP and UDP from RIP:port of a NAT real server;
+ *   - fragments of TCP and UDP, of which only the first has ports: to a VIP
+ *     with services of the protocol, to a LIP, or from a NAT real server; the
+ *     worker leaves to the kernel what it does not know;
  *   - ICMP errors about a packet that went the other way, or to a tunnel's
  *     real server;
  *   - with one or two VLAN tags as without.
- * All else is passed: ARP, other ICMP, ssh, BGP, VRRP, fragments, frames that are
+ * All else is passed: ARP, other ICMP, ssh, BGP, VRRP, frames that are
  * not for our MAC (a bridge may flood them to us, and forwarding them again
  * would duplicate packets).
  *
@@ -27,6 +30,9 @@
 #define ROLE_LIP 2
 #define ROLE_RIP 4
 #define ROLE_TUNNEL 8
+/* Protocols of the services or NAT servers at an address. */
+#define ROLE_TCP 16
+#define ROLE_UDP 32
 
 /* ICMP errors (RFC 792). <linux/icmp.h> does not compile for BPF. */
 #define ICMP_UNREACHABLE 3
@@ -125,6 +131,25 @@ static __always_inline int wanted(const struct address *source, const struct add
 	return role && (*role & ROLE_RIP) && known(source, ports->source, protocol, ROLE_RIP);
 }
 
+/* The same for a fragment, whose ports are not there. */
+static __always_inline int wanted_fragment(const struct address *source, const struct address *dest,
+					   __u8 protocol)
+{
+	__u8 *role, of_protocol;
+
+	if (protocol == IPPROTO_TCP)
+		of_protocol = ROLE_TCP;
+	else if (protocol == IPPROTO_UDP)
+		of_protocol = ROLE_UDP;
+	else
+		return 0;
+	role = bpf_map_lookup_elem(&roles, dest);
+	if (role && ((*role & ROLE_LIP) || ((*role & ROLE_VIP) && (*role & of_protocol))))
+		return 1;
+	role = bpf_map_lookup_elem(&roles, source);
+	return role && (*role & ROLE_RIP) && (*role & of_protocol);
+}
+
 /* Whether an ICMP error is about a packet that the director sent: packets the
  * other way are the director's. Of a tunnel's packet the outer header says it.
  */
@@ -206,12 +231,15 @@ int sluice_steer(struct xdp_md *ctx)
 
 		if ((void *)(ip + 1) > end || ip->ihl < 5)
 			return XDP_PASS;
-		if (ip->frag_off & bpf_htons(0x3fff))
-			return XDP_PASS;
 		source.word[2] = dest.word[2] = bpf_htonl(0xffff);
 		source.word[3] = ip->saddr;
 		dest.word[3] = ip->daddr;
 		protocol = ip->protocol;
+		if (ip->frag_off & bpf_htons(0x3fff)) {
+			if (!wanted_fragment(&source, &dest, protocol))
+				return XDP_PASS;
+			goto ours;
+		}
 		ports = l3 + ip->ihl * 4;
 		if (protocol == IPPROTO_ICMP) {
 			struct icmp_header *icmp = (void *)ports;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::conn::timer::{Wheel, ticks};
 use crate::conn::{Direction, Entry, EntryId, NO_HOP, Seed, Side, State, Table};
-use crate::forward::{self, Plan, Refused, Rewritten, icmp};
+use crate::forward::{self, Plan, Refused, Rewrite, Rewritten, icmp};
 use crate::local::LocalPorts;
 use crate::neigh::{HopId, NextHops, Resolution};
 use crate::packet::Packet;
@@ -30,6 +30,8 @@ const IDLE_POOLS: usize = 64;
 pub(super) enum Verdict {
     /// Send it to a next hop, whose MAC is known
     Send(Rewritten, HopId),
+    /// Send it in pieces of at most so many bytes, each of which is rewritten
+    Split(Rewrite, HopId, u16),
     /// Come again when the next hop towards this address is known
     Wait(Address),
     /// Drop it for the reason and tell its sender
@@ -141,21 +143,27 @@ impl Flows {
 
         let share = server.counters.share(self.worker);
         let service_share = server.service_counters.share(self.worker);
-        let bytes = u64::from(packet.length);
+        // The fragments of a packet count as the packet, which IPVS has put
+        // together.
+        let (packets, bytes) = match packet.later {
+            false => (1, packet.length),
+            true => (0, packet.length - (packet.transport - packet.network)),
+        };
+        let bytes = u64::from(bytes);
         match side {
             Side::Client => {
-                entry.packets = entry.packets.wrapping_add(1);
-                share.traffic.in_packets.add(1);
+                entry.packets = entry.packets.wrapping_add(packets);
+                share.traffic.in_packets.add(packets.into());
                 share.traffic.in_bytes.add(bytes);
-                service_share.in_packets.add(1);
+                service_share.in_packets.add(packets.into());
                 service_share.in_bytes.add(bytes);
             }
             // As `ip_vs_out_stats`: a removed server is counted no more.
             Side::Server if !server.available => {}
             Side::Server => {
-                share.traffic.out_packets.add(1);
+                share.traffic.out_packets.add(packets.into());
                 share.traffic.out_bytes.add(bytes);
-                service_share.out_packets.add(1);
+                service_share.out_packets.add(packets.into());
                 service_share.out_bytes.add(bytes);
             }
         }
@@ -165,7 +173,10 @@ impl Flows {
             Side::Client => Direction::InputOnly,
             Side::Server => Direction::Output,
         };
-        let state = entry.state.next(direction, packet.flags);
+        let state = match packet.later {
+            false => entry.state.next(direction, packet.flags),
+            true => entry.state,
+        };
         entry.state = state;
         if state.is_active() != entry.active {
             entry.active = state.is_active();
@@ -191,6 +202,7 @@ impl Flows {
             Ok(rewritten) => return Verdict::Send(rewritten, hop_id),
             Err(Refused::TtlExceeded) => (icmp::Error::TimeExceeded, DropReason::TtlExceeded),
             Err(Refused::TooBig(mtu)) => (icmp::Error::FragmentationNeeded(mtu), DropReason::TooBig),
+            Err(Refused::Split(room)) => return Verdict::Split(rewrite, hop_id, room),
             Err(Refused::Drop(reason)) => return Verdict::Drop(reason),
         };
         Verdict::Answer { error, reason, source: (!for_client).then_some(packet.tuple.destination) }

@@ -48,6 +48,11 @@ impl Flows {
         let Some((id, side)) = self.find(&error.packet.tuple) else { return Verdict::Unclaimed };
         let packet_id = self.next_id();
         let Some(entry) = self.table.get_mut(id) else { return Verdict::Unclaimed };
+        // As in IPVS: what is not changed is not checked, that being its
+        // receiver's business.
+        if entry.method.has_replies() && !error.intact {
+            return Verdict::Drop(DropReason::BadChecksum);
+        }
         let hop_id = match towards(entry, side, &view.hops) {
             Ok(hop) => hop,
             Err(verdict) => return verdict,
@@ -75,7 +80,7 @@ impl Flows {
         match related::apply(&rewrite, error, source, frame, hop.mtu, packet_id) {
             Ok(rewritten) => Verdict::Send(rewritten, hop_id),
             Err(Refused::TtlExceeded) => Verdict::Drop(DropReason::TtlExceeded),
-            Err(Refused::TooBig(_)) => Verdict::Drop(DropReason::TooBig),
+            Err(Refused::TooBig(_) | Refused::Split(_)) => Verdict::Drop(DropReason::TooBig),
             Err(Refused::Drop(reason)) => Verdict::Drop(reason),
         }
     }
@@ -87,6 +92,9 @@ impl Flows {
         let Some((entry, Side::Client)) = found else { return Verdict::Unclaimed };
         if entry.method != Method::Tunnel || error.tunnel != Some(entry.server.source) {
             return Verdict::Unclaimed;
+        }
+        if !error.intact {
+            return Verdict::Drop(DropReason::BadChecksum);
         }
         match related::in_tunnel(error, forward::TUNNEL_OVERHEAD) {
             Some(answer) => Verdict::Answer {

@@ -47,7 +47,7 @@ pub const INSIDE_ADDRESS: [u8; 4] = [10, 0, 2, 254];
 pub const SECOND: u64 = 1_000_000_000;
 
 /// Frames that each worker's port has.
-pub const FRAMES: usize = 1024;
+pub const FRAMES: usize = 2048;
 
 /// The address of a real server's interface.
 pub fn server_mac(last: u8) -> Mac {

@@ -7,6 +7,7 @@ mod director;
 
 mod connections;
 mod dr;
+mod fragments;
 mod fullnat;
 mod icmp;
 mod link;

@@ -129,6 +129,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, u32)> {
     let syn = tcp(CLIENT, "192.0.2.10:80", SYN);
     let query = udp(CLIENT, "192.0.2.10:53");
     let whole = |packet: Datagram| packet.bytes();
+    let fragment = |packet: Datagram| with(&packet, &[(20, 0), (21, 100)]);
     let mut options = syn.clone();
     options.ip_options = vec![1; 40];
     let mut three_tags = syn.clone().vlans(&[1, 2]).bytes();
@@ -161,9 +162,23 @@ fn cases() -> Vec<(&'static str, Vec<u8>, u32)> {
         ("IP options", whole(options), REDIRECT),
         ("a TTL of 1, which the worker answers", whole(syn.clone().ttl(1)), REDIRECT),
         ("may be fragmented", whole(syn.clone().may_be_fragmented()), REDIRECT),
-        ("a first fragment", with(&syn, &[(20, 0x20)]), PASS),
-        ("a later fragment", with(&syn, &[(20, 0), (21, 1)]), PASS),
-        ("a last fragment", with(&syn, &[(20, 0x1f), (21, 0xff)]), PASS),
+        ("a first fragment", with(&syn, &[(20, 0x20)]), REDIRECT),
+        ("a later fragment", with(&syn, &[(20, 0), (21, 1)]), REDIRECT),
+        ("a last fragment", with(&syn, &[(20, 0x1f), (21, 0xff)]), REDIRECT),
+        (
+            "a fragment of a port that is in no later one",
+            fragment(tcp(CLIENT, "192.0.2.10:81", ACK)),
+            REDIRECT,
+        ),
+        ("a fragment for a VIP without UDP", fragment(udp(CLIENT, "192.0.2.11:53")), PASS),
+        ("a fragment for an address without services", fragment(udp(CLIENT, "192.0.2.12:53")), PASS),
+        ("a fragment for a LIP", fragment(udp("10.0.2.9:53", "10.0.2.200:80")), REDIRECT),
+        ("a fragment from a NAT server", fragment(tcp("10.0.2.1:8080", CLIENT, ACK)), REDIRECT),
+        ("a fragment from a NAT server, another protocol", fragment(udp("10.0.2.1:8080", CLIENT)), PASS),
+        ("a fragment to a NAT server", fragment(tcp(CLIENT, "10.0.2.1:8080", ACK)), PASS),
+        ("a fragment of ICMP", with(&syn, &[(20, 0x20), (23, 1)]), PASS),
+        ("a fragment of SCTP", with(&syn, &[(20, 0x20), (23, 132)]), PASS),
+        ("a fragment without its data", fragment(syn.clone())[..34].to_vec(), REDIRECT),
         ("ICMP to the VIP", with(&syn, &[(23, 1)]), PASS),
         ("VRRP", with(&syn, &[(23, 112)]), PASS),
         ("SCTP", with(&syn, &[(23, 132)]), PASS),
