@@ -53,6 +53,22 @@ fn requests_are_spread(method: Method, options: SiteOptions) -> Result<()> {
     Ok(())
 }
 
+/// Every request is answered, by whichever server.
+fn requests_are_answered(method: Method, options: SiteOptions) -> Result<()> {
+    if !lab::may_run("requests_are_answered") {
+        return Ok(());
+    }
+    let (site, director, _nginx) = site(method, options)?;
+    let greetings = curl::greet(&site.client, &VIP.to_string(), 60)?;
+    ensure!(
+        greetings.failed == 0,
+        "{} requests failed; the director said:\n{}",
+        greetings.failed,
+        director.log()
+    );
+    Ok(())
+}
+
 #[test]
 fn requests_by_nat() -> Result<()> {
     requests_are_spread(Method::Nat, SiteOptions::default())
@@ -78,6 +94,18 @@ fn requests_past_a_strict_reverse_path_filter() -> Result<()> {
     let strict = SiteOptions { reverse_path: ReversePath::Strict, ..SiteOptions::default() };
     requests_are_spread(Method::Nat, strict)?;
     requests_are_spread(Method::FullNat, strict)
+}
+
+/// A veth spreads what it gets over queues by CPU, so that requests and replies of one connection meet different workers.
+#[test]
+fn requests_by_two_workers() -> Result<()> {
+    if std::thread::available_parallelism()?.get() < 2 {
+        lab::skipped("requests_by_two_workers", "needs two CPUs");
+        return Ok(());
+    }
+    let two = SiteOptions { queues: 2, ..SiteOptions::default() };
+    requests_are_answered(Method::Nat, two)?;
+    requests_are_answered(Method::FullNat, two)
 }
 
 /// 100 MB each way arrive as they were sent, while somebody works on the director over the same interface.

@@ -164,15 +164,9 @@ impl Workers {
         self.exchanges.iter().find_map(|exchange| exchange.events.pop())
     }
 
-    /// Asks every worker for its connections; they come in slices, and the
-    /// channel is closed after the last.
-    pub fn connections(&self) -> Receiver<Vec<ConnectionRecord>> {
-        let (answer, slices) = bounded(LISTING_SLICES);
-        for exchange in self.exchanges.iter() {
-            // A worker whose queue is full has listings enough to do.
-            let _ = exchange.commands.push(Command::List(answer.clone()));
-        }
-        slices
+    /// What lists connections, on any thread.
+    pub fn lister(&self) -> Lister {
+        Lister { exchanges: Arc::clone(&self.exchanges) }
     }
 
     /// Asks every worker to open its interfaces anew; each answers once.
@@ -197,6 +191,33 @@ impl Workers {
     /// The number of a worker that ended although nobody asked it to.
     pub fn dead(&self) -> Option<usize> {
         self.threads.iter().position(|thread| thread.is_finished())
+    }
+}
+
+/// Asks workers for their connections.
+pub struct Lister {
+    exchanges: Arc<[Exchange]>,
+}
+
+impl Lister {
+    /// Asks every worker; the connections come in slices, and the channel is
+    /// closed after the last. May wait a moment for workers that have other
+    /// commands to obey.
+    pub fn connections(&self) -> Receiver<Vec<ConnectionRecord>> {
+        let (answer, slices) = bounded(LISTING_SLICES);
+        for exchange in self.exchanges.iter() {
+            let mut command = Command::List(answer.clone());
+            let deadline = Instant::now() + Duration::from_secs(1);
+            while let Err(refused) = exchange.commands.push(command) {
+                if Instant::now() >= deadline {
+                    tracing::warn!("a worker does not obey; a listing lacks its connections");
+                    break;
+                }
+                command = refused;
+                thread::sleep(SLEEP);
+            }
+        }
+        slices
     }
 }
 

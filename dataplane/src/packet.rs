@@ -3,7 +3,11 @@
 //! Every length in the frame is checked against the frame here; what a
 //! [`Packet`] says may be relied on afterwards.
 
+mod quoted;
+
 use zerocopy::FromBytes;
+
+pub use quoted::{Quoted, Related};
 
 use crate::conn::Tuple;
 use crate::service::Protocol;
@@ -37,6 +41,8 @@ pub enum Unparsed {
     /// It is whole as far as was looked, but not TCP or UDP over IP, or a
     /// fragment: the kernel's business
     Kernel,
+    /// ICMP over IPv4, whose header is at this offset
+    Icmp(u16),
     /// It is broken
     Drop(DropReason),
 }
@@ -83,6 +89,9 @@ fn parse_v4(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
     }
     if ip.is_fragment() {
         return Err(Unparsed::Kernel);
+    }
+    if ip.protocol == ipv4::ICMP {
+        return Err(Unparsed::Icmp(network as u16));
     }
     let protocol = Protocol::from_number(ip.protocol).ok_or(Unparsed::Kernel)?;
     let (source_port, destination_port, flags) = transport(protocol, &packet[header..])?;

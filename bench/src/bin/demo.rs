@@ -223,7 +223,7 @@ fn table(rows: &[Row]) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "    {:<9}{:>11}{:>8}   {:<12}{:>12}{:>12}   {:<12}{:>6}   replies cross",
+        "    {:<9}{:>11}{:>8}   {:<12}{:>12}{:>12}   {:<12}{:>6}   replies through the director",
         "method", "requests ok", "failed", "rs1/rs2/rs3", "requests/s", "packets/s", "nginx saw", "DNS"
     );
     for row in rows {

@@ -10,6 +10,7 @@ pub mod curl;
 mod director;
 mod dns;
 pub mod echo;
+mod far;
 mod guard;
 mod link;
 mod netns;
@@ -27,6 +28,7 @@ use anyhow::{Context, Result, bail};
 
 pub use director::{Director, sluice_binary};
 pub use dns::{Dns, ask_name};
+pub use far::FarServer;
 pub use guard::{exit_cleanly_on_signals, sweep};
 pub use link::{Counters, End, Link, mac_of};
 pub use netns::Netns;
@@ -99,13 +101,19 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// Whether a test that needs root may run. If not, says so where the test runner does not swallow it.
+/// Whether a test that needs root may run. If not, says so as [`skipped`] does.
 #[must_use]
 pub fn may_run(test: &str) -> bool {
-    use std::io::Write;
     if !is_root() {
-        // Straight to the descriptor: the macros' output is kept back for tests that pass.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: {test} needs root");
+        skipped(test, "needs root");
     }
     is_root()
+}
+
+/// Says that a test does not run, where the test runner does not swallow it.
+pub fn skipped(test: &str, why: &str) {
+    use std::io::Write;
+    // Straight to the descriptor, in one piece: the macros' output is kept back for tests that pass. Nobody to tell is
+    // no failure.
+    let _ = std::io::stderr().write_all(format!("SKIPPED: {test} {why}\n").as_bytes());
 }

@@ -36,8 +36,8 @@ pub const SERVERS: u8 = 3;
 
 const CLIENT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 253);
-const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 253);
-const DIRECTOR_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
+pub(super) const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 253);
+pub(super) const DIRECTOR_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
 
 /// The address of a real server, counted from 1.
 #[must_use]
@@ -114,7 +114,7 @@ pub enum ReversePath {
 pub struct SiteOptions {
     /// MTU of every link, in bytes.
     pub mtu: u32,
-    /// Queues of the director's interfaces.
+    /// Queues of the director's interfaces, each with a worker.
     pub queues: u32,
     /// The director's reverse path filter.
     pub reverse_path: ReversePath,
@@ -139,7 +139,8 @@ pub struct Site {
     pub switch: Netns,
     /// `rs1` and on, each with an interface `eth0`.
     pub servers: Vec<Netns>,
-    lab: Lab,
+    pub(super) lab: Lab,
+    queues: u32,
 }
 
 impl Site {
@@ -154,7 +155,7 @@ impl Site {
         let director = lab.netns("di")?;
         let switch = lab.netns("sw")?;
         let servers = (1..=SERVERS).map(|i| lab.netns(&format!("rs{i}"))).collect::<Result<Vec<_>>>()?;
-        let site = Self { client, router, director, switch, servers, lab };
+        let site = Self { client, router, director, switch, servers, lab, queues: options.queues };
         site.wire_up(options)?;
         site.route(options)?;
         Ok(site)
@@ -246,31 +247,20 @@ impl Site {
     }
 
     fn realserver(&self, what: &str, method: Method) -> Result<()> {
-        let (sluice, vip) = (sluice_binary()?, VIP.to_string());
-        for server in &self.servers {
-            let mut command = server.command(&sluice.display().to_string());
-            run(command.args([
-                "realserver",
-                what,
-                "--vip",
-                &vip,
-                "--method",
-                method.name(),
-                "--dev",
-                "eth0",
-            ]))?;
-        }
-        Ok(())
+        self.servers.iter().try_for_each(|server| realserver(server, what, method))
     }
 
-    /// A configuration of the director: its interfaces, one worker, a local address, and no service yet.
+    /// A configuration of the director: its interfaces, a worker for each queue, a local address, and no service yet.
     #[must_use]
     pub fn config(&self) -> String {
         // Labs that run at the same time spread over the CPUs.
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let cpu = cpus - 1 - self.lab.number() as usize % cpus;
+        let first = cpus - 1 - self.lab.number() as usize % cpus;
+        let workers: Vec<String> =
+            (0..self.queues as usize).map(|queue| ((first + queue) % cpus).to_string()).collect();
+        let workers = workers.join(", ");
         format!(
-            "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{cpu}]\n\
+            "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{workers}]\n\
              connections_per_worker = 100_000\nlocal_addresses = [\"{LIP}\"]\n"
         )
     }
@@ -343,6 +333,14 @@ impl Site {
         std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
+}
+
+/// Runs `sluice realserver` on a server.
+pub(super) fn realserver(server: &Netns, what: &str, method: Method) -> Result<()> {
+    let (sluice, vip) = (sluice_binary()?, VIP.to_string());
+    let mut command = server.command(&sluice.display().to_string());
+    command.args(["realserver", what, "--vip", &vip, "--method", method.name(), "--dev", "eth0"]);
+    run(&mut command).map(drop)
 }
 
 /// The SHA-256 of a file, in hexadecimal.

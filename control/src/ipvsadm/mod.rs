@@ -63,9 +63,31 @@ pub fn called(program: &str, words: &[String], environment: &mut Environment<'_>
             let words: Vec<String> = ["-S"].into_iter().chain(numeric).map(str::to_owned).collect();
             run(&words, environment)
         }
-        // Debian's script looks at no arguments either.
-        "ipvsadm-restore" => run(&["-R".to_owned()], environment),
+        "ipvsadm-restore" => restore(environment),
         _ => run(words, environment),
+    }
+}
+
+/// Debian's script: it takes comments out, clears the table and looks at no
+/// arguments.
+fn restore(environment: &mut Environment<'_>) -> u8 {
+    let mut rules = Vec::new();
+    if let Err(error) = environment.stdin.read_to_end(&mut rules) {
+        let _ = writeln!(environment.stderr, "cannot read: {error}");
+        return 255;
+    }
+    let lines = rules.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.starts_with(b"#"));
+    let rules = lines.collect::<Vec<_>>().concat();
+    let mut environment = Environment {
+        stdin: &mut rules.as_slice(),
+        stdout: environment.stdout,
+        stderr: environment.stderr,
+        names: environment.names,
+        socket: environment.socket.clone(),
+    };
+    match run(&["-C".to_owned()], &mut environment) {
+        0 => run(&["-R".to_owned()], &mut environment),
+        status => status,
     }
 }
 

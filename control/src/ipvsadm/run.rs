@@ -184,7 +184,7 @@ impl Performer<'_, '_> {
     fn help(&mut self) -> io::Result<()> {
         let lacks = unsupported::SUMMARY;
         let out = &mut self.environment.stdout;
-        write!(out, "{VERSION}\n{HELP}{OUR_HELP}  not supported by this version of Sluice: {lacks}\n")
+        write!(out, "{VERSION}\n{HELP}{OUR_HELP}\nNot supported by this version of Sluice:\n{lacks}\n")
     }
 
     fn services(&self, only: Option<ServiceName>) -> Result<Vec<ServiceListing>, ClientError> {
@@ -301,7 +301,7 @@ impl Performer<'_, '_> {
         Ok(End::Status(0))
     }
 
-    /// Each line is a command line. One that the director refuses, or that
+    /// Each line is a command line, with or without `ipvsadm` before it. One that the director refuses, or that
     /// has an unknown option, is passed over, and the last line's status is
     /// that of the whole; any other mistake ends it.
     fn restore(&mut self, socket: Option<&Path>) -> Result<End, Failure> {
@@ -314,7 +314,10 @@ impl Performer<'_, '_> {
                 return Ok(End::Status(status));
             }
             let text = String::from_utf8_lossy(&line);
-            let words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
+            let mut words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
+            if words.first().is_some_and(|word| word == "ipvsadm") {
+                words.remove(0);
+            }
             if words.is_empty() {
                 continue;
             }

@@ -405,7 +405,7 @@ impl Rules {
     /// [`RulesError::Unsupported`], [`RulesError::DaemonRuns`].
     pub fn start_daemon(&mut self, daemon: Daemon) -> Result<(), RulesError> {
         if self.refuse_unsupported {
-            unsupported::daemon(&daemon)?;
+            unsupported::daemon()?;
         }
         if self.daemons.iter().any(|d| d.role == daemon.role) {
             return Err(RulesError::DaemonRuns);
@@ -418,8 +418,11 @@ impl Rules {
     /// `ipvsadm --stop-daemon`.
     ///
     /// # Errors
-    /// [`RulesError::NoDaemon`].
+    /// [`RulesError::Unsupported`], [`RulesError::NoDaemon`].
     pub fn stop_daemon(&mut self, role: DaemonRole) -> Result<(), RulesError> {
+        if self.refuse_unsupported {
+            unsupported::daemon()?;
+        }
         let position = self.daemons.iter().position(|d| d.role == role).ok_or(RulesError::NoDaemon)?;
         self.daemons.remove(position);
         Ok(())

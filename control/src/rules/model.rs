@@ -120,6 +120,8 @@ impl ServiceName {
     /// The key by which workers find it, where they can.
     pub fn key(&self) -> Option<ServiceKey> {
         match *self {
+            // To workers it would be the same as the IPv4 address.
+            ServiceName::Address { address: IpAddr::V6(v6), .. } if v6.to_ipv4_mapped().is_some() => None,
             ServiceName::Address { protocol, address, port } => {
                 Some(ServiceKey { protocol: protocol.in_data_plane()?, address: address.into(), port })
             }

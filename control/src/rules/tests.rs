@@ -233,6 +233,7 @@ fn what_the_data_plane_lacks_is_refused() {
     refused(rules.edit_service(&vip, set(|s| s.persistence = Some(60))), "persistence (-p)");
     refused(rules.add_service(tcp("10.0.0.2:0"), plain("rr")), "a service of every port (port 0)");
     refused(rules.add_service(tcp("2001:db8::1:80"), plain("rr")), "an IPv6 service");
+    refused(rules.add_service(tcp("::ffff:1.2.3.4:80"), plain("rr")), "an IPv4-mapped IPv6 service");
     let mark = ServiceName::Mark { mark: 1, family: Family::Ipv4 };
     refused(rules.add_service(mark, plain("rr")), "a firewall-mark service (-f)");
     refused(rules.add_server(&vip, Server { port: 0, ..nat(1) }), "a real server of every port (port 0)");

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Daemon, Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
+use super::{Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
 
 fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
     Err(RulesError::Unsupported(what.into()))
@@ -16,6 +16,10 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     match name {
         ServiceName::Mark { .. } => return refuse("a firewall-mark service (-f)"),
         ServiceName::Address { protocol: Protocol::Sctp, .. } => return refuse("an SCTP service"),
+        // This one stays when IPv6 comes: the data plane cannot tell it apart.
+        ServiceName::Address { address: IpAddr::V6(v6), .. } if v6.to_ipv4_mapped().is_some() => {
+            return refuse("an IPv4-mapped IPv6 service");
+        }
         ServiceName::Address { address: IpAddr::V6(_), .. } => return refuse("an IPv6 service"),
         ServiceName::Address { .. } => {}
     }
@@ -58,10 +62,11 @@ pub(super) fn local_address(address: IpAddr) -> Result<(), RulesError> {
     Ok(())
 }
 
-/// Refuses a sync daemon.
-pub(super) fn daemon(_: &Daemon) -> Result<(), RulesError> {
+/// Refuses to start or stop a sync daemon.
+pub(super) fn daemon() -> Result<(), RulesError> {
     refuse("sync daemon")
 }
 
-/// What `ipvsadm -h` says of all this.
-pub const SUMMARY: &str = "-p, -M, --pe, -o, -f, IPv6, SCTP, port 0, --tun-type gue and gre, sync daemon";
+/// What `ipvsadm -h` says of all this, indented as the rest of it.
+pub const SUMMARY: &str =
+    "  -p, --pe, -o, -f, -6, IPv6, SCTP, services of every port, --tun-type gue|gre, the sync daemon";

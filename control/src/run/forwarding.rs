@@ -143,10 +143,10 @@ impl DataPlane for Forwarding {
     }
 
     fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>> {
-        let slices = self.workers.connections();
+        let lister = self.workers.lister();
         let (answer, receiver) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || {
-            for slice in slices {
+            for slice in lister.connections() {
                 if answer.blocking_send(slice).is_err() {
                     return;
                 }

@@ -9,9 +9,11 @@ mod egress;
 mod fullnat;
 pub mod icmp;
 mod nat;
+pub mod related;
 mod tun;
 
 pub use egress::{link_header_len, put_link_header};
+pub use tun::OVERHEAD as TUNNEL_OVERHEAD;
 
 use crate::conn::{Entry, Side, Tuple};
 use crate::packet::Packet;

@@ -11,8 +11,8 @@ use crate::port::Frame;
 use crate::stats::DropReason;
 use crate::wire::{Address, ipv4};
 
-/// Bytes of the outer header.
-pub(super) const OVERHEAD: u16 = ipv4::LEN as u16;
+/// Bytes that a tunnel's outer header adds to a packet.
+pub const OVERHEAD: u16 = ipv4::LEN as u16;
 
 /// Congestion experienced, in the two ECN bits (RFC 3168).
 const CE: u8 = 0b11;
@@ -42,11 +42,12 @@ pub(super) fn apply<F: Frame>(
     destination: [u8; 4],
     id: u16,
 ) -> Result<Rewritten, Refused> {
-    let Rewritten { offset, length } = dr::apply(packet, frame)?;
+    let (offset, length) = (packet.network as usize, packet.length as usize);
     let total = length + ipv4::LEN;
     if offset + total > frame.capacity() {
         return Err(Refused::Drop(DropReason::TooBig));
     }
+    dr::apply(packet, frame)?;
     frame.set_len(offset + total);
     let bytes = frame.bytes_mut();
     bytes.copy_within(offset..offset + length, offset + ipv4::LEN);

@@ -114,6 +114,13 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// Whether another socket has the queue.
+    fn is_busy(&self) -> bool {
+        matches!(self, OpenError::Socket { source, .. } if source.raw_os_error() == Some(libc::EBUSY))
+    }
+}
+
 /// Queue *q* of each interface, over one memory.
 pub struct AfXdpPort {
     interfaces: Vec<Interface>,
@@ -179,10 +186,24 @@ impl AfXdpPort {
             scratch: Box::new(ArrayDeque::new()),
         };
         for index in 0..interfaces.len() {
-            port.open_interface(index)?;
+            port.open_within(index, QUEUE_RELEASE_AT_START)?;
         }
         port.reclaim();
         Ok(port)
+    }
+
+    /// Opens an interface's socket. The kernel takes its time to let go of the
+    /// queue of a socket that was closed, by this process or by one before it.
+    fn open_within(&mut self, index: usize, limit: Duration) -> Result<(), OpenError> {
+        let begun = Instant::now();
+        loop {
+            match self.open_interface(index) {
+                Err(error) if error.is_busy() && begun.elapsed() < limit => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                result => return result,
+            }
+        }
     }
 
     fn open_interface(&mut self, index: usize) -> Result<(), OpenError> {
@@ -335,14 +356,7 @@ impl Port for AfXdpPort {
         self.free.clear();
         self.free.extend(self.all.iter().map(|frame| ManuallyDrop::into_inner(duplicate(frame))));
         for index in 0..self.interfaces.len() {
-            let begun = Instant::now();
-            // The kernel takes its time to let go of a queue.
-            while let Err(error) = self.open_interface(index) {
-                if begun.elapsed() > QUEUE_RELEASE {
-                    return Err(crate::error_chain(&error));
-                }
-                thread::sleep(Duration::from_millis(1));
-            }
+            self.open_within(index, QUEUE_RELEASE).map_err(|error| crate::error_chain(&error))?;
         }
         self.reclaim();
         Ok(())
@@ -371,8 +385,11 @@ fn duplicate(frame: &Buffer) -> ManuallyDrop<Buffer> {
     ManuallyDrop::new(unsafe { std::ptr::read(frame) })
 }
 
-/// How long a closed socket's queue may stay taken.
+/// How long a closed socket's queue may stay taken while a worker waits for it.
 const QUEUE_RELEASE: Duration = Duration::from_millis(200);
+
+/// The same when a port is opened first, after a director that just ended.
+const QUEUE_RELEASE_AT_START: Duration = Duration::from_secs(2);
 
 /// Held while a socket is opened, so that the new descriptor can be told.
 static OPENING: Mutex<()> = Mutex::new(());

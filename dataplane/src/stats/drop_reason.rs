@@ -30,6 +30,9 @@ drop_reasons! {
     TtlExceeded = "ttl_exceeded",
     /// Larger than the next hop's MTU, and not to be fragmented
     TooBig = "too_big",
+    /// An ICMP error about a tunnel's packet, of which the client was told where
+    /// it concerns it and the rate allows
+    TunnelError = "tunnel_error",
     /// The service has no server that takes connections
     NoServer = "no_server",
     /// The connection's server was removed

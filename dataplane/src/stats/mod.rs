@@ -185,6 +185,9 @@ pub struct WorkerCounters {
     pub received: Counter,
     /// Frames handed to a transmit ring
     pub transmitted: Counter,
+    /// ICMP errors of our own that were put up for sending, beside the frames
+    /// that were received
+    pub answered: Counter,
     /// Frames given to the kernel because nothing of ours claimed them
     pub punted: Counter,
     /// Frames passed on to another worker

@@ -58,6 +58,9 @@ fn attached_program(index: u32) -> io::Result<u32> {
 /// kernel takes the driver's and leaves a generic program in place.
 #[allow(unsafe_code)]
 fn detach(index: u32) -> io::Result<()> {
+    // SAFETY: no function is passed. The library would print to standard error
+    // what we say ourselves.
+    unsafe { libbpf_sys::libbpf_set_print(None) };
     let info = attached(index)?;
     for (id, flag) in [
         (info.drv_prog_id, libbpf_sys::XDP_FLAGS_DRV_MODE),

@@ -32,8 +32,13 @@ pub(super) enum Verdict {
     Send(Rewritten, HopId),
     /// Come again when the next hop towards this address is known
     Wait(Address),
-    /// Drop it for this reason and tell its sender
-    Answer(icmp::Error, DropReason),
+    /// Drop it for the reason and tell its sender
+    Answer {
+        error: icmp::Error,
+        reason: DropReason,
+        /// Who tells; `None` is the address that the way to the sender prefers
+        source: Option<Address>,
+    },
     /// Drop it
     Drop(DropReason),
     /// It is neither a connection's nor the first of one
@@ -47,7 +52,7 @@ pub(super) struct Flows {
     local_ports: LocalPorts,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
-    worker: usize,
+    pub(super) worker: usize,
     capacity: usize,
     /// Identification of the next packet of our own
     packet_id: u16,
@@ -145,6 +150,8 @@ impl Flows {
                 service_share.in_packets.add(1);
                 service_share.in_bytes.add(bytes);
             }
+            // As `ip_vs_out_stats`: a removed server is counted no more.
+            Side::Server if !server.available => {}
             Side::Server => {
                 share.traffic.out_packets.add(1);
                 share.traffic.out_bytes.add(bytes);
@@ -173,18 +180,20 @@ impl Flows {
 
         let outer_source = hop.source.unwrap_or(entry.client.destination);
         let rewrite = forward::rewrite(entry, side, outer_source);
+        // A packet is for a VIP or a LIP, but for a NAT server's, which is for
+        // the client: the director answers that in its own name.
+        let for_client = side == Side::Server && entry.method == Method::Nat;
         let packet_id = match entry.method {
             Method::Tunnel => self.next_id(),
             Method::Nat | Method::FullNat | Method::DirectRoute => 0,
         };
-        match forward::apply(&rewrite, packet, frame, hop.mtu, packet_id) {
-            Ok(rewritten) => Verdict::Send(rewritten, hop_id),
-            Err(Refused::TtlExceeded) => Verdict::Answer(icmp::Error::TimeExceeded, DropReason::TtlExceeded),
-            Err(Refused::TooBig(mtu)) => {
-                Verdict::Answer(icmp::Error::FragmentationNeeded(mtu), DropReason::TooBig)
-            }
-            Err(Refused::Drop(reason)) => Verdict::Drop(reason),
-        }
+        let (error, reason) = match forward::apply(&rewrite, packet, frame, hop.mtu, packet_id) {
+            Ok(rewritten) => return Verdict::Send(rewritten, hop_id),
+            Err(Refused::TtlExceeded) => (icmp::Error::TimeExceeded, DropReason::TtlExceeded),
+            Err(Refused::TooBig(mtu)) => (icmp::Error::FragmentationNeeded(mtu), DropReason::TooBig),
+            Err(Refused::Drop(reason)) => return Verdict::Drop(reason),
+        };
+        Verdict::Answer { error, reason, source: (!for_client).then_some(packet.tuple.destination) }
     }
 
     /// Whether the client opens a new connection where an old one is over:
@@ -219,9 +228,12 @@ impl Flows {
             now,
         };
         let chosen = scheduler.and_then(|s| s.schedule(service, services, &arrival));
-        let no_server = Verdict::Answer(icmp::Error::PortUnreachable, DropReason::NoServer);
         let Some((server_id, server)) = chosen.and_then(|id| Some((id, services.server(id)?))) else {
-            return Err(no_server);
+            return Err(Verdict::Answer {
+                error: icmp::Error::PortUnreachable,
+                reason: DropReason::NoServer,
+                source: Some(tuple.destination),
+            });
         };
 
         let destination = (server.address, rport(server, tuple.destination_port));
@@ -305,7 +317,7 @@ fn rport(server: &RealServer, port: u16) -> u16 {
 
 /// Where packets from `side` of a connection go.
 #[inline]
-fn target(entry: &Entry, side: Side) -> Address {
+pub(super) fn target(entry: &Entry, side: Side) -> Address {
     match side {
         Side::Client => entry.server.source,
         Side::Server => entry.client.source,
@@ -314,7 +326,7 @@ fn target(entry: &Entry, side: Side) -> Address {
 
 /// The next hop for packets from `side`, from the entry unless routes changed.
 #[inline]
-fn towards(entry: &mut Entry, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
+pub(super) fn towards(entry: &mut Entry, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
     if entry.hop_generation != hops.generation() {
         entry.hops = [NO_HOP; 2];
         entry.hop_generation = hops.generation();

@@ -9,6 +9,7 @@ mod exchange;
 mod flow;
 mod held;
 mod listing;
+mod related;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
 use crate::port::{BURST, Frame, Port};
+use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
 use crate::wire::Address;
 
@@ -29,6 +31,14 @@ use listing::Listing;
 /// Connections that are expired between two bursts: more than a burst makes,
 /// so that expiry keeps up with any rate of new ones.
 const EXPIRE_BUDGET: usize = 4 * BURST;
+
+/// Listings under way at once. For another one the oldest is given up, which
+/// is most likely one that nobody reads.
+const MOST_LISTINGS: usize = 64;
+
+/// Connections that the second-level cache holds: up to here asking for them
+/// beforehand costs more than it saves.
+const IN_CACHE: usize = 4096;
 
 /// Frames that wait for room in a transmit ring.
 const MOST_UNSENT: usize = 4 * BURST;
@@ -164,10 +174,27 @@ impl<P: Port> Worker<P> {
 
     /// Handles frames that were received on `interface`.
     fn process(&mut self, burst: &mut Vec<P::Frame>, interface: usize, visits: usize, now: u64) {
+        // Each pass asks the cache for what the next one reads, so that the
+        // misses of a whole burst are under way at once.
+        burst.iter().filter_map(|frame| frame.bytes().first()).for_each(prefetch);
+        let prefetching = self.flows.table.len() > IN_CACHE;
         self.parsed.clear();
         for frame in burst.iter() {
-            let parsed = Packet::parse(frame.bytes());
-            self.parsed.push(parsed.map(|packet| (packet, self.flows.table.hash(&packet.tuple))));
+            let parsed = Packet::parse(frame.bytes()).map(|packet| {
+                let hash = self.flows.table.hash(&packet.tuple);
+                if prefetching {
+                    self.flows.table.prefetch(hash);
+                }
+                (packet, hash)
+            });
+            self.parsed.push(parsed);
+        }
+        if prefetching {
+            for (_, hash) in self.parsed.iter().flatten() {
+                if let Some(id) = self.flows.table.prefetch_entry(*hash) {
+                    self.flows.wheel.prefetch(id);
+                }
+            }
         }
         let mut found = [None; BURST];
         for (parsed, found) in self.parsed.iter().zip(&mut found) {
@@ -181,6 +208,10 @@ impl<P: Port> Worker<P> {
                 Ok(parsed) => parsed,
                 Err(Unparsed::Kernel) => {
                     self.punt(frame, interface);
+                    continue;
+                }
+                Err(Unparsed::Icmp(network)) => {
+                    self.relate(frame, network, interface, visits, now);
                     continue;
                 }
                 Err(Unparsed::Drop(reason)) => {
@@ -221,8 +252,8 @@ impl<P: Port> Worker<P> {
                 }
                 self.counters.held.set(self.held.len() as u64);
             }
-            Verdict::Answer(error, reason) => {
-                self.answer(error, packet, &frame, now);
+            Verdict::Answer { error, reason, source } => {
+                self.answer(error, source, packet, &frame, now);
                 self.discard(frame, reason);
             }
             Verdict::Drop(reason) => self.discard(frame, reason),
@@ -270,27 +301,40 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Sends an ICMP error about a packet to its sender.
-    fn answer(&mut self, error: icmp::Error, packet: &Packet, frame: &P::Frame, now: u64) {
+    /// Sends an ICMP error about a packet to its sender. Whether that works or
+    /// not, the packet itself is counted by its reason alone.
+    fn answer(
+        &mut self,
+        error: icmp::Error,
+        source: Option<Address>,
+        packet: &Packet,
+        frame: &P::Frame,
+        now: u64,
+    ) {
         if !packet.is_v4 || !self.icmp_limit.take(now) {
             return;
         }
-        let Resolution::Hop(id) = self.view.hops.resolve(packet.tuple.source) else {
-            self.ask(packet.tuple.source, now);
-            return;
+        let sender = packet.tuple.source;
+        let id = match self.view.hops.resolve(sender) {
+            Resolution::Hop(id) => id,
+            Resolution::Ask => return self.ask(sender, now),
+            Resolution::Foreign | Resolution::NoRoute => return,
         };
         let Some(hop) = self.view.hops.hop(id) else { return };
+        if hop.mac.is_none() {
+            return self.ask(sender, now);
+        }
+        let Some(source) = source.or(hop.source).and_then(Address::v4) else { return };
         let offset = forward::link_header_len(hop);
-        let Some(mut answer) = self.port.allocate() else {
-            self.counters.count_drop(DropReason::NoFrame);
-            return;
-        };
+        let Some(mut answer) = self.port.allocate() else { return };
         let packet_id = self.flows.next_id();
-        let written = icmp::write(error, packet, frame.bytes(), &mut answer, offset, packet_id);
+        let written = icmp::write(error, source, packet, frame.bytes(), &mut answer, offset, packet_id);
         match written.map(|written| self.address(&mut answer, written, id)) {
-            Some(Ok(interface)) => self.send(interface, answer),
-            Some(Err(reason)) => self.discard(answer, reason),
-            None => self.port.release(answer),
+            Some(Ok(interface)) => {
+                self.counters.answered.add(1);
+                self.send(interface, answer);
+            }
+            Some(Err(_)) | None => self.port.release(answer),
         }
     }
 
@@ -343,7 +387,12 @@ impl<P: Port> Worker<P> {
     fn obey(&mut self, now: u64) {
         while let Some(command) = self.exchange().commands.pop() {
             match command {
-                Command::List(answer) => self.listings.push(Listing::new(answer)),
+                Command::List(answer) => {
+                    if self.listings.len() >= MOST_LISTINGS {
+                        self.listings.remove(0);
+                    }
+                    self.listings.push(Listing::new(answer));
+                }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
                 }

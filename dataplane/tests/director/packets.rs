@@ -145,7 +145,7 @@ impl Datagram {
         set_tos(&mut ip, self.tos);
         ip.dont_fragment = self.dont_fragment;
         ip.identification = self.id;
-        ip.set_options(&self.ip_options).expect("whole words of options");
+        ip.options = self.ip_options.as_slice().try_into().expect("whole words of options");
         let mut segment = Vec::new();
         match self.protocol {
             Protocol::Tcp => {
@@ -206,11 +206,16 @@ pub struct IcmpError<'a> {
 impl IcmpError<'_> {
     /// The frame, of which the error's IP packet has at most 576 bytes.
     pub fn bytes(&self) -> Vec<u8> {
+        self.bytes_with(64)
+    }
+
+    /// The frame with so many hops left.
+    pub fn bytes_with(&self, ttl: u8) -> Vec<u8> {
         let quoted = &self.quoted[..self.quoted.len().min(576 - 28)];
         let mut message = Icmpv4Header::with_checksum(self.kind.clone(), quoted).to_bytes().to_vec();
         message.extend(quoted);
         let mut ip =
-            Ipv4Header::new(0, 64, IpNumber::ICMP, self.source, self.destination).expect("an empty payload");
+            Ipv4Header::new(0, ttl, IpNumber::ICMP, self.source, self.destination).expect("an empty payload");
         // Precedence "internetwork control".
         set_tos(&mut ip, 0xc0);
         ip.dont_fragment = false;

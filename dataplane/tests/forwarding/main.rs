@@ -5,5 +5,14 @@
 #[path = "../director/mod.rs"]
 mod director;
 
+mod connections;
+mod dr;
+mod fullnat;
+mod icmp;
+mod link;
 mod nat;
+mod next_hops;
+mod related;
 mod thresholds;
+mod tun;
+mod workers;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -61,7 +61,7 @@ impl Stage {
     pub fn shell(&mut self, command: &str, input: &str) -> Option<Outcome> {
         let stages: Vec<_> = command.split(" | ").map(|stage| stage.trim()).collect();
         let ours = |stage: &&str| stage.starts_with("ipvsadm") || stage.starts_with("grep ");
-        if !stages.iter().all(|stage| ours(stage)) {
+        if !stages.iter().all(ours) {
             return None;
         }
         if command == "ipvsadm -C" {
@@ -84,6 +84,11 @@ impl Stage {
         }
         all.stdout = input.lines().map(str::to_owned).collect();
         Some(all)
+    }
+
+    /// Where the director listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     fn run(&mut self, command: &str, input: &str) -> (String, String, u8) {

@@ -1,0 +1,7 @@
+//! The ipvsadm command line over a real socket, against a director without
+//! packets.
+
+mod additions;
+mod golden;
+mod recording;
+mod stage;

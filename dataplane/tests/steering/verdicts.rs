@@ -1,0 +1,259 @@
+//! What the program says to each kind of frame.
+
+use etherparse::Icmpv4Type;
+use etherparse::icmpv4::DestUnreachableHeader;
+use sluice_dataplane::link::Link;
+use sluice_dataplane::port::afxdp::AfXdpPort;
+use sluice_dataplane::service::Protocol;
+use sluice_dataplane::steer::{ModeChoice, Steering, SteeringRules, Target};
+use sluice_dataplane::wire::Address;
+
+use crate::director::packets::{ACK, Datagram, IcmpError, SYN, address, ethernet, tcp, udp};
+use crate::kernel;
+
+const PASS: u32 = 2;
+const REDIRECT: u32 = 4;
+
+const V6_VIP: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
+const V6_CLIENT: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x99];
+
+fn target(protocol: Protocol, at: &str) -> Target {
+    let at = address(at);
+    Target { address: (*at.ip()).into(), port: at.port(), protocol }
+}
+
+fn rules() -> SteeringRules {
+    let mut rules = SteeringRules::default();
+    rules.services.extend([
+        target(Protocol::Tcp, "192.0.2.10:80"),
+        target(Protocol::Udp, "192.0.2.10:53"),
+        target(Protocol::Tcp, "192.0.2.11:0"),
+        Target { address: Address::from_v6(V6_VIP), port: 80, protocol: Protocol::Tcp },
+    ]);
+    rules.nat_servers.extend([target(Protocol::Tcp, "10.0.2.1:8080"), target(Protocol::Udp, "10.0.2.2:0")]);
+    rules.local_addresses.insert(Address::from_v4([10, 0, 2, 200]));
+    rules.tunnel_servers.insert(Address::from_v4([10, 0, 2, 3]));
+    rules
+}
+
+/// An ICMP error of a router about a packet.
+fn error(kind: Icmpv4Type, quoted: &[u8]) -> Vec<u8> {
+    let (source, destination) = ([198, 51, 100, 254], [192, 0, 2, 10]);
+    IcmpError { from_mac: [2, 0, 0, 0, 0, 9], to_mac: [0; 6], source, destination, kind, quoted, id: 1 }
+        .bytes()
+}
+
+fn error_cases() -> Vec<(&'static str, Vec<u8>, u32)> {
+    const CLIENT: &str = "198.51.100.7:40000";
+    let unreachable = || Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Host);
+    let about = |packet: Datagram| error(unreachable(), &packet.ip_packet());
+    let reply = tcp("192.0.2.10:80", CLIENT, ACK);
+    let quoted = reply.ip_packet();
+    let kind = |kind| error(Icmpv4Type::Unknown { type_u8: kind, code_u8: 0, bytes5to8: [0; 4] }, &quoted);
+    let tunnel = |to| {
+        let frame = tcp(CLIENT, "192.0.2.10:80", ACK).in_tunnel([10, 0, 2, 254], to, 0, 1);
+        error(unreachable(), &frame[14..])
+    };
+    let mut options = reply.clone();
+    options.ip_options = vec![1; 40];
+    let mut outer_options = reply.clone();
+    outer_options.ip_options = vec![1; 40];
+    // An ICMP header with its quote in the place of the TCP segment.
+    let behind_options = {
+        let message = about(reply.clone())[34..].to_vec();
+        let mut frame = outer_options.payload([]).bytes();
+        frame.truncate(14 + 60);
+        frame[23] = 1;
+        frame.extend(message);
+        frame
+    };
+    let with = |changes: &[(usize, u8)]| {
+        let mut frame = about(reply.clone());
+        changes.iter().for_each(|(at, byte)| frame[*at] = *byte);
+        frame
+    };
+    vec![
+        ("unreachable, about a service's packet", about(reply.clone()), REDIRECT),
+        ("source quench", kind(4), REDIRECT),
+        ("time exceeded", kind(11), REDIRECT),
+        ("parameter problem", kind(12), REDIRECT),
+        ("an echo request", kind(8), PASS),
+        ("an echo reply", kind(0), PASS),
+        ("a redirect", kind(5), PASS),
+        ("about a packet of another port", about(tcp("192.0.2.10:81", CLIENT, ACK)), PASS),
+        ("about a packet of the other protocol", about(udp("192.0.2.10:80", CLIENT)), PASS),
+        ("about a packet to a service", about(tcp(CLIENT, "192.0.2.10:80", ACK)), PASS),
+        ("about a LIP's packet", about(tcp("10.0.2.200:1024", "10.0.2.9:80", ACK)), REDIRECT),
+        ("about a LIP's ssh", about(tcp("10.0.2.200:1023", "10.0.2.9:22", ACK)), PASS),
+        ("about a packet to a NAT server", about(tcp(CLIENT, "10.0.2.1:8080", ACK)), REDIRECT),
+        ("about a packet to its ssh", about(tcp(CLIENT, "10.0.2.1:22", ACK)), PASS),
+        ("about a tunnel's packet", tunnel([10, 0, 2, 3]), REDIRECT),
+        ("about somebody else's tunnel", tunnel([10, 0, 2, 1]), PASS),
+        ("the quoted packet has options", about(options), REDIRECT),
+        ("the error has options", behind_options, REDIRECT),
+        ("the error is a fragment", with(&[(20, 0x20)]), PASS),
+        ("a later fragment is quoted", with(&[(48, 0), (49, 1)]), PASS),
+        ("a short quoted header", with(&[(42, 0x44)]), PASS),
+        ("a quoted IPv6 packet", with(&[(42, 0x65)]), PASS),
+        ("a quoted header beyond the frame", with(&[(42, 0x4f)])[..100].to_vec(), PASS),
+        ("no ICMP header", about(reply.clone())[..34].to_vec(), PASS),
+        ("half an ICMP header", about(reply.clone())[..41].to_vec(), PASS),
+        ("nothing quoted", about(reply.clone())[..42].to_vec(), PASS),
+        ("half a quoted header", about(reply.clone())[..61].to_vec(), PASS),
+        ("half the quoted ports", about(reply.clone())[..65].to_vec(), PASS),
+        ("the quoted ports alone", about(reply)[..66].to_vec(), REDIRECT),
+    ]
+}
+
+/// A frame with some bytes changed.
+fn with(packet: &Datagram, changes: &[(usize, u8)]) -> Vec<u8> {
+    let mut frame = packet.bytes();
+    changes.iter().for_each(|(at, byte)| frame[*at] = *byte);
+    frame
+}
+
+fn v6(destination: [u8; 16], next_header: u8, port: u16) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 20, next_header, 64];
+    packet.extend(V6_CLIENT);
+    packet.extend(destination);
+    packet.extend([0x9c, 0x40]);
+    packet.extend(port.to_be_bytes());
+    packet.extend([0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0]);
+    let mut frame = ethernet([2, 0, 0, 0, 0, 9], [0; 6], &[], &packet);
+    frame[12..14].copy_from_slice(&[0x86, 0xdd]);
+    frame
+}
+
+fn cases() -> Vec<(&'static str, Vec<u8>, u32)> {
+    const CLIENT: &str = "198.51.100.7:40000";
+    let syn = tcp(CLIENT, "192.0.2.10:80", SYN);
+    let query = udp(CLIENT, "192.0.2.10:53");
+    let whole = |packet: Datagram| packet.bytes();
+    let mut options = syn.clone();
+    options.ip_options = vec![1; 40];
+    let mut three_tags = syn.clone().vlans(&[1, 2]).bytes();
+    three_tags.splice(12..12, [0x88, 0xa8, 0, 3]);
+    vec![
+        ("a service's port", whole(syn.clone()), REDIRECT),
+        ("a service's port by UDP", whole(query.clone()), REDIRECT),
+        ("no SYN", whole(tcp(CLIENT, "192.0.2.10:80", ACK)), REDIRECT),
+        ("the service's port of the other protocol", whole(udp(CLIENT, "192.0.2.10:80")), PASS),
+        ("the other service's port", whole(tcp(CLIENT, "192.0.2.10:53", SYN)), PASS),
+        ("ssh to the VIP", whole(tcp(CLIENT, "192.0.2.10:22", SYN)), PASS),
+        ("the service's port of another address", whole(tcp(CLIENT, "192.0.2.12:80", SYN)), PASS),
+        ("port 1 of a service of all ports", whole(tcp(CLIENT, "192.0.2.11:1", SYN)), REDIRECT),
+        ("port 65535 of it", whole(tcp(CLIENT, "192.0.2.11:65535", SYN)), REDIRECT),
+        ("its address by UDP", whole(udp(CLIENT, "192.0.2.11:80")), PASS),
+        ("a LIP, port 1024", whole(tcp("10.0.2.9:80", "10.0.2.200:1024", ACK)), REDIRECT),
+        ("a LIP, port 65535, UDP", whole(udp("10.0.2.9:80", "10.0.2.200:65535")), REDIRECT),
+        ("a LIP, port 1023", whole(tcp("10.0.2.9:80", "10.0.2.200:1023", ACK)), PASS),
+        ("a LIP, ssh", whole(tcp("10.0.2.9:4000", "10.0.2.200:22", ACK)), PASS),
+        ("a NAT server's reply", whole(tcp("10.0.2.1:8080", CLIENT, ACK)), REDIRECT),
+        ("a NAT server, another port", whole(tcp("10.0.2.1:80", CLIENT, ACK)), PASS),
+        ("a NAT server, another protocol", whole(udp("10.0.2.1:8080", CLIENT)), PASS),
+        ("a NAT server of all ports", whole(udp("10.0.2.2:4711", CLIENT)), REDIRECT),
+        ("to a NAT server", whole(tcp(CLIENT, "10.0.2.1:8080", SYN)), PASS),
+        ("from a VIP", whole(tcp("192.0.2.10:80", CLIENT, ACK)), PASS),
+        ("a tag", whole(syn.clone().vlans(&[7])), REDIRECT),
+        ("two tags", whole(syn.clone().vlans(&[7, 8])), REDIRECT),
+        ("three tags", three_tags, PASS),
+        ("a tag and ssh", whole(tcp(CLIENT, "192.0.2.10:22", SYN).vlans(&[7])), PASS),
+        ("IP options", whole(options), REDIRECT),
+        ("a TTL of 1, which the worker answers", whole(syn.clone().ttl(1)), REDIRECT),
+        ("may be fragmented", whole(syn.clone().may_be_fragmented()), REDIRECT),
+        ("a first fragment", with(&syn, &[(20, 0x20)]), PASS),
+        ("a later fragment", with(&syn, &[(20, 0), (21, 1)]), PASS),
+        ("a last fragment", with(&syn, &[(20, 0x1f), (21, 0xff)]), PASS),
+        ("ICMP to the VIP", with(&syn, &[(23, 1)]), PASS),
+        ("VRRP", with(&syn, &[(23, 112)]), PASS),
+        ("SCTP", with(&syn, &[(23, 132)]), PASS),
+        ("ARP", with(&syn, &[(12, 0x08), (13, 0x06)]), PASS),
+        ("an 802.3 length", with(&syn, &[(12, 0), (13, 46)]), PASS),
+        ("for another station", with(&syn, &[(5, !0)]), PASS),
+        (
+            "a broadcast",
+            with(&syn, &[(0, 0xff), (1, 0xff), (2, 0xff), (3, 0xff), (4, 0xff), (5, 0xff)]),
+            PASS,
+        ),
+        ("a header of four words", with(&syn, &[(14, 0x44)]), PASS),
+        ("a header beyond the frame", with(&syn.clone().payload([]), &[(14, 0x4f)]), PASS),
+        ("no IP header", whole(syn.clone())[..14].to_vec(), PASS),
+        ("half an IP header", whole(syn.clone())[..33].to_vec(), PASS),
+        ("no ports", whole(syn.clone())[..34].to_vec(), PASS),
+        ("half the ports", whole(syn.clone())[..37].to_vec(), PASS),
+        ("half a tag", whole(syn.clone().vlans(&[7]))[..17].to_vec(), PASS),
+        ("a tag alone", whole(syn.clone().vlans(&[7]))[..18].to_vec(), PASS),
+        ("half a second tag", whole(syn.vlans(&[7, 8]))[..20].to_vec(), PASS),
+        ("IPv6, a service's port", v6(V6_VIP, 6, 80), REDIRECT),
+        ("IPv6, another port", v6(V6_VIP, 6, 443), PASS),
+        ("IPv6, another address", v6(V6_CLIENT, 6, 80), PASS),
+        ("IPv6, ICMPv6", v6(V6_VIP, 58, 80), PASS),
+        ("IPv6, an extension header", v6(V6_VIP, 44, 80), PASS),
+        ("IPv6, half a header", v6(V6_VIP, 6, 80)[..53].to_vec(), PASS),
+        ("IPv6, no ports", v6(V6_VIP, 6, 80)[..54].to_vec(), PASS),
+    ]
+    .into_iter()
+    .chain(error_cases())
+    .collect()
+}
+
+/// The frame as if it came for `mac`, unless its first byte says that it is for
+/// another station.
+fn addressed(mut frame: Vec<u8>, mac: [u8; 6], what: &str) -> Vec<u8> {
+    if !["for another station", "a broadcast"].contains(&what) {
+        frame[..6].copy_from_slice(&mac);
+    }
+    frame
+}
+
+#[test]
+fn each_frame_goes_its_way() {
+    if !kernel::enter_namespace() {
+        return;
+    }
+    kernel::make_veth();
+    let mut steering = Steering::attach("west", ModeChoice::Auto).unwrap();
+    let program = kernel::program(kernel::attached("west"));
+    let mac = Link::new("west").unwrap().mac().unwrap();
+    let verdict = |what: &str, frame: &[u8]| kernel::run(&program, &addressed(frame.to_vec(), mac, what));
+
+    for (what, frame, _) in cases() {
+        assert_eq!(verdict(what, &frame), PASS, "without rules: {what}");
+    }
+    steering.update(&rules()).unwrap();
+    for (what, frame, _) in cases() {
+        assert_eq!(verdict(what, &frame), PASS, "without a socket: {what}");
+    }
+    let port = AfXdpPort::open(&[("west".to_owned(), steering.mode())], 0, 1500).unwrap();
+    for (what, frame, expected) in cases() {
+        assert_eq!(verdict(what, &frame), expected, "{what}");
+    }
+
+    // Rules that are taken away no longer match, and the others go on to.
+    let mut fewer = rules();
+    fewer.services.remove(&target(Protocol::Udp, "192.0.2.10:53"));
+    fewer.services.remove(&target(Protocol::Tcp, "192.0.2.11:0"));
+    fewer.local_addresses.clear();
+    steering.update(&fewer).unwrap();
+    for (what, frame, expected) in cases() {
+        let gone = ["a service's port by UDP", "port 1 of a service of all ports", "port 65535 of it"];
+        let expected = if gone.contains(&what) || what.contains("a LIP") { PASS } else { expected };
+        assert_eq!(verdict(what, &frame), expected, "with fewer rules: {what}");
+    }
+    steering.update(&SteeringRules::default()).unwrap();
+    assert!(cases().iter().all(|(what, frame, _)| verdict(what, frame) == PASS), "without rules again");
+
+    // Another MAC is followed.
+    steering.update(&rules()).unwrap();
+    assert!(!steering.refresh_mac().unwrap(), "it is the same");
+    kernel::ip("link set west address 02:00:00:00:77:01");
+    assert!(steering.refresh_mac().unwrap());
+    let syn = tcp("198.51.100.7:40000", "192.0.2.10:80", SYN).bytes();
+    assert_eq!(verdict("the old MAC", &syn), PASS);
+    assert_eq!(kernel::run(&program, &addressed(syn, [2, 0, 0, 0, 0x77, 1], "")), REDIRECT);
+
+    // Without its socket the packets are the kernel's again.
+    drop(port);
+    let syn = tcp("198.51.100.7:40000", "192.0.2.10:80", SYN).bytes();
+    assert_eq!(kernel::run(&program, &addressed(syn, [2, 0, 0, 0, 0x77, 1], "")), PASS);
+}
