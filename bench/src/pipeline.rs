@@ -8,8 +8,8 @@ use sluice_dataplane::neigh::{Egress, NextHopsBuilder, Prefix};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::port::{BURST, Port};
 use sluice_dataplane::service::{
-    Encapsulation, Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey,
-    ServiceTableBuilder, VirtualService,
+    Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
+    ServiceKey, ServiceTableBuilder, Thresholds, VirtualService,
 };
 use sluice_dataplane::stats::{ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::{Address, checksum, ethernet, ipv4, udp};
@@ -120,6 +120,7 @@ fn services(method: Method) -> sluice_dataplane::service::ServiceTable {
         VirtualService {
             key,
             scheduler: SchedulerKind::Rr,
+            scheduler_flags: SchedulerFlags::default(),
             servers: vec![ServerId(0)],
             // 60 000 connections for each LIP and server.
             local_addresses: (0..200).map(|i| Address::from_v4([10, 0, 2, 50 + i])).collect(),
@@ -136,6 +137,9 @@ fn services(method: Method) -> sluice_dataplane::service::ServiceTable {
             method,
             encapsulation: Encapsulation::Ipip,
             weight: 1,
+            last_weight: 1,
+            thresholds: Thresholds::default(),
+            edits: 0,
             available: true,
             counters: Arc::new(ServerCounters::new(1)),
             service_counters: counters,

@@ -10,6 +10,7 @@ pub mod local;
 pub mod neigh;
 pub mod packet;
 pub mod port;
+mod prefetch;
 pub mod sched;
 pub mod service;
 pub mod stats;

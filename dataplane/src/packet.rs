@@ -3,7 +3,13 @@
 //! Every length in the frame is checked against the frame here; what a
 //! [`Packet`] says may be relied on afterwards.
 
+mod fragment;
+mod quoted;
+
 use zerocopy::FromBytes;
+
+pub use fragment::{Fragment, FragmentKey};
+pub use quoted::{Quoted, Related};
 
 use crate::conn::Tuple;
 use crate::service::Protocol;
@@ -29,14 +35,20 @@ pub struct Packet {
     pub is_v4: bool,
     /// IPv4 with "do not fragment", or IPv6, which routers never fragment
     pub dont_fragment: bool,
+    /// A fragment other than the first: `transport` is where its data begins
+    pub later: bool,
 }
 
 /// Why a frame is not a [`Packet`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unparsed {
-    /// It is whole as far as was looked, but not TCP or UDP over IP, or a
-    /// fragment: the kernel's business
+    /// It is whole as far as was looked, but not TCP or UDP over IP: the
+    /// kernel's business
     Kernel,
+    /// A fragment over IPv4, whose header is at this offset
+    Fragment(u16),
+    /// ICMP over IPv4, whose header is at this offset
+    Icmp(u16),
     /// It is broken
     Drop(DropReason),
 }
@@ -88,7 +100,10 @@ fn parse_v4(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         return Err(Unparsed::Drop(DropReason::BadChecksum));
     }
     if ip.is_fragment() {
-        return Err(Unparsed::Kernel);
+        return Err(Unparsed::Fragment(network as u16));
+    }
+    if ip.protocol == ipv4::ICMP {
+        return Err(Unparsed::Icmp(network as u16));
     }
     let protocol = Protocol::from_number(ip.protocol).ok_or(Unparsed::Kernel)?;
     let (source_port, destination_port, flags) = transport(protocol, &packet[header..])?;
@@ -107,6 +122,7 @@ fn parse_v4(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         ttl: ip.ttl,
         is_v4: true,
         dont_fragment: ip.dont_fragment(),
+        later: false,
     })
 }
 
@@ -140,6 +156,7 @@ fn parse_v6(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         ttl: ip.hop_limit,
         is_v4: false,
         dont_fragment: true,
+        later: false,
     })
 }
 

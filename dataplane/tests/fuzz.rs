@@ -1,12 +1,15 @@
 //! Malformed, truncated, bit-flipped and random frames: a worker never panics,
 //! loses no frame, counts each of them once, and carries on with the
-//! connections that it has.
+//! connections that it has. ICMP errors with what they quote and fragments are
+//! among them.
 //!
 //! `SLUICE_FUZZ_SEED` repeats a run, and `SLUICE_FUZZ_FRAMES` sets its length.
 
 #[path = "director/mod.rs"]
 #[allow(dead_code, reason = "the forwarding tests use all of it")]
 mod director;
+#[path = "fuzz/parts.rs"]
+mod parts;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -242,6 +245,11 @@ fn frame(random: &mut Random) -> (usize, Vec<u8>) {
         }
         return (interface, frame);
     }
+    match random.below(10) {
+        0 => return (interface, parts::error(random, packet)),
+        1 => return (interface, parts::fragment(random, packet)),
+        _ => {}
+    }
     let network = 14 + 4 * packet.vlans.len();
     let mut frame = packet.bytes();
     for _ in 0..random.of(&[0, 1, 1, 1, 2, 5]) {
@@ -337,7 +345,7 @@ fn check_accounts(director: &Director) {
     let unsent = away - held;
     let drops: u64 = DropReason::ALL.iter().map(|reason| director.sum(|c| c.dropped(*reason))).sum();
     let gone = director.sum(|c| c.transmitted.get() + c.punted.get()) + drops;
-    let come = director.sum(|c| c.received.get() + c.answered.get());
+    let come = director.sum(|c| c.received.get() + c.answered.get() + c.fragmented.get());
     assert_eq!(come, gone + held + unsent, "come = gone + held + unsent");
 }
 
@@ -388,7 +396,7 @@ fn fuzz(workers: usize, frames: u64) {
         let worker = random.below(workers);
         let seconds = random.of(&[0, 0, 0, 0, 0, 0, 0, 1, 7]);
         let new_routes = random.chance(1).then(|| random.chance(95));
-        let ring = if random.chance(10) { 5 } else { usize::MAX };
+        let ring = if random.chance(if burst.len() > BURST { 50 } else { 10 }) { 5 } else { usize::MAX };
         let result = catch_unwind(AssertUnwindSafe(|| {
             if let Some(known) = new_routes {
                 generation += 1;
@@ -424,9 +432,10 @@ fn fuzz(workers: usize, frames: u64) {
     let drops = DropReason::ALL.iter().map(|reason| (*reason, director.sum(|c| c.dropped(*reason))));
     let drops: Vec<_> = drops.filter(|(_, count)| *count > 0).collect();
     println!(
-        "{arrived} frames: {} sent, {} of them errors, {} punted, {} handed over, {} connections; dropped {drops:?}",
+        "{arrived} frames: {} sent, {} of them errors and {} pieces, {} punted, {} handed over, {} connections; dropped {drops:?}",
         director.sum(|c| c.transmitted.get()),
         director.sum(|c| c.answered.get()),
+        director.sum(|c| c.fragmented.get()),
         director.sum(|c| c.punted.get()),
         director.sum(|c| c.handed.get()),
         director.sum(|c| c.connections.get()),
@@ -438,6 +447,8 @@ fn fuzz(workers: usize, frames: u64) {
         DropReason::BadChecksum,
         DropReason::TtlExceeded,
         DropReason::TooBig,
+        DropReason::TunnelError,
+        DropReason::FragmentQueueFull,
         DropReason::TableFull,
         DropReason::Unresolved,
         DropReason::TransmitFull,

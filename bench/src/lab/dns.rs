@@ -11,6 +11,12 @@ use super::process::{Process, wait_for};
 
 /// The name whose TXT record is the server's own name.
 const QUESTION: &[&str] = &["whoami", "lab"];
+/// The name whose TXT record does not fit into one packet of 1500 bytes.
+const BIG: &[&str] = &["big", "lab"];
+/// So many strings of 250 bytes are in it.
+const BIG_STRINGS: usize = 12;
+/// The largest answer that is asked for, and given (EDNS, RFC 6891).
+const MOST: u16 = 4096;
 const TXT: u16 = 16;
 const HEADER_LEN: usize = 12;
 
@@ -37,6 +43,8 @@ impl Dns {
         ]);
         command.args(["--no-resolv", "--no-hosts", "--log-facility=-"]);
         command.arg(format!("--txt-record={},{name}", QUESTION.join(".")));
+        command.arg(format!("--edns-packet-max={MOST}"));
+        command.arg(format!("--txt-record={},{}", BIG.join("."), big_strings().join(",")));
         command.stderr(std::fs::File::create(&log)?);
         let mut process =
             Process::start(&mut command).context("dnsmasq, of the Debian package dnsmasq-base")?;
@@ -62,19 +70,48 @@ pub fn ask_name(client: &Netns, server: SocketAddr, timeout: Duration) -> Result
     // Connected: an answer from another address than was asked does not count, and ICMP errors are reported.
     socket.connect(server)?;
     let id = socket.local_addr()?.port();
-    let query = query(id);
+    let query = query(id, QUESTION);
     socket.send(&query)?;
     let mut answer = [0; 512];
     let len = socket.recv(&mut answer).with_context(|| format!("no answer from {server}"))?;
     name_in(&answer[..len], id, query.len()).ok_or_else(|| anyhow!("{server} answered something else"))
 }
 
-fn query(id: u16) -> Vec<u8> {
+/// Asks a DNS server for an answer of 3 kB, which comes in fragments.
+///
+/// # Errors
+/// When no answer comes in time, or another one than was asked for.
+pub fn ask_big(client: &Netns, server: SocketAddr, timeout: Duration) -> Result<()> {
+    let socket = client.enter(|| UdpSocket::bind("0.0.0.0:0"))??;
+    socket.set_read_timeout(Some(timeout))?;
+    socket.connect(server)?;
+    let mut query = query(socket.local_addr()?.port(), BIG);
+    // One additional record: the root's OPT, whose class is the size that the asker takes.
+    query[11] = 1;
+    query.extend([0, 0, 41]);
+    query.extend(MOST.to_be_bytes());
+    query.extend([0; 6]);
+    socket.send(&query)?;
+    let mut answer = [0; MOST as usize];
+    let len = socket.recv(&mut answer).with_context(|| format!("no answer from {server}"))?;
+    let expected: Vec<u8> =
+        big_strings().iter().flat_map(|text| std::iter::once(text.len() as u8).chain(text.bytes())).collect();
+    if !answer[..len].windows(expected.len()).any(|part| part == expected) {
+        bail!("{server} answered {len} bytes of something else");
+    }
+    Ok(())
+}
+
+fn big_strings() -> Vec<String> {
+    (0..BIG_STRINGS).map(|n| char::from(b'a' + n as u8).to_string().repeat(250)).collect()
+}
+
+fn query(id: u16, question: &[&str]) -> Vec<u8> {
     // RFC 1035, section 4.1: recursion desired, one question.
     let mut query = Vec::with_capacity(64);
     query.extend(id.to_be_bytes());
     query.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
-    for label in QUESTION {
+    for label in question {
         query.push(label.len() as u8);
         query.extend(label.bytes());
     }

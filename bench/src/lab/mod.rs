@@ -10,6 +10,7 @@ pub mod curl;
 mod director;
 mod dns;
 pub mod echo;
+mod far;
 mod guard;
 mod link;
 mod netns;
@@ -26,7 +27,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, bail};
 
 pub use director::{Director, sluice_binary};
-pub use dns::{Dns, ask_name};
+pub use dns::{Dns, ask_big, ask_name};
+pub use far::FarServer;
 pub use guard::{exit_cleanly_on_signals, sweep};
 pub use link::{Counters, End, Link, mac_of};
 pub use netns::Netns;

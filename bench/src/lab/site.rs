@@ -42,8 +42,8 @@ pub const SERVERS: u8 = 3;
 
 const CLIENT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 253);
-const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 253);
-const DIRECTOR_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
+pub(super) const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 253);
+pub(super) const DIRECTOR_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
 
 /// The IPv6 address of whoever has this IPv4 address: 2001:db8:2::254 for 10.0.2.254.
 #[must_use]
@@ -156,7 +156,7 @@ pub struct Site {
     pub switch: Netns,
     /// `rs1` and on, each with an interface `eth0`.
     pub servers: Vec<Netns>,
-    lab: Lab,
+    pub(super) lab: Lab,
     queues: u32,
     ipv6: bool,
 }
@@ -308,29 +308,10 @@ impl Site {
     }
 
     fn realserver(&self, what: &str, method: Method) -> Result<()> {
-        let vips = [IpAddr::from(VIP), VIP6.into()];
-        for vip in &vips[..if self.ipv6 { 2 } else { 1 }] {
-            self.realserver_for(what, method, *vip)?;
-        }
-        Ok(())
-    }
-
-    fn realserver_for(&self, what: &str, method: Method, vip: IpAddr) -> Result<()> {
-        let (sluice, vip) = (sluice_binary()?, vip.to_string());
-        for server in &self.servers {
-            let mut command = server.command(&sluice.display().to_string());
-            run(command.args([
-                "realserver",
-                what,
-                "--vip",
-                &vip,
-                "--method",
-                method.name(),
-                "--dev",
-                "eth0",
-            ]))?;
-        }
-        Ok(())
+        self.servers.iter().try_for_each(|server| {
+            realserver(server, what, method, VIP.into())?;
+            if self.ipv6 { realserver(server, what, method, VIP6.into()) } else { Ok(()) }
+        })
     }
 
     /// A configuration of the director: its interfaces, a worker for each queue, a local address, and no service yet.
@@ -431,6 +412,14 @@ impl Site {
         std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
+}
+
+/// Runs `sluice realserver` on a server.
+pub(super) fn realserver(server: &Netns, what: &str, method: Method, vip: IpAddr) -> Result<()> {
+    let (sluice, vip) = (sluice_binary()?, vip.to_string());
+    let mut command = server.command(&sluice.display().to_string());
+    command.args(["realserver", what, "--vip", &vip, "--method", method.name(), "--dev", "eth0"]);
+    run(&mut command).map(drop)
 }
 
 /// The SHA-256 of a file, in hexadecimal.

@@ -9,6 +9,8 @@ use sluice_dataplane::service::{Method, Protocol, SchedulerKind, ServiceKey};
 use sluice_dataplane::wire::Address;
 use toml::Spanned;
 
+use crate::rules::MAX_WEIGHT as MAX_THRESHOLD;
+
 use super::{
     CONNECTIONS, Config, DEFAULT_CONNECTIONS, Director, Idle, MAX_CPU, MAX_INTERFACES, MAX_WEIGHT, Problem,
     Server, Service, XdpMode, file,
@@ -267,6 +269,7 @@ impl Check<'_> {
             let protocol =
                 self.one_of("protocol", &service.protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
             let scheduler = self.scheduler(service.scheduler.as_ref());
+            let flags = self.flags(scheduler, &service.flags);
             let local_addresses = self.local_addresses(&service.local_addresses);
             let at = self.virtual_address(&service.address);
             if let Some((address, port)) = at {
@@ -292,7 +295,7 @@ impl Check<'_> {
             let servers = self.servers(&service.server, at, locals);
             if let (Some((address, port)), Some(protocol)) = (at, protocol) {
                 let key = ServiceKey { protocol, address, port };
-                services.push(Service { key, scheduler, local_addresses, servers });
+                services.push(Service { key, scheduler, flags, local_addresses, servers });
             }
         }
         self.addresses_apart(file, &vips);
@@ -334,12 +337,29 @@ impl Check<'_> {
     }
 
     fn scheduler(&mut self, name: Option<&Spanned<String>>) -> SchedulerKind {
-        const ALL: [SchedulerKind; 4] =
-            [SchedulerKind::Rr, SchedulerKind::Wrr, SchedulerKind::Lc, SchedulerKind::Wlc];
         let Some(name) = name else {
             return SchedulerKind::Wlc;
         };
-        self.one_of("scheduler", name, &ALL.map(|kind| (kind.name(), kind))).unwrap_or(SchedulerKind::Wlc)
+        let all = SchedulerKind::ALL.map(|kind| (kind.name(), kind));
+        self.one_of("scheduler", name, &all).unwrap_or(SchedulerKind::Wlc)
+    }
+
+    fn flags(&mut self, scheduler: SchedulerKind, names: &[Spanned<String>]) -> u8 {
+        let known: &[(&str, u8)] = match scheduler {
+            SchedulerKind::Sh => &[("sh-fallback", 1), ("sh-port", 2)],
+            SchedulerKind::Mh => &[("mh-fallback", 1), ("mh-port", 2)],
+            _ => {
+                if let Some(name) = names.first() {
+                    self.problem(
+                        name.span(),
+                        format!("scheduler {} has no flags", scheduler.name()),
+                        "remove them; sh and mh have flags",
+                    );
+                }
+                return 0;
+            }
+        };
+        names.iter().filter_map(|name| self.one_of("flag", name, known)).fold(0, |bits, bit| bits | bit)
     }
 
     fn virtual_address(&mut self, text: &Spanned<String>) -> Option<(Address, u16)> {
@@ -381,6 +401,7 @@ impl Check<'_> {
             let server = spanned.as_ref();
             let method = self.one_of("method", &server.method, &METHODS);
             let weight = self.weight(server.weight.as_ref());
+            let (upper_threshold, lower_threshold) = self.thresholds(server);
             let Some((address, port)) = self.real_address(&server.address) else {
                 continue;
             };
@@ -433,7 +454,7 @@ impl Check<'_> {
                 );
             }
             if let Some(method) = method {
-                servers.push(Server { address, port, method, weight });
+                servers.push(Server { address, port, method, weight, upper_threshold, lower_threshold });
             }
         }
         servers
@@ -452,6 +473,36 @@ impl Check<'_> {
                     format!("choose 0 to {MAX_WEIGHT}; 0 takes no new connections"),
                 );
                 1
+            }
+        }
+    }
+
+    fn thresholds(&mut self, server: &file::Server) -> (u32, u32) {
+        let upper = self.threshold("upper_threshold", server.upper_threshold.as_ref());
+        let lower = self.threshold("lower_threshold", server.lower_threshold.as_ref());
+        if let Some(text) = server.lower_threshold.as_ref().filter(|_| lower > upper) {
+            self.problem(
+                text.span(),
+                format!("the lower threshold {lower} is above the upper one, {upper}"),
+                "choose at most upper_threshold, or leave it out for three quarters of that",
+            );
+        }
+        (upper, lower)
+    }
+
+    fn threshold(&mut self, key: &str, value: Option<&Spanned<i64>>) -> u32 {
+        let Some(value) = value else {
+            return 0;
+        };
+        match u32::try_from(*value.as_ref()) {
+            Ok(number) if number <= MAX_THRESHOLD => number,
+            _ => {
+                self.problem(
+                    value.span(),
+                    format!("{key} cannot be {}", value.as_ref()),
+                    format!("choose 0 to {MAX_THRESHOLD}; 0 is the same as none"),
+                );
+                0
             }
         }
     }

@@ -33,6 +33,8 @@ pub(super) struct Service {
     pub(super) protocol: Spanned<String>,
     pub(super) scheduler: Option<Spanned<String>>,
     #[serde(default)]
+    pub(super) flags: Vec<Spanned<String>>,
+    #[serde(default)]
     pub(super) local_addresses: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) server: Vec<Spanned<Server>>,
@@ -44,4 +46,6 @@ pub(super) struct Server {
     pub(super) address: Spanned<String>,
     pub(super) method: Spanned<String>,
     pub(super) weight: Option<Spanned<i64>>,
+    pub(super) upper_threshold: Option<Spanned<i64>>,
+    pub(super) lower_threshold: Option<Spanned<i64>>,
 }

@@ -77,6 +77,8 @@ pub struct Service {
     pub key: ServiceKey,
     /// Its scheduler
     pub scheduler: SchedulerKind,
+    /// Its flags (`ipvsadm -b`), bit 0 for `flag-1` to bit 2 for `flag-3`
+    pub flags: u8,
     /// LIPs of its own; when empty, those of the director are used
     pub local_addresses: Vec<Address>,
     /// Real servers in the order of the file, in which they are to be added
@@ -94,6 +96,11 @@ pub struct Server {
     pub method: Method,
     /// 0 to [`MAX_WEIGHT`]; 0 takes no new connections
     pub weight: u32,
+    /// No new connections at so many; 0 for no limit
+    pub upper_threshold: u32,
+    /// New connections again below so many; 0 for three quarters of the upper
+    /// threshold
+    pub lower_threshold: u32,
 }
 
 /// Most interfaces of a director.

@@ -45,7 +45,14 @@ fn the_example_of_the_documentation_resolves() {
         "#,
     )
     .unwrap();
-    let server = |address, port, method, weight| Server { address: ip(address), port, method, weight };
+    let server = |address, port, method, weight| Server {
+        address: ip(address),
+        port,
+        method,
+        weight,
+        upper_threshold: 0,
+        lower_threshold: 0,
+    };
     assert_eq!(
         config,
         Config {
@@ -61,6 +68,7 @@ fn the_example_of_the_documentation_resolves() {
             services: vec![Service {
                 key: ServiceKey { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
                 scheduler: SchedulerKind::Rr,
+                flags: 0,
                 local_addresses: vec![],
                 servers: vec![
                     server("10.0.2.1", 8080, Method::FullNat, 3),
@@ -206,7 +214,7 @@ s.toml:7:11: \"192.0.2.10\" is not an address and port
 s.toml:8:12: there is no protocol \"sctp\"
     hint: choose \"tcp\" or \"udp\"
 s.toml:9:13: there is no scheduler \"fastest\"
-    hint: choose \"rr\", \"wrr\", \"lc\" or \"wlc\"
+    hint: choose \"rr\", \"wrr\", \"lc\", \"wlc\", \"sh\", \"dh\", \"sed\", \"nq\", \"lblc\", \"lblcr\", \"mh\", \"fo\" or \"ovf\"
 s.toml:11:11: \"10.0.2.1:http\" is not an address, nor an address and port
     hint: write IP or IP:PORT, as in \"10.0.2.1:80\" or \"[2001:db8::1]:80\"
 s.toml:12:10: there is no method \"masq\"
@@ -348,4 +356,47 @@ fn a_missing_file_is_named() {
         error,
         "cannot read the configuration /nonexistent/s.toml: No such file or directory (os error 2)"
     );
+}
+
+#[test]
+fn scheduler_flags_and_thresholds() {
+    let service = |keys: &str, server: &str| {
+        format!(
+            "[[service]]\naddress = \"192.0.2.10:80\"\nprotocol = \"tcp\"\n{keys}\n\
+             [[service.server]]\naddress = \"10.0.2.1\"\nmethod = \"nat\"\n{server}\n"
+        )
+    };
+    let config = |keys, server| parse(&format!("{SMALLEST}{}", service(keys, server))).unwrap();
+    for (keys, flags) in [
+        ("scheduler = \"sh\"\nflags = [\"sh-port\", \"sh-fallback\"]", 3),
+        ("scheduler = \"mh\"\nflags = [\"mh-port\"]", 2),
+        ("scheduler = \"mh\"\nflags = []", 0),
+        ("scheduler = \"rr\"\nflags = []", 0),
+    ] {
+        assert_eq!(config(keys, "").services[0].flags, flags, "{keys}");
+    }
+    for (keys, upper, lower) in [
+        ("upper_threshold = 5", 5, 0),
+        ("upper_threshold = 2147483647\nlower_threshold = 5", i32::MAX as u32, 5),
+    ] {
+        let server = config("", keys).services[0].servers[0].clone();
+        assert_eq!((server.upper_threshold, server.lower_threshold), (upper, lower));
+    }
+    for (keys, server, message) in [
+        (
+            "scheduler = \"sh\"\nflags = [\"mh-port\"]",
+            "",
+            "there is no flag \"mh-port\"\n    hint: choose \"sh-fallback\" or",
+        ),
+        ("flags = [\"sh-port\"]", "", "scheduler wlc has no flags\n    hint: remove them"),
+        ("", "upper_threshold = -1", "upper_threshold cannot be -1\n    hint: choose 0 to 2147483647"),
+        (
+            "",
+            "lower_threshold = 3",
+            "the lower threshold 3 is above the upper one, 0\n    hint: choose at most",
+        ),
+    ] {
+        let error = service_errors(&service(keys, server));
+        assert!(error.contains(message), "{error}");
+    }
 }

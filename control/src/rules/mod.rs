@@ -84,6 +84,9 @@ struct ServiceEntry {
 struct ServerEntry {
     slot: ServerId,
     server: Server,
+    /// The last weight but 0 since the server was added
+    last_weight: u32,
+    edits: u32,
     counters: Arc<ServerCounters>,
     measured: Measured,
 }
@@ -258,6 +261,7 @@ impl Rules {
             return Err(RulesError::Invalid);
         }
         let slot = entry.slot;
+        let last_weight = server.weight;
         let entry = match self.take_removed(service, &server) {
             Some(removed) => {
                 // The counters belong to the service as it was; those of a
@@ -267,11 +271,13 @@ impl Rules {
                 } else {
                     Measured::from_zero(removed.entry.counters.traffic())
                 };
-                ServerEntry { server, measured, ..removed.entry }
+                ServerEntry { server, last_weight, measured, ..removed.entry }
             }
             None => ServerEntry {
                 slot: self.server_slots.take_server(),
                 server,
+                last_weight,
+                edits: 0,
                 counters: Arc::new(ServerCounters::new(self.workers)),
                 measured: Measured::default(),
             },
@@ -292,7 +298,12 @@ impl Rules {
         let position =
             self.services[index].server(server.address, server.port).ok_or(RulesError::NoSuchServer)?;
         self.check_server(service, &server)?;
-        self.services[index].servers[position].server = server;
+        let entry = &mut self.services[index].servers[position];
+        if server.weight > 0 {
+            entry.last_weight = server.weight;
+        }
+        entry.edits = entry.edits.wrapping_add(1);
+        entry.server = server;
         Ok(())
     }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use sluice_dataplane::conn;
 use sluice_dataplane::service::{
-    RealServer, ServiceId, ServiceKey, ServiceTable, ServiceTableBuilder, VirtualService,
+    RealServer, SchedulerFlags, ServiceId, ServiceKey, ServiceTable, ServiceTableBuilder, Thresholds,
+    VirtualService,
 };
 use sluice_dataplane::stats::TrafficCounters;
 
@@ -51,6 +52,7 @@ impl Rules {
             VirtualService {
                 key,
                 scheduler,
+                scheduler_flags: SchedulerFlags::new(service.settings.scheduler_flags),
                 servers: service.servers.iter().rev().map(|entry| entry.slot).collect(),
                 local_addresses: lips.iter().map(|lip| (*lip).into()).collect(),
                 counters: service.counters.clone(),
@@ -77,6 +79,9 @@ fn real_server(
         method: entry.server.method.into(),
         encapsulation: entry.server.tunnel.into(),
         weight: entry.server.weight,
+        last_weight: entry.last_weight,
+        edits: entry.edits,
+        thresholds: Thresholds { upper: entry.server.upper_threshold, lower: entry.server.lower_threshold },
         available,
         counters: entry.counters.clone(),
         service_counters: service_counters.clone(),

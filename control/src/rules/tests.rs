@@ -229,21 +229,43 @@ fn what_the_data_plane_lacks_is_refused() {
     };
     refused(rules.add_service(other, set(|s| s.persistence = Some(60))), "persistence (-p)");
     refused(rules.add_service(other, set(|s| s.one_packet = true)), "one-packet scheduling (-o)");
-    refused(rules.add_service(other, set(|s| s.scheduler_flags = 1)), "a scheduler flag (-b)");
     refused(rules.add_service(other, set(|s| s.engine = Some("sip".into()))), "a persistence engine (--pe)");
     refused(rules.edit_service(&vip, set(|s| s.persistence = Some(60))), "persistence (-p)");
     refused(rules.add_service(tcp("10.0.0.2:0"), plain("rr")), "a service of every port (port 0)");
     refused(rules.add_service(tcp("::ffff:1.2.3.4:80"), plain("rr")), "an IPv4-mapped IPv6 service");
     let mark = ServiceName::Mark { mark: 1, family: Family::Ipv4 };
     refused(rules.add_service(mark, plain("rr")), "a firewall-mark service (-f)");
-    assert_eq!(rules.add_service(other, plain("sh")), Err(RulesError::SchedulerNotFound));
-    refused(
-        rules.add_server(&vip, Server { upper_threshold: 5, ..nat(1) }),
-        "a connection threshold (-x, -y)",
-    );
     refused(rules.add_server(&vip, Server { port: 0, ..nat(1) }), "a real server of every port (port 0)");
     assert_eq!(rules.table(1).servers().count(), 0);
     assert_eq!(rules.table(2).services().count(), 1);
+}
+
+#[test]
+fn the_table_has_scheduler_flags_thresholds_and_last_weights() {
+    let (mut rules, vip) = with_servers(0);
+    rules.edit_service(&vip, ServiceSettings { scheduler_flags: 3, ..plain("mh") }).unwrap();
+    let limited = Server { upper_threshold: 5, lower_threshold: 2, ..nat(1) };
+    let weighted = |weight| Server { weight, ..limited.clone() };
+    rules.add_server(&vip, weighted(7)).unwrap();
+    let mut generation = 0;
+    let mut server = |rules: &mut Rules| {
+        generation += 1;
+        let table = rules.table(generation);
+        let (_, service) = table.services().next().unwrap();
+        assert_eq!(service.scheduler.name(), "mh");
+        assert!(service.scheduler_flags.fallback() && service.scheduler_flags.port());
+        table.server(service.servers[0]).unwrap().clone()
+    };
+    let first = server(&mut rules);
+    assert_eq!((first.thresholds.upper, first.thresholds.lower), (5, 2));
+    for (weight, last) in [(0, 7), (4, 4), (0, 4)] {
+        rules.edit_server(&vip, weighted(weight)).unwrap();
+        let now = server(&mut rules);
+        assert_eq!((now.weight, now.last_weight), (weight, last));
+    }
+    rules.delete_server(&vip, ip("10.1.0.1"), 80).unwrap();
+    rules.add_server(&vip, weighted(0)).unwrap();
+    assert_eq!(server(&mut rules).last_weight, 0);
 }
 
 #[test]

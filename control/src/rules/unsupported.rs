@@ -22,10 +22,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
         }
         ServiceName::Address { .. } => {}
     }
-    // The kernel's answer to a scheduler whose module it lacks.
-    if settings.scheduler_kind().is_none() {
-        return Err(RulesError::SchedulerNotFound);
-    }
     if settings.persistence.is_some() {
         return refuse("persistence (-p)");
     }
@@ -38,9 +34,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     if settings.one_packet {
         return refuse("one-packet scheduling (-o)");
     }
-    if settings.scheduler_flags != 0 {
-        return refuse("a scheduler flag (-b)");
-    }
     Ok(())
 }
 
@@ -48,9 +41,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
 pub(super) fn server(server: &Server) -> Result<(), RulesError> {
     if server.port == 0 {
         return refuse("a real server of every port (port 0)");
-    }
-    if server.upper_threshold != 0 || server.lower_threshold != 0 {
-        return refuse("a connection threshold (-x, -y)");
     }
     Ok(())
 }
@@ -61,5 +51,4 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 }
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str = "  schedulers other than rr|wrr|lc|wlc, -p, --pe, -o, scheduler flags, -f, SCTP,
-  services of every port, -x, -y, the sync daemon";
+pub const SUMMARY: &str = "  -p, --pe, -o, -f, SCTP, services of every port, the sync daemon";

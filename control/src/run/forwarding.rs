@@ -182,6 +182,7 @@ fn worker_status(counters: &WorkerCounters) -> Value {
     json!({
         "received": counters.received.get(),
         "transmitted": counters.transmitted.get(),
+        "fragmented": counters.fragmented.get(),
         "punted": counters.punted.get(),
         "handed": counters.handed.get(),
         "held": counters.held.get(),

@@ -189,11 +189,18 @@ fn service_rules(service: &crate::config::Service) -> ServiceRules {
     let name = ServiceName::from(service.key);
     ServiceRules {
         name,
-        settings: ServiceSettings::plain(service.scheduler.name(), name.family()),
+        settings: ServiceSettings {
+            scheduler_flags: service.flags,
+            ..ServiceSettings::plain(service.scheduler.name(), name.family())
+        },
         servers: service
             .servers
             .iter()
-            .map(|s| Server::plain(s.address.into(), s.port, s.method.into(), s.weight))
+            .map(|s| Server {
+                upper_threshold: s.upper_threshold,
+                lower_threshold: s.lower_threshold,
+                ..Server::plain(s.address.into(), s.port, s.method.into(), s.weight)
+            })
             .collect(),
         local_addresses: service.local_addresses.iter().map(|a| (*a).into()).collect(),
     }

@@ -1,6 +1,7 @@
 //! Connections: the table, its entries, their states and timers.
 
 mod entry;
+mod index;
 mod record;
 mod state;
 mod table;

@@ -19,6 +19,8 @@
 //! memory is taken at construction, and as an entry of zeroes means "not
 //! linked", the pages of entries never used are never touched.
 
+use crate::prefetch::prefetch;
+
 /// Ticks in a second.
 pub const TICKS_PER_SECOND: u32 = 8;
 
@@ -134,6 +136,14 @@ impl Wheel {
     #[inline]
     pub fn deadline(&self, id: u32) -> Option<u32> {
         self.is_linked(id).then(|| self.deadlines[id as usize])
+    }
+
+    /// Asks the cache for what [`Wheel::touch`] of `id` will write.
+    #[inline]
+    pub fn prefetch(&self, id: u32) {
+        if let Some(deadline) = self.deadlines.get(id as usize) {
+            prefetch(deadline);
+        }
     }
 
     /// Number of entries that are scheduled.

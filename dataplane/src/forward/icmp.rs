@@ -27,6 +27,15 @@ pub enum Error {
     FragmentationNeeded(u16),
     /// The service has no server left: IPVS answers TCP so as well
     PortUnreachable,
+    /// What befell the packet on its way through a tunnel
+    InTunnel {
+        /// Type
+        kind: u8,
+        /// Code
+        code: u8,
+        /// Bytes 4 to 7 of the ICMP header
+        info: [u8; 4],
+    },
 }
 
 /// Writes the error about `packet` into `answer`, with the IP packet at
@@ -71,10 +80,14 @@ fn write_v4<F: Frame>(
     if offset + length > answer.capacity() {
         return None;
     }
-    let (kind, code, mtu) = match error {
-        Error::TimeExceeded => (icmp::TIME_EXCEEDED, icmp::CODE_TTL, 0),
-        Error::FragmentationNeeded(mtu) => (icmp::UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED, mtu),
-        Error::PortUnreachable => (icmp::UNREACHABLE, icmp::CODE_PORT, 0),
+    let (kind, code, [a, b, c, d]) = match error {
+        Error::TimeExceeded => (icmp::TIME_EXCEEDED, icmp::CODE_TTL, [0; 4]),
+        Error::FragmentationNeeded(mtu) => {
+            let [high, low] = mtu.to_be_bytes();
+            (icmp::UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED, [0, 0, high, low])
+        }
+        Error::PortUnreachable => (icmp::UNREACHABLE, icmp::CODE_PORT, [0; 4]),
+        Error::InTunnel { kind, code, info } => (kind, code, info),
     };
     let mut header = ipv4::Header {
         version_ihl: 0x45,
@@ -89,7 +102,8 @@ fn write_v4<F: Frame>(
         destination: ip.source,
     };
     header.fill_checksum();
-    let message = icmp::Header { kind, code, checksum: 0.into(), unused: 0.into(), mtu: mtu.into() };
+    let (unused, mtu) = (u16::from_be_bytes([a, b]).into(), u16::from_be_bytes([c, d]).into());
+    let message = icmp::Header { kind, code, checksum: 0.into(), unused, mtu };
 
     answer.set_len(offset + length);
     let bytes = &mut answer.bytes_mut()[offset..];

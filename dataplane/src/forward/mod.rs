@@ -10,10 +10,14 @@ mod fullnat;
 pub mod icmp;
 mod icmpv6;
 mod nat;
+pub mod related;
+mod split;
 mod translate;
 mod tun;
 
 pub use egress::{link_header_len, put_link_header};
+pub use split::Split;
+pub use tun::OVERHEAD as TUNNEL_OVERHEAD;
 
 use crate::conn::{Entry, Side, Tuple};
 use crate::packet::Packet;
@@ -69,6 +73,9 @@ pub enum Refused {
     /// It may not be fragmented and is larger than this MTU, in bytes of the
     /// packet as its sender knows it: fragmentation needed to the sender
     TooBig(u16),
+    /// It is to be fragmented into pieces of at most so many bytes, of the
+    /// packet as its sender knows it
+    Split(u16),
     /// It cannot be carried on
     Drop(DropReason),
 }
@@ -131,19 +138,17 @@ pub fn apply<F: Frame>(
             mtu.saturating_sub(tun::overhead(*encapsulation, *destination))
         }
         Rewrite::Replace { destination, .. } if packet.is_v4 != destination.0.is_v4() => {
-            translate::room(mtu, packet.is_v4)
+            translate::room(mtu, packet, frame.bytes())
         }
         Rewrite::Keep | Rewrite::Replace { .. } => mtu,
     };
     if packet.length > room {
         // A sender of IPv6 cannot make use of less (RFC 8200, section 5), and
         // IPVS then has no route (__ip_vs_get_out_rt_v6).
-        let usable = packet.is_v4 || room >= ipv6::MIN_MTU;
-        return Err(if packet.dont_fragment && usable {
-            Refused::TooBig(room)
-        } else {
-            Refused::Drop(DropReason::TooBig)
-        });
+        if !packet.is_v4 && room < ipv6::MIN_MTU {
+            return Err(Refused::Drop(DropReason::TooBig));
+        }
+        return Err(if packet.dont_fragment { Refused::TooBig(room) } else { Refused::Split(room) });
     }
     match *rewrite {
         Rewrite::Keep => dr::apply(packet, frame),

@@ -90,6 +90,9 @@ pub(super) fn apply<F: Frame>(
         ip.destination = destination.0.bytes();
         ip.hop_limit -= 1;
     }
+    if packet.later {
+        return Ok(Rewritten { offset, length: packet.length as usize });
+    }
     let end = packet.transport_length();
     let transport = transport.get_mut(..end).ok_or(truncated)?;
     rewrite_transport(transport, packet.tuple.protocol, source, destination, transport_delta)?;

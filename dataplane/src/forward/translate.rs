@@ -4,7 +4,8 @@
 //! What only one family has is left out: IPv4 options, IPv6 extension headers
 //! and flow labels. The transport checksum is corrected by the same delta as
 //! any other, since the pseudo headers of the two families differ in nothing
-//! but the addresses.
+//! but the addresses. A fragment of IPv4 gets a fragment header; one of a UDP
+//! packet without a checksum is dropped, since IPv6 asks for one.
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -22,9 +23,20 @@ const DIFFERENCE: u16 = (ipv6::LEN - ipv4::LEN) as u16;
 /// IPv6 it had 1280 bytes, and its sender would not make it smaller.
 const MAY_BE_FRAGMENTED: usize = 1260;
 
-/// The largest packet that may come where what goes out has `mtu` bytes.
-pub(super) fn room(mtu: u16, from_v4: bool) -> u16 {
-    if from_v4 { mtu.saturating_sub(DIFFERENCE) } else { mtu.saturating_add(DIFFERENCE) }
+/// The largest packet that may come where what goes out has `mtu` bytes. A
+/// fragment, or what is to be fragmented, needs a fragment header in IPv6.
+pub(super) fn room(mtu: u16, packet: &Packet, frame: &[u8]) -> u16 {
+    if !packet.is_v4 {
+        return mtu.saturating_add(DIFFERENCE);
+    }
+    let whole = mtu.saturating_sub(DIFFERENCE);
+    let fragmented = packet.length > whole && !packet.dont_fragment || is_fragment(packet, frame);
+    if fragmented { whole.saturating_sub(ipv6::FRAGMENT_LEN as u16) } else { whole }
+}
+
+fn is_fragment(packet: &Packet, frame: &[u8]) -> bool {
+    let ip = frame.get(packet.network as usize..).and_then(|rest| ipv4::Header::ref_from_prefix(rest).ok());
+    ip.is_some_and(|(ip, _)| ip.is_fragment())
 }
 
 /// Gives a packet a header of the family of `source` and `destination`.
@@ -41,7 +53,8 @@ pub(super) fn apply<F: Frame>(
     let ttl = packet.ttl - 1;
     let truncated = Refused::Drop(DropReason::Truncated);
     if packet.is_v4 {
-        let transport = network + ipv6::LEN;
+        let fragment = if is_fragment(packet, frame.bytes()) { ipv6::FRAGMENT_LEN } else { 0 };
+        let transport = network + ipv6::LEN + fragment;
         if transport + length > frame.capacity() {
             return Err(Refused::Drop(DropReason::TooBig));
         }
@@ -49,12 +62,26 @@ pub(super) fn apply<F: Frame>(
         let bytes = frame.bytes_mut();
         let (ip, _) = ipv4::Header::ref_from_prefix(&bytes[network..]).map_err(|_| truncated)?;
         let (from, to) = (source.0.bytes(), destination.0.bytes());
-        let header = ipv6::Header::new(ip.tos, length as u16, protocol, ttl, from, to);
+        let next = if fragment > 0 { ipv6::FRAGMENT } else { protocol };
+        let header = ipv6::Header::new(ip.tos, (fragment + length) as u16, next, ttl, from, to);
+        let offset = ip.flags_offset.get() & ipv4::OFFSET;
+        let more = u16::from(ip.flags_offset.get() & ipv4::MORE_FRAGMENTS != 0);
+        let fragment_header = ipv6::Fragment {
+            next_header: protocol,
+            reserved: 0,
+            offset_more: (offset << 3 | more).into(),
+            id: u32::from(ip.id.get()).into(),
+        };
         bytes.copy_within(start..start + length, transport);
-        bytes[network..transport].copy_from_slice(header.as_bytes());
+        bytes[network..network + ipv6::LEN].copy_from_slice(header.as_bytes());
+        bytes[network + ipv6::LEN..transport].copy_from_slice(&fragment_header.as_bytes()[..fragment]);
+        let rewritten = Rewritten { offset: network, length: ipv6::LEN + fragment + length };
+        if packet.later {
+            return Ok(rewritten);
+        }
         let segment = &mut bytes[transport..transport + length];
         nat::rewrite_transport(segment, packet.tuple.protocol, source, destination, transport_delta)?;
-        return Ok(Rewritten { offset: network, length: ipv6::LEN + length });
+        return Ok(rewritten);
     }
 
     let bytes = frame.bytes_mut();

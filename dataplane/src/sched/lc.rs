@@ -1,15 +1,14 @@
 //! Least connections (`ip_vs_lc.c`): the server with the least overhead, the
 //! first of several in list order. Weights matter only where they are 0.
 
-use super::{Algorithm, Member};
+use super::{Algorithm, Arrival, Member, taking};
 
 #[derive(Debug)]
 pub(super) struct LeastConnections;
 
 impl Algorithm for LeastConnections {
-    fn choose(&mut self, servers: &[Member]) -> Option<usize> {
-        let takes = servers.iter().enumerate().filter(|(_, server)| server.weight > 0);
+    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         // `min_by_key` takes the first of several minima.
-        takes.min_by_key(|(_, server)| server.overhead()).map(|(place, _)| place)
+        taking(servers).min_by_key(|(_, server)| server.overhead()).map(|(place, _)| place)
     }
 }

@@ -1,43 +1,85 @@
 //! Schedulers, one file each: which server gets a new connection.
 //!
-//! Orders are those of IPVS to the last connection, as users compare them. A
+//! Orders are those of IPVS to the last connection, as users compare them, and
+//! where a scheduler hashes, every client has the server that it has in IPVS. A
 //! [`Scheduler`] keeps what IPVS keeps beside a service
 //! (`svc->sched_data`), one for each worker and service: with several workers,
-//! each has its own turn. The counters that lc and wlc go by are summed over
-//! all workers.
+//! each has its own turn. The counters that lc, wlc, sed, nq, lblc, lblcr and
+//! ovf go by are summed over all workers, and so is what thresholds limit.
 //!
 //! IPVS tells a scheduler of every server that is added, removed or edited.
 //! Here a worker only sees one table replace another, so [`Scheduler::update`]
 //! finds out what happened in between: removals first, then edits, then
 //! additions, the oldest first. That equals IPVS wherever a table differs by
 //! one command from the one before. A service that is loaded at once behaves as
-//! if its servers had been added in turn, which matters to wrr. What cannot be
-//! seen is an edit that changes neither weight nor forwarding method; IPVS
-//! lets wrr begin its round anew for it.
+//! if its servers had been added in turn, which matters to wrr. An edit that
+//! changes nothing is told by [`RealServer::edits`].
 
+mod dh;
+mod fo;
+mod hash;
+mod lblc;
+mod lblcr;
 mod lc;
+mod locality;
+mod mh;
+mod nq;
+mod ovf;
 mod rr;
+mod sed;
+mod sh;
 mod wlc;
 mod wrr;
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::service::{Method, RealServer, SchedulerKind, ServerId, ServiceKey, ServiceTable, VirtualService};
+use crate::service::{
+    Method, RealServer, SchedulerKind, ServerId, ServiceKey, ServiceTable, Thresholds, VirtualService,
+};
 use crate::stats::ServerCounters;
+use crate::wire::Address;
+
+/// What schedulers look at in the packet that begins a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// The client's address
+    pub source: Address,
+    /// The client's port in host order; 0 where there is none
+    pub source_port: u16,
+    /// The address that it came to: the VIP, or whatever has the mark
+    pub destination: Address,
+    /// Now, in ticks of [`timer`](crate::conn::timer)
+    pub now: u32,
+}
 
 /// A server as schedulers see it: what they need of the table, side by side.
 #[derive(Clone, Debug)]
 struct Member {
     id: ServerId,
+    address: Address,
+    port: u16,
     weight: u32,
+    last_weight: u32,
     method: Method,
+    thresholds: Thresholds,
+    edits: u32,
     counters: Arc<ServerCounters>,
 }
 
 impl Member {
-    fn new(id: ServerId, table: &ServiceTable) -> Option<Self> {
-        let RealServer { weight, method, counters, .. } = table.server(id)?;
-        Some(Member { id, weight: *weight, method: *method, counters: counters.clone() })
+    fn new(id: ServerId, server: &RealServer) -> Self {
+        Member {
+            id,
+            address: server.address,
+            port: server.port,
+            weight: server.weight,
+            last_weight: server.last_weight,
+            method: server.method,
+            thresholds: server.thresholds,
+            edits: server.edits,
+            counters: server.counters.clone(),
+        }
     }
 
     /// Whether this is `server` in slot `id`; the slot may have been given to
@@ -46,60 +88,109 @@ impl Member {
         self.id == id && Arc::ptr_eq(&self.counters, &server.counters)
     }
 
+    /// Takes over what `ipvsadm -e` can change; returns whether it did.
+    fn edit(&mut self, server: &RealServer) -> bool {
+        let RealServer { weight, last_weight, method, thresholds, edits, .. } = *server;
+        let before = (self.weight, self.last_weight, self.method, self.thresholds, self.edits);
+        (self.weight, self.last_weight, self.method, self.thresholds, self.edits) =
+            (weight, last_weight, method, thresholds, edits);
+        before != (weight, last_weight, method, thresholds, edits)
+    }
+
+    /// Whether it has as many connections as it may have
+    /// (`IP_VS_DEST_F_OVERLOAD`).
+    #[inline]
+    fn is_overloaded(&self) -> bool {
+        self.thresholds.upper != 0 && self.counters.overload().is_on()
+    }
+
+    /// Whether new connections may go to it.
+    #[inline]
+    fn takes(&self) -> bool {
+        self.weight > 0 && !self.is_overloaded()
+    }
+
     /// What a server has to do for its connections: an active one counts as
     /// much as 256 others (`ip_vs_dest_conn_overhead`).
     #[inline]
     fn overhead(&self) -> u64 {
-        (self.counters.active() << 8).wrapping_add(self.counters.inactive())
+        overhead(&self.counters)
     }
+}
+
+#[inline]
+fn overhead(counters: &ServerCounters) -> u64 {
+    (counters.active() << 8).wrapping_add(counters.inactive())
+}
+
+/// The servers that new connections may go to, with their places.
+#[inline]
+fn taking(servers: &[Member]) -> impl Iterator<Item = (usize, &Member)> {
+    servers.iter().enumerate().filter(|(_, server)| server.takes())
+}
+
+/// Of several servers that of the least load for its weight, the first of
+/// equals.
+#[inline]
+fn least_loaded<'a>(
+    servers: impl Iterator<Item = (usize, &'a Member)>,
+    load: impl Fn(&Member) -> u64,
+) -> Option<usize> {
+    let loads = servers.map(|(place, server)| (place, load(server), server.weight));
+    let least = loads.reduce(|least, other| {
+        let ((_, a, v), (_, b, w)) = (least, other);
+        if lighter_or_equal((a, v), (b, w)) { least } else { other }
+    });
+    least.map(|(place, ..)| place)
+}
+
+/// Whether a/v <= b/w, of loads a and b and weights v and w: without dividing,
+/// and wide, as weights have up to 32 bits.
+#[inline]
+fn lighter_or_equal((a, v): (u64, u32), (b, w): (u64, u32)) -> bool {
+    u128::from(a) * u128::from(w) <= u128::from(b) * u128::from(v)
 }
 
 /// A way to choose among the servers of a service, with IPVS's callbacks.
 ///
 /// Servers are given in IPVS order, the last added first, and are referred to
 /// by their places in it.
-trait Algorithm {
+trait Algorithm: Debug + Send {
     /// A server was added in front of the others (`add_dest`).
     fn added(&mut self, _servers: &[Member]) {}
 
     /// The server at `place` was removed; `servers` are those that remain
     /// (`del_dest`).
-    fn removed(&mut self, _servers: &[Member], _place: usize) {}
+    fn removed(&mut self, _servers: &[Member], _place: usize, _gone: &Member) {}
 
     /// A server was edited (`upd_dest`).
     fn edited(&mut self, _servers: &[Member]) {}
 
+    /// All changes of a new table were told; the service may have changed as
+    /// well. For what is too dear to be done for each change by itself.
+    fn settled(&mut self, _servers: &[Member], _service: &VirtualService) {}
+
     /// The place of the server for the next connection, if one takes any.
-    fn choose(&mut self, servers: &[Member]) -> Option<usize>;
+    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize>;
 }
 
-#[derive(Debug)]
-enum State {
-    Rr(rr::RoundRobin),
-    Wrr(wrr::WeightedRoundRobin),
-    Lc(lc::LeastConnections),
-    Wlc(wlc::WeightedLeastConnections),
-}
-
-impl State {
-    /// The state of a scheduler that is put in charge of these servers, all at
-    /// once (`init_service`).
-    fn new(kind: SchedulerKind, servers: &[Member]) -> Self {
-        match kind {
-            SchedulerKind::Rr => State::Rr(rr::RoundRobin::default()),
-            SchedulerKind::Wrr => State::Wrr(wrr::WeightedRoundRobin::new(servers)),
-            SchedulerKind::Lc => State::Lc(lc::LeastConnections),
-            SchedulerKind::Wlc => State::Wlc(wlc::WeightedLeastConnections),
-        }
-    }
-
-    fn algorithm(&mut self) -> &mut dyn Algorithm {
-        match self {
-            State::Rr(rr) => rr,
-            State::Wrr(wrr) => wrr,
-            State::Lc(lc) => lc,
-            State::Wlc(wlc) => wlc,
-        }
+/// The state of a scheduler that is put in charge of these servers, all at
+/// once and at time `now` (`init_service`).
+fn put_in_charge(kind: SchedulerKind, servers: &[Member], now: u32) -> Box<dyn Algorithm> {
+    match kind {
+        SchedulerKind::Rr => Box::new(rr::RoundRobin::default()),
+        SchedulerKind::Wrr => Box::new(wrr::WeightedRoundRobin::new(servers)),
+        SchedulerKind::Lc => Box::new(lc::LeastConnections),
+        SchedulerKind::Wlc => Box::new(wlc::WeightedLeastConnections),
+        SchedulerKind::Sh => Box::new(sh::SourceHashing::default()),
+        SchedulerKind::Dh => Box::new(dh::DestinationHashing::default()),
+        SchedulerKind::Sed => Box::new(sed::ShortestExpectedDelay),
+        SchedulerKind::Nq => Box::new(nq::NeverQueue),
+        SchedulerKind::Lblc => Box::new(lblc::LocalityBased::new(now)),
+        SchedulerKind::Lblcr => Box::new(lblcr::Replicated::new(now)),
+        SchedulerKind::Mh => Box::new(mh::MaglevHashing::default()),
+        SchedulerKind::Fo => Box::new(fo::Failover),
+        SchedulerKind::Ovf => Box::new(ovf::Overflow),
     }
 }
 
@@ -110,19 +201,20 @@ pub struct Scheduler {
     kind: SchedulerKind,
     generation: u64,
     servers: Vec<Member>,
-    state: State,
+    state: Box<dyn Algorithm>,
 }
 
 impl Scheduler {
     /// A scheduler for `service`, whose servers are looked up in `table`, in the
-    /// state that it has in IPVS after the servers were added one by one.
-    pub fn new(service: &VirtualService, table: &ServiceTable) -> Self {
+    /// state that it has in IPVS after the servers were added one by one. `now`
+    /// is in ticks, as in [`Arrival`].
+    pub fn new(service: &VirtualService, table: &ServiceTable, now: u32) -> Self {
         let mut scheduler = Scheduler {
             key: service.key,
             kind: service.scheduler,
             generation: table.generation(),
             servers: Vec::new(),
-            state: State::new(service.scheduler, &[]),
+            state: put_in_charge(service.scheduler, &[], now),
         };
         scheduler.take_up(service, table);
         scheduler
@@ -131,16 +223,17 @@ impl Scheduler {
     /// Adopts a new table: does what IPVS does when servers come and go or are
     /// edited, or when another scheduler takes over the service. To be called
     /// for every service of a table that was just adopted.
-    pub fn update(&mut self, service: &VirtualService, table: &ServiceTable) {
+    pub fn update(&mut self, service: &VirtualService, table: &ServiceTable, now: u32) {
         if self.key != service.key {
-            *self = Scheduler::new(service, table);
+            *self = Scheduler::new(service, table, now);
             return;
         }
         self.generation = table.generation();
         self.take_up(service, table);
         if self.kind != service.scheduler {
             self.kind = service.scheduler;
-            self.state = State::new(self.kind, &self.servers);
+            self.state = put_in_charge(self.kind, &self.servers, now);
+            self.state.settled(&self.servers, service);
         }
     }
 
@@ -149,16 +242,16 @@ impl Scheduler {
     /// `table` is the one that was adopted last; should it be a newer one, it
     /// is adopted first.
     #[inline]
-    pub fn schedule(&mut self, service: &VirtualService, table: &ServiceTable) -> Option<ServerId> {
+    pub fn schedule(
+        &mut self,
+        service: &VirtualService,
+        table: &ServiceTable,
+        arrival: &Arrival,
+    ) -> Option<ServerId> {
         if table.generation() != self.generation {
-            self.update(service, table);
+            self.update(service, table, arrival.now);
         }
-        let place = match &mut self.state {
-            State::Rr(rr) => rr.choose(&self.servers),
-            State::Wrr(wrr) => wrr.choose(&self.servers),
-            State::Lc(lc) => lc.choose(&self.servers),
-            State::Wlc(wlc) => wlc.choose(&self.servers),
-        }?;
+        let place = self.state.choose(&self.servers, arrival)?;
         Some(self.servers.get(place)?.id)
     }
 
@@ -183,24 +276,28 @@ impl Scheduler {
         for (place, id) in service.servers[stayed..].iter().enumerate() {
             let Some(server) = table.server(*id) else { continue };
             let member = &mut self.servers[place];
-            if (member.weight, member.method) != (server.weight, server.method) {
-                (member.weight, member.method) = (server.weight, server.method);
-                self.state.algorithm().edited(&self.servers);
+            if member.edit(server) {
+                member.thresholds.apply(&member.counters);
+                self.state.edited(&self.servers);
             }
         }
 
         // All at once, as each would move all others; told of in turn.
-        let members = service.servers[..stayed].iter().filter_map(|id| Member::new(*id, table));
+        let ids = service.servers[..stayed].iter();
+        let members = ids.filter_map(|id| Some(Member::new(*id, table.server(*id)?)));
         let added = members.clone().count();
         self.servers.splice(..0, members);
         for place in (0..added).rev() {
-            self.state.algorithm().added(&self.servers[place..]);
+            let member = &self.servers[place];
+            member.thresholds.apply(&member.counters);
+            self.state.added(&self.servers[place..]);
         }
+        self.state.settled(&self.servers, service);
     }
 
     fn remove(&mut self, place: usize) {
-        self.servers.remove(place);
-        self.state.algorithm().removed(&self.servers, place);
+        let gone = self.servers.remove(place);
+        self.state.removed(&self.servers, place, &gone);
     }
 }
 

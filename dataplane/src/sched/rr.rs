@@ -1,6 +1,6 @@
 //! Round robin (`ip_vs_rr.c`): the server after the last chosen one.
 
-use super::{Algorithm, Member};
+use super::{Algorithm, Arrival, Member};
 
 /// Where a round continues: the place after the server chosen last, 0 when none
 /// was chosen yet (in IPVS, the list head).
@@ -19,19 +19,18 @@ impl Algorithm for RoundRobin {
         }
     }
 
-    fn removed(&mut self, _servers: &[Member], place: usize) {
+    fn removed(&mut self, _servers: &[Member], place: usize, _gone: &Member) {
         if place < self.next {
             self.next -= 1;
         }
     }
 
     #[inline]
-    fn choose(&mut self, servers: &[Member]) -> Option<usize> {
+    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         let (behind, ahead) = servers.split_at_checked(self.next)?;
-        let takes = |server: &Member| server.weight > 0;
-        let place = match ahead.iter().position(takes) {
+        let place = match ahead.iter().position(Member::takes) {
             Some(i) => self.next + i,
-            None => behind.iter().position(takes)?,
+            None => behind.iter().position(Member::takes)?,
         };
         self.next = place + 1;
         Some(place)

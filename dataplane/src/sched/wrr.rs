@@ -3,7 +3,7 @@
 //! divisor of all weights from round to round, down to 1, and begins
 //! again at the top.
 
-use super::{Algorithm, Member};
+use super::{Algorithm, Arrival, Member};
 
 /// The state of `struct ip_vs_wrr_mark`.
 #[derive(Debug)]
@@ -48,6 +48,18 @@ impl WeightedRoundRobin {
         self.heaviest - (self.step() - 1)
     }
 
+    /// Lowers the bar past the rounds in which no server can be found, as the
+    /// heavy ones are overloaded: there may be as many as a weight is high. The
+    /// last round is never skipped.
+    fn skip_rounds(&mut self, servers: &[Member]) {
+        let free = servers.iter().filter(|server| !server.is_overloaded());
+        let reachable = free.map(|server| i64::from(server.weight)).max().unwrap_or(0);
+        let (step, floor) = (self.step(), reachable.max(self.step()));
+        if self.current > floor {
+            self.current -= (self.current - floor + step - 1) / step * step;
+        }
+    }
+
     /// Any change: a round begins anew, with about the bar that it had. This
     /// is why the order depends on how a service was built: a first server of
     /// weight 1 sets the bar to 1, and further ones do not raise it before
@@ -63,7 +75,8 @@ impl WeightedRoundRobin {
     }
 }
 
-fn gcd(a: i64, b: i64) -> i64 {
+/// Greatest common divisor; that of a number and 0 is the number.
+pub(super) fn gcd(a: i64, b: i64) -> i64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
@@ -73,7 +86,7 @@ impl Algorithm for WeightedRoundRobin {
         self.changed();
     }
 
-    fn removed(&mut self, servers: &[Member], _place: usize) {
+    fn removed(&mut self, servers: &[Member], _place: usize, _gone: &Member) {
         self.measure(servers);
         self.changed();
     }
@@ -83,24 +96,39 @@ impl Algorithm for WeightedRoundRobin {
         self.changed();
     }
 
-    fn choose(&mut self, servers: &[Member]) -> Option<usize> {
+    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         if self.heaviest == 0 {
             return None;
         }
-        // A server of the greatest weight passes every bar, so the rest of this
-        // round and one more at the most lead to one.
-        for _ in 0..2 {
-            let ahead = servers.get(self.next..)?;
-            if let Some(i) = ahead.iter().position(|server| i64::from(server.weight) >= self.current) {
-                self.next += i + 1;
-                return Some(self.next - 1);
+        let start = self.next;
+        let (mut began_anew, mut in_last_round) = (false, false);
+        // Where every server has been asked for a weight of 1; 0 as long as
+        // nobody knows.
+        let mut stop = 0;
+        loop {
+            while let Some(server) = servers.get(self.next) {
+                self.next += 1;
+                if i64::from(server.weight) >= self.current && !server.is_overloaded() {
+                    return Some(self.next - 1);
+                }
+                if self.next == stop {
+                    return None;
+                }
             }
             self.next = 0;
             self.current -= self.step();
             if self.current <= 0 {
                 self.current = self.top();
+                if in_last_round || start == 0 {
+                    return None;
+                }
+                began_anew = true;
+            }
+            self.skip_rounds(servers);
+            in_last_round = self.current <= self.step();
+            if in_last_round && began_anew && start > 0 {
+                stop = start;
             }
         }
-        None
     }
 }

@@ -9,10 +9,12 @@
 //! [`RealServer::available`]` == false` until its last connection is gone,
 //! as IPVS keeps one in its trash (`net/netfilter/ipvs/ip_vs_ctl.c`).
 
+mod scheduler;
 mod table;
 
 use std::sync::Arc;
 
+pub use scheduler::{SchedulerFlags, SchedulerKind};
 pub use table::{ServiceTable, ServiceTableBuilder};
 
 use crate::stats::{ServerCounters, TrafficCounters};
@@ -108,38 +110,6 @@ impl Method {
     }
 }
 
-/// A scheduler, by its IPVS name.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum SchedulerKind {
-    /// Round robin
-    Rr,
-    /// Weighted round robin
-    Wrr,
-    /// Least connections
-    Lc,
-    /// Weighted least connections
-    Wlc,
-}
-
-impl SchedulerKind {
-    /// The name that `ipvsadm -s` takes.
-    pub fn name(self) -> &'static str {
-        match self {
-            SchedulerKind::Rr => "rr",
-            SchedulerKind::Wrr => "wrr",
-            SchedulerKind::Lc => "lc",
-            SchedulerKind::Wlc => "wlc",
-        }
-    }
-
-    /// The scheduler of an `ipvsadm -s` name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        [SchedulerKind::Rr, SchedulerKind::Wrr, SchedulerKind::Lc, SchedulerKind::Wlc]
-            .into_iter()
-            .find(|kind| kind.name() == name)
-    }
-}
-
 /// Slot of a virtual service in a [`ServiceTable`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ServiceId(pub u32);
@@ -155,6 +125,8 @@ pub struct VirtualService {
     pub key: ServiceKey,
     /// Which scheduler chooses among [`VirtualService::servers`]
     pub scheduler: SchedulerKind,
+    /// Its flags (`-b`)
+    pub scheduler_flags: SchedulerFlags,
     /// The available servers in IPVS order: the last added comes first
     pub servers: Vec<ServerId>,
     /// The LIPs that FULLNAT servers of this service are reached from
@@ -181,6 +153,15 @@ pub struct RealServer {
     pub encapsulation: Encapsulation,
     /// Its weight; 0 takes no new connections
     pub weight: u32,
+    /// The last weight that was not 0 since the server was added; mh goes by
+    /// it, so that a server that is quiesced for a while has the same clients
+    /// afterwards (`dest->last_weight`)
+    pub last_weight: u32,
+    /// How many connections it may have
+    pub thresholds: Thresholds,
+    /// How often it was edited, wrapping around: wrr begins its round anew even
+    /// at an edit that changes nothing
+    pub edits: u32,
     /// False once removed: packets of its remaining connections are dropped
     /// (IPVS with `expire_nodest_conn=0`)
     pub available: bool,
@@ -189,4 +170,36 @@ pub struct RealServer {
     /// Counters of the service, kept here because they outlive it while the
     /// server still has connections
     pub service_counters: Arc<TrafficCounters>,
+}
+
+/// How many connections a real server may have, over all workers.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Thresholds {
+    /// It takes no new ones once it has so many (`-x`); 0 for no limit
+    pub upper: u32,
+    /// It takes new ones again below so many (`-y`); 0 for three quarters of
+    /// the upper one
+    pub lower: u32,
+}
+
+impl Thresholds {
+    /// Brings a server's overload in line with its connections. To be called
+    /// after every change of either; costs nothing without thresholds.
+    #[inline]
+    pub(crate) fn apply(&self, counters: &ServerCounters) {
+        let Thresholds { upper, lower } = *self;
+        if upper != 0 || counters.overload().is_on() {
+            counters.overload().update(counters.connections(), upper, lower);
+        }
+    }
+}
+
+impl RealServer {
+    /// To be called after every connection that was added to the server's
+    /// counters, or taken off them, whichever way that came about
+    /// (`ip_vs_bind_dest`, `ip_vs_unbind_dest`).
+    #[inline]
+    pub fn connections_changed(&self) {
+        self.thresholds.apply(&self.counters);
+    }
 }

@@ -28,8 +28,12 @@ drop_reasons! {
     BadChecksum = "bad_checksum",
     /// TTL used up; time exceeded was sent where the rate allows
     TtlExceeded = "ttl_exceeded",
-    /// Larger than the next hop's MTU, and not to be fragmented
+    /// Larger than the next hop's MTU, and not to be fragmented, or not into
+    /// pieces that fit
     TooBig = "too_big",
+    /// An ICMP error about a tunnel's packet, of which the client was told where
+    /// it concerns it and the rate allows
+    TunnelError = "tunnel_error",
     /// The service has no server that takes connections
     NoServer = "no_server",
     /// The connection's server was removed
@@ -44,6 +48,8 @@ drop_reasons! {
     ForeignInterface = "foreign_interface",
     /// The next hop did not answer in time, or too many frames wait for it
     Unresolved = "unresolved",
+    /// Too many fragments wait for the first of their packet
+    FragmentQueueFull = "fragment_queue_full",
     /// The transmit ring is full
     TransmitFull = "transmit_full",
     /// No frame is free

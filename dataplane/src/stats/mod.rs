@@ -3,15 +3,18 @@
 //! A counter is written by one thread only, so it needs no locked
 //! instruction: the writer loads, adds and stores with relaxed ordering, and
 //! readers see a value that was true a moment ago. Each worker has a cache
-//! line of its own in every set, so that no line is written by two cores.
+//! line of its own in every set, so that no line is written by two cores. The
+//! one exception is [`Overload`], which changes rarely and concerns all.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 
 mod drop_reason;
+mod overload;
 
 pub use drop_reason::DropReason;
+pub use overload::Overload;
 
 /// A number that one thread writes and others read.
 #[derive(Debug, Default)]
@@ -121,37 +124,56 @@ pub struct ServerShare {
 
 /// Counters of a real server: a share for each worker.
 #[derive(Debug)]
-pub struct ServerCounters(Box<[CachePadded<ServerShare>]>);
+pub struct ServerCounters {
+    shares: Box<[CachePadded<ServerShare>]>,
+    overload: Overload,
+}
 
 impl ServerCounters {
     /// Zeroed counters for `workers` workers.
     pub fn new(workers: usize) -> Self {
-        ServerCounters((0..workers).map(|_| CachePadded::default()).collect())
+        ServerCounters {
+            shares: (0..workers).map(|_| CachePadded::default()).collect(),
+            overload: Overload::default(),
+        }
     }
 
     /// The share that `worker` writes.
     #[inline]
     pub fn share(&self, worker: usize) -> &ServerShare {
-        &self.0[worker]
+        &self.shares[worker]
     }
 
     /// What `--stats` shows, over all workers.
     pub fn traffic(&self) -> Traffic {
         let mut sum = Traffic::default();
-        self.0.iter().for_each(|share| share.traffic.add_to(&mut sum));
+        self.shares.iter().for_each(|share| share.traffic.add_to(&mut sum));
         sum
     }
 
     /// Active connections over all workers (`ActiveConn`).
     #[inline]
     pub fn active(&self) -> u64 {
-        self.0.iter().map(|share| share.active.get()).sum()
+        self.shares.iter().map(|share| share.active.get()).sum()
     }
 
     /// Inactive connections over all workers (`InActConn`).
     #[inline]
     pub fn inactive(&self) -> u64 {
-        self.0.iter().map(|share| share.inactive.get()).sum()
+        self.shares.iter().map(|share| share.inactive.get()).sum()
+    }
+
+    /// Connections of any kind over all workers: what thresholds are about
+    /// (`ip_vs_dest_totalconns`, which leaves out persistence templates).
+    #[inline]
+    pub fn connections(&self) -> u64 {
+        self.active().wrapping_add(self.inactive())
+    }
+
+    /// Whether the server has as many connections as it may have.
+    #[inline]
+    pub fn overload(&self) -> &Overload {
+        &self.overload
     }
 }
 
@@ -166,11 +188,14 @@ pub struct WorkerCounters {
     /// ICMP errors of our own that were put up for sending, beside the frames
     /// that were received
     pub answered: Counter,
+    /// Pieces that packets were fragmented into, beyond the first of each
+    pub fragmented: Counter,
     /// Frames given to the kernel because nothing of ours claimed them
     pub punted: Counter,
     /// Frames passed on to another worker
     pub handed: Counter,
-    /// Frames waiting for a next hop's link-layer address
+    /// Frames waiting for a next hop's link-layer address, or for the first
+    /// fragment of their packet
     pub held: Counter,
     /// Connections in the table now
     pub connections: Counter,

@@ -31,6 +31,8 @@ pub struct SteeringRules {
     pub nat_servers: BTreeSet<Target>,
     /// LIPs of FULLNAT
     pub local_addresses: BTreeSet<Address>,
+    /// RIPs of tunnels, about whose packets routers may send errors
+    pub tunnel_servers: BTreeSet<Address>,
 }
 
 impl SteeringRules {
@@ -45,6 +47,9 @@ impl SteeringRules {
         }
         for (_, server) in table.servers() {
             rules.services.insert(Target::of(server.service_key));
+            if server.method == Method::Tunnel {
+                rules.tunnel_servers.insert(server.address);
+            }
             if server.method == Method::Nat {
                 let ServiceKey { protocol, port, .. } = server.service_key;
                 let port = if server.port == 0 { port } else { server.port };
@@ -57,9 +62,10 @@ impl SteeringRules {
     pub(super) fn roles(&self) -> BTreeMap<RoleKey, u8> {
         let mut roles = BTreeMap::new();
         let mut add = |address: Address, role| *roles.entry(RoleKey(address.bytes())).or_insert(0) |= role;
-        self.services.iter().for_each(|t| add(t.address, ROLE_VIP));
-        self.nat_servers.iter().for_each(|t| add(t.address, ROLE_RIP));
+        self.services.iter().for_each(|t| add(t.address, ROLE_VIP | of_protocol(t.protocol)));
+        self.nat_servers.iter().for_each(|t| add(t.address, ROLE_RIP | of_protocol(t.protocol)));
         self.local_addresses.iter().for_each(|a| add(*a, ROLE_LIP));
+        self.tunnel_servers.iter().for_each(|a| add(*a, ROLE_TUNNEL));
         roles
     }
 
@@ -79,6 +85,16 @@ impl SteeringRules {
 const ROLE_VIP: u8 = 1;
 const ROLE_LIP: u8 = 2;
 const ROLE_RIP: u8 = 4;
+const ROLE_TUNNEL: u8 = 8;
+const ROLE_TCP: u8 = 16;
+const ROLE_UDP: u8 = 32;
+
+fn of_protocol(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => ROLE_TCP,
+        Protocol::Udp => ROLE_UDP,
+    }
+}
 
 /// `struct address`
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -4,8 +4,13 @@
  *   - TCP and UDP to VIP:port of a service (port 0 stands for all ports);
  *   - TCP and UDP to a LIP, from the first port that FULLNAT uses;
  *   - TCP and UDP from RIP:port of a NAT real server;
+ *   - fragments of TCP and UDP, of which only the first has ports: to a VIP
+ *     with services of the protocol, to a LIP, or from a NAT real server; the
+ *     worker leaves to the kernel what it does not know;
+ *   - ICMP errors about a packet that went the other way, or to a tunnel's
+ *     real server;
  *   - with one or two VLAN tags as without, and behind IPv6 extension headers.
- * All else is passed: ARP, ICMP, ssh, BGP, VRRP, fragments, frames that are
+ * All else is passed: ARP, other ICMP, ssh, BGP, VRRP, frames that are
  * not for our MAC (a bridge may flood them to us, and forwarding them again
  * would duplicate packets).
  *
@@ -25,6 +30,16 @@
 #define ROLE_VIP 1
 #define ROLE_LIP 2
 #define ROLE_RIP 4
+#define ROLE_TUNNEL 8
+/* Protocols of the services or NAT servers at an address. */
+#define ROLE_TCP 16
+#define ROLE_UDP 32
+
+/* ICMP errors (RFC 792). <linux/icmp.h> does not compile for BPF. */
+#define ICMP_UNREACHABLE 3
+#define ICMP_SOURCE_QUENCH 4
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETER_PROBLEM 12
 
 /* An IPv4 address is kept IPv4-mapped, as everywhere in the director. */
 struct address {
@@ -79,6 +94,13 @@ struct vlan_header {
 	__be16 protocol;
 };
 
+struct icmp_header {
+	__u8 type;
+	__u8 code;
+	__be16 checksum;
+	__be32 info;
+};
+
 struct ports {
 	__be16 source;
 	__be16 dest;
@@ -127,6 +149,76 @@ static __always_inline int known(const struct address *address, __be16 port, __u
 	return bpf_map_lookup_elem(&endpoints, &key) != 0;
 }
 
+/* Whether the director wants packets from source to dest. */
+static __always_inline int wanted(const struct address *source, const struct address *dest,
+				  const struct ports *ports, __u8 protocol, const struct interface *self)
+{
+	__u8 *role = bpf_map_lookup_elem(&roles, dest);
+
+	if (role) {
+		if ((*role & ROLE_VIP) && known(dest, ports->dest, protocol, ROLE_VIP))
+			return 1;
+		if ((*role & ROLE_LIP) && bpf_ntohs(ports->dest) >= bpf_ntohs(self->first_local_port))
+			return 1;
+	}
+	role = bpf_map_lookup_elem(&roles, source);
+	return role && (*role & ROLE_RIP) && known(source, ports->source, protocol, ROLE_RIP);
+}
+
+/* The same for a fragment, whose ports are not there. */
+static __always_inline int wanted_fragment(const struct address *source, const struct address *dest,
+					   __u8 protocol)
+{
+	__u8 *role, of_protocol;
+
+	if (protocol == IPPROTO_TCP)
+		of_protocol = ROLE_TCP;
+	else if (protocol == IPPROTO_UDP)
+		of_protocol = ROLE_UDP;
+	else
+		return 0;
+	role = bpf_map_lookup_elem(&roles, dest);
+	if (role && ((*role & ROLE_LIP) || ((*role & ROLE_VIP) && (*role & of_protocol))))
+		return 1;
+	role = bpf_map_lookup_elem(&roles, source);
+	return role && (*role & ROLE_RIP) && (*role & of_protocol);
+}
+
+/* Whether an ICMP error is about a packet that the director sent: packets the
+ * other way are the director's. Of a tunnel's packet the outer header says it.
+ */
+static __always_inline int wanted_error(struct icmp_header *icmp, void *end, const struct interface *self)
+{
+	struct address source = {}, dest = {};
+	struct ports *ports, other_way;
+	struct iphdr *ip;
+	__u8 *role;
+
+	ip = (void *)(icmp + 1);
+	if ((void *)(ip + 1) > end)
+		return 0;
+	if (icmp->type != ICMP_UNREACHABLE && icmp->type != ICMP_SOURCE_QUENCH &&
+	    icmp->type != ICMP_TIME_EXCEEDED && icmp->type != ICMP_PARAMETER_PROBLEM)
+		return 0;
+	if (ip->version != 4 || ip->ihl < 5 || (ip->frag_off & bpf_htons(0x1fff)))
+		return 0;
+	source.word[2] = dest.word[2] = bpf_htonl(0xffff);
+	source.word[3] = ip->saddr;
+	dest.word[3] = ip->daddr;
+	if (ip->protocol == IPPROTO_IPIP) {
+		role = bpf_map_lookup_elem(&roles, &dest);
+		return role && (*role & ROLE_TUNNEL);
+	}
+	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
+		return 0;
+	ports = (void *)ip + ip->ihl * 4;
+	if ((void *)(ports + 1) > end)
+		return 0;
+	other_way.source = ports->dest;
+	other_way.dest = ports->source;
+	return wanted(&dest, &source, &other_way, ip->protocol, self);
+}
+
 /* Not memcmp, which clang makes a call of. */
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)
 {
@@ -145,7 +237,7 @@ int sluice_steer(struct xdp_md *ctx)
 	struct ports *ports;
 	__u32 zero = 0;
 	__be16 type;
-	__u8 protocol, *role;
+	__u8 protocol;
 	void *l3;
 
 	if ((void *)(eth + 1) > end)
@@ -173,13 +265,23 @@ int sluice_steer(struct xdp_md *ctx)
 
 		if ((void *)(ip + 1) > end || ip->ihl < 5)
 			return XDP_PASS;
-		if (ip->frag_off & bpf_htons(0x3fff))
-			return XDP_PASS;
 		source.word[2] = dest.word[2] = bpf_htonl(0xffff);
 		source.word[3] = ip->saddr;
 		dest.word[3] = ip->daddr;
 		protocol = ip->protocol;
+		if (ip->frag_off & bpf_htons(0x3fff)) {
+			if (!wanted_fragment(&source, &dest, protocol))
+				return XDP_PASS;
+			goto ours;
+		}
 		ports = l3 + ip->ihl * 4;
+		if (protocol == IPPROTO_ICMP) {
+			struct icmp_header *icmp = (void *)ports;
+
+			if ((void *)(icmp + 1) > end || !wanted_error(icmp, end, self))
+				return XDP_PASS;
+			goto ours;
+		}
 	} else if (type == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = l3;
 
@@ -199,17 +301,8 @@ int sluice_steer(struct xdp_md *ctx)
 	if ((void *)(ports + 1) > end)
 		return XDP_PASS;
 
-	role = bpf_map_lookup_elem(&roles, &dest);
-	if (role) {
-		if ((*role & ROLE_VIP) && known(&dest, ports->dest, protocol, ROLE_VIP))
-			goto ours;
-		if ((*role & ROLE_LIP) && bpf_ntohs(ports->dest) >= bpf_ntohs(self->first_local_port))
-			goto ours;
-	}
-	role = bpf_map_lookup_elem(&roles, &source);
-	if (role && (*role & ROLE_RIP) && known(&source, ports->source, protocol, ROLE_RIP))
-		goto ours;
-	return XDP_PASS;
+	if (!wanted(&source, &dest, ports, protocol, self))
+		return XDP_PASS;
 ours:
 	/* A queue without a socket leaves the packet to the kernel. */
 	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);

@@ -44,6 +44,15 @@ pub struct Header {
     pub destination: [u8; 4],
 }
 
+/// Sets the checksum of a header with its options.
+pub fn fill_checksum(header: &mut [u8]) {
+    if let Ok((fixed, _)) = Header::mut_from_prefix(header) {
+        fixed.checksum = 0.into();
+        let sum = !checksum::sum(0, header);
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
 impl Header {
     /// Version of IP.
     #[inline]

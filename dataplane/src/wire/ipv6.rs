@@ -19,6 +19,25 @@ const ROUTING: u8 = 43;
 /// Next header: destination options.
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Next header: fragment.
+pub const FRAGMENT: u8 = 44;
+/// Bytes of the fragment header.
+pub const FRAGMENT_LEN: usize = size_of::<Fragment>();
+
+/// The fragment header (RFC 8200, section 4.5).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Fragment {
+    /// What follows
+    pub next_header: u8,
+    /// 0
+    pub reserved: u8,
+    /// Offset in units of eight bytes, two reserved bits, "more fragments"
+    pub offset_more: Be16,
+    /// Identification of the packet
+    pub id: Be32,
+}
+
 /// Extension headers that are looked past. RFC 8200 (section 4.1) lets a packet
 /// have four of the kinds that are; `steer.bpf.c` looks past as many.
 pub const MOST_EXTENSIONS: usize = 6;

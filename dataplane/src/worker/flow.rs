@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use crate::conn::timer::{Wheel, ticks};
 use crate::conn::{Direction, Entry, EntryId, NO_HOP, Seed, Side, State, Table};
-use crate::forward::{self, Plan, Refused, Rewritten, icmp};
+use crate::forward::{self, Plan, Refused, Rewrite, Rewritten, icmp};
 use crate::local::LocalPorts;
-use crate::neigh::{HopId, NextHops, Resolution};
+use crate::neigh::{HopId, NextHop, NextHops, Resolution};
 use crate::packet::Packet;
 use crate::port::Frame;
-use crate::sched::Scheduler;
+use crate::sched::{Arrival, Scheduler};
 use crate::service::{Method, Protocol, RealServer, ServiceId, ServiceTable};
 use crate::stats::DropReason;
 use crate::wire::{Address, tcp};
@@ -30,6 +30,8 @@ const IDLE_POOLS: usize = 64;
 pub(super) enum Verdict {
     /// Send it to a next hop, whose MAC is known
     Send(Rewritten, HopId),
+    /// Send it in pieces of at most so many bytes, each of which is rewritten
+    Split(Rewrite, HopId, u16),
     /// Come again when the next hop towards this address is known
     Wait(Address),
     /// Drop it for the reason and tell its sender
@@ -52,7 +54,7 @@ pub(super) struct Flows {
     local_ports: LocalPorts,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
-    worker: usize,
+    pub(super) worker: usize,
     capacity: usize,
     /// Identification of the next packet of our own
     packet_id: u16,
@@ -76,13 +78,13 @@ impl Flows {
     }
 
     /// Brings the schedulers in line with a new service table.
-    pub(super) fn adopt(&mut self, table: &ServiceTable) {
+    pub(super) fn adopt(&mut self, table: &ServiceTable, now: u32) {
         self.local_ports.release_idle(IDLE_POOLS);
         self.schedulers.resize_with(table.service_slots(), || None);
         for (slot, scheduler) in self.schedulers.iter_mut().enumerate() {
             match (table.service(ServiceId(slot as u32)), scheduler) {
-                (Some(service), Some(scheduler)) => scheduler.update(service, table),
-                (Some(service), none) => *none = Some(Scheduler::new(service, table)),
+                (Some(service), Some(scheduler)) => scheduler.update(service, table, now),
+                (Some(service), none) => *none = Some(Scheduler::new(service, table, now)),
                 (None, gone) => *gone = None,
             }
         }
@@ -141,21 +143,27 @@ impl Flows {
 
         let share = server.counters.share(self.worker);
         let service_share = server.service_counters.share(self.worker);
-        let bytes = u64::from(packet.length);
+        // The fragments of a packet count as the packet, which IPVS has put
+        // together.
+        let (packets, bytes) = match packet.later {
+            false => (1, packet.length),
+            true => (0, packet.length - (packet.transport - packet.network)),
+        };
+        let bytes = u64::from(bytes);
         match side {
             Side::Client => {
-                entry.packets = entry.packets.wrapping_add(1);
-                share.traffic.in_packets.add(1);
+                entry.packets = entry.packets.wrapping_add(packets);
+                share.traffic.in_packets.add(packets.into());
                 share.traffic.in_bytes.add(bytes);
-                service_share.in_packets.add(1);
+                service_share.in_packets.add(packets.into());
                 service_share.in_bytes.add(bytes);
             }
             // As `ip_vs_out_stats`: a removed server is counted no more.
             Side::Server if !server.available => {}
             Side::Server => {
-                share.traffic.out_packets.add(1);
+                share.traffic.out_packets.add(packets.into());
                 share.traffic.out_bytes.add(bytes);
-                service_share.out_packets.add(1);
+                service_share.out_packets.add(packets.into());
                 service_share.out_bytes.add(bytes);
             }
         }
@@ -165,7 +173,10 @@ impl Flows {
             Side::Client => Direction::InputOnly,
             Side::Server => Direction::Output,
         };
-        let state = entry.state.next(direction, packet.flags);
+        let state = match packet.later {
+            false => entry.state.next(direction, packet.flags),
+            true => entry.state,
+        };
         entry.state = state;
         if state.is_active() != entry.active {
             entry.active = state.is_active();
@@ -178,14 +189,7 @@ impl Flows {
         }
         self.wheel.touch(id, deadline(now, view.services.timeouts().seconds(state)));
 
-        let outer_source = match hop.source {
-            Some(source) => source,
-            // A tunnel of the other family cannot begin at the VIP.
-            None if entry.method == Method::Tunnel && !entry.is_of_one_family() => {
-                return Verdict::Drop(DropReason::NoRoute);
-            }
-            None => entry.client.destination,
-        };
+        let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
         let rewrite = forward::rewrite(entry, side, outer_source, server.encapsulation);
         // A packet is for a VIP or a LIP, but for a NAT server's, which is for
         // the client: the director answers that in its own name.
@@ -199,6 +203,7 @@ impl Flows {
             Ok(rewritten) => return Verdict::Send(rewritten, hop_id),
             Err(Refused::TtlExceeded) => (icmp::Error::TimeExceeded, DropReason::TtlExceeded),
             Err(Refused::TooBig(mtu)) => (icmp::Error::FragmentationNeeded(mtu), DropReason::TooBig),
+            Err(Refused::Split(room)) => return Verdict::Split(rewrite, hop_id, room),
             Err(Refused::Drop(reason)) => return Verdict::Drop(reason),
         };
         Verdict::Answer { error, reason, source: (!for_client).then_some(packet.tuple.destination) }
@@ -226,7 +231,13 @@ impl Flows {
             return Err(Verdict::Drop(DropReason::TableFull));
         }
         let scheduler = self.schedulers.get_mut(service_id.0 as usize).and_then(Option::as_mut);
-        let chosen = scheduler.and_then(|s| s.schedule(service, services));
+        let arrival = Arrival {
+            source: tuple.source,
+            source_port: tuple.source_port,
+            destination: tuple.destination,
+            now,
+        };
+        let chosen = scheduler.and_then(|s| s.schedule(service, services, &arrival));
         let Some((server_id, server)) = chosen.and_then(|id| Some((id, services.server(id)?))) else {
             return Err(Verdict::Answer {
                 error: icmp::Error::PortUnreachable,
@@ -268,6 +279,7 @@ impl Flows {
         self.wheel.schedule(id, deadline(now, services.timeouts().seconds(state)));
         let share = server.counters.share(self.worker);
         share.inactive.add(1);
+        server.connections_changed();
         share.traffic.connections.add(1);
         server.service_counters.share(self.worker).connections.add(1);
         Ok(id)
@@ -283,6 +295,7 @@ impl Flows {
         if let Some(server) = view.services.server(entry.server_id) {
             let share = server.counters.share(self.worker);
             if entry.active { &share.active } else { &share.inactive }.sub(1);
+            server.connections_changed();
         }
     }
 
@@ -312,9 +325,17 @@ fn rport(server: &RealServer, port: u16) -> u16 {
     if server.port == 0 { port } else { server.port }
 }
 
+/// Where a tunnel to the server begins: at the VIP where the route names no
+/// address, unless that is of the other family.
+#[inline]
+pub(super) fn outer_source(entry: &Entry, hop: &NextHop) -> Option<Address> {
+    let vip_fits = entry.method != Method::Tunnel || entry.is_of_one_family();
+    hop.source.or(vip_fits.then_some(entry.client.destination))
+}
+
 /// Where packets from `side` of a connection go.
 #[inline]
-fn target(entry: &Entry, side: Side) -> Address {
+pub(super) fn target(entry: &Entry, side: Side) -> Address {
     match side {
         Side::Client => entry.server.source,
         Side::Server => entry.client.source,
@@ -323,7 +344,7 @@ fn target(entry: &Entry, side: Side) -> Address {
 
 /// The next hop for packets from `side`, from the entry unless routes changed.
 #[inline]
-fn towards(entry: &mut Entry, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
+pub(super) fn towards(entry: &mut Entry, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
     if entry.hop_generation != hops.generation() {
         entry.hops = [NO_HOP; 2];
         entry.hop_generation = hops.generation();

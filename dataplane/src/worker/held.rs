@@ -6,13 +6,13 @@ use crate::port::Frame;
 const MOST: usize = 256;
 
 /// How long a frame may wait, nanoseconds.
-const LONGEST: u64 = 1_000_000_000;
+pub(super) const LONGEST: u64 = 1_000_000_000;
 
 /// A frame as it was received.
 pub(super) struct Waiting<F> {
     pub(super) frame: F,
     pub(super) interface: usize,
-    until: u64,
+    pub(super) until: u64,
 }
 
 /// The frames that wait, the oldest first.
@@ -29,12 +29,12 @@ impl<F: Frame> Held<F> {
         self.waiting.len()
     }
 
-    /// Lets a frame wait, or gives it back if too many do.
-    pub(super) fn hold(&mut self, frame: F, interface: usize, now: u64) -> Result<(), F> {
+    /// Lets a frame wait until then, or gives it back if too many do.
+    pub(super) fn hold(&mut self, frame: F, interface: usize, until: u64) -> Result<(), F> {
         if self.waiting.len() >= MOST {
             return Err(frame);
         }
-        self.waiting.push(Waiting { frame, interface, until: now + LONGEST });
+        self.waiting.push(Waiting { frame, interface, until });
         Ok(())
     }
 

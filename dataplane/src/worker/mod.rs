@@ -7,8 +7,12 @@
 
 mod exchange;
 mod flow;
+mod fragments;
+mod gather;
 mod held;
 mod listing;
+mod pieces;
+mod related;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +22,14 @@ use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
 use crate::port::{BURST, Frame, Port};
+use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
 use crate::wire::Address;
 
 pub use exchange::{Command, Event, Exchange, Handed, Published};
 use flow::{Flows, Verdict, View};
+use fragments::Arrival;
+use gather::Gather;
 use held::Held;
 use listing::Listing;
 
@@ -33,6 +40,10 @@ const EXPIRE_BUDGET: usize = 4 * BURST;
 /// Listings under way at once. For another one the oldest is given up, which
 /// is most likely one that nobody reads.
 const MOST_LISTINGS: usize = 64;
+
+/// Connections that the second-level cache holds: up to here asking for them
+/// beforehand costs more than it saves.
+const IN_CACHE: usize = 4096;
 
 /// Frames that wait for room in a transmit ring.
 const MOST_UNSENT: usize = 4 * BURST;
@@ -64,6 +75,7 @@ pub struct Worker<P: Port> {
     /// Frames to be sent, by interface
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
+    gather: Gather<P::Frame>,
     listings: Vec<Listing>,
     icmp_limit: icmp::Limit,
     /// The address that control was last asked for, and when
@@ -96,6 +108,7 @@ impl<P: Port> Worker<P> {
             parsed: Vec::with_capacity(BURST),
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
+            gather: Gather::new(Seed::new(seed)),
             listings: Vec::new(),
             icmp_limit: icmp::Limit::new(now),
             asked: None,
@@ -153,7 +166,7 @@ impl<P: Port> Worker<P> {
         let services = self.published.services.load();
         if !Arc::ptr_eq(&services, &self.view.services) {
             self.view.services = Arc::clone(&services);
-            self.flows.adopt(&services);
+            self.flows.adopt(&services, tick(now));
             // After the schedulers: control takes it that the old table is
             // not looked at any more.
             self.counters.generation.set(services.generation());
@@ -168,10 +181,27 @@ impl<P: Port> Worker<P> {
 
     /// Handles frames that were received on `interface`.
     fn process(&mut self, burst: &mut Vec<P::Frame>, interface: usize, visits: usize, now: u64) {
+        // Each pass asks the cache for what the next one reads, so that the
+        // misses of a whole burst are under way at once.
+        burst.iter().filter_map(|frame| frame.bytes().first()).for_each(prefetch);
+        let prefetching = self.flows.table.len() > IN_CACHE;
         self.parsed.clear();
         for frame in burst.iter() {
-            let parsed = Packet::parse(frame.bytes());
-            self.parsed.push(parsed.map(|packet| (packet, self.flows.table.hash(&packet.tuple))));
+            let parsed = Packet::parse(frame.bytes()).map(|packet| {
+                let hash = self.flows.table.hash(&packet.tuple);
+                if prefetching {
+                    self.flows.table.prefetch(hash);
+                }
+                (packet, hash)
+            });
+            self.parsed.push(parsed);
+        }
+        if prefetching {
+            for (_, hash) in self.parsed.iter().flatten() {
+                if let Some(id) = self.flows.table.prefetch_entry(*hash) {
+                    self.flows.wheel.prefetch(id);
+                }
+            }
         }
         let mut found = [None; BURST];
         for (parsed, found) in self.parsed.iter().zip(&mut found) {
@@ -185,6 +215,15 @@ impl<P: Port> Worker<P> {
                 Ok(parsed) => parsed,
                 Err(Unparsed::Kernel) => {
                     self.punt(frame, interface);
+                    continue;
+                }
+                Err(Unparsed::Fragment(network)) => {
+                    let arrival = Arrival { interface, visits, until: now + held::LONGEST };
+                    self.fragment(frame, network, arrival, now);
+                    continue;
+                }
+                Err(Unparsed::Icmp(network)) => {
+                    self.relate(frame, network, interface, visits, now);
                     continue;
                 }
                 Err(Unparsed::Drop(reason)) => {
@@ -218,12 +257,9 @@ impl<P: Port> Worker<P> {
                 Ok(out) => self.send(out, frame),
                 Err(reason) => self.discard(frame, reason),
             },
+            Verdict::Split(rewrite, hop, room) => self.send_pieces(frame, packet, &rewrite, hop, room),
             Verdict::Wait(towards) => {
-                self.ask(towards, now);
-                if let Err(frame) = self.held.hold(frame, interface, now) {
-                    self.discard(frame, DropReason::Unresolved);
-                }
-                self.counters.held.set(self.held.len() as u64);
+                self.wait_for_hop(frame, towards, interface, now + held::LONGEST, now);
             }
             Verdict::Answer { error, reason, source } => {
                 self.answer(error, source, packet, &frame, now);
@@ -232,6 +268,19 @@ impl<P: Port> Worker<P> {
             Verdict::Drop(reason) => self.discard(frame, reason),
             Verdict::Unclaimed => self.pass_on(frame, interface, visits),
         }
+    }
+
+    /// Asks for the next hop towards an address and lets a frame wait for it.
+    fn wait_for_hop(&mut self, frame: P::Frame, towards: Address, interface: usize, until: u64, now: u64) {
+        self.ask(towards, now);
+        if let Err(frame) = self.held.hold(frame, interface, until) {
+            self.discard(frame, DropReason::Unresolved);
+        }
+        self.count_held();
+    }
+
+    fn count_held(&self) {
+        self.counters.held.set((self.held.len() + self.gather.waiting()) as u64);
     }
 
     /// Puts the link-layer header on; returns the interface to send on.
@@ -323,9 +372,18 @@ impl<P: Port> Worker<P> {
 
     fn retry_held(&mut self, now: u64) {
         for mut waiting in self.held.take_all() {
-            let Ok(packet) = Packet::parse(waiting.frame.bytes()) else {
-                self.discard(waiting.frame, DropReason::Malformed);
-                continue;
+            let packet = match Packet::parse(waiting.frame.bytes()) {
+                Ok(packet) => packet,
+                Err(Unparsed::Fragment(network)) => {
+                    let held::Waiting { frame, interface, until } = waiting;
+                    let arrival = Arrival { interface, visits: self.settings.workers, until };
+                    self.fragment(frame, network, arrival, now);
+                    continue;
+                }
+                Err(_) => {
+                    self.discard(waiting.frame, DropReason::Malformed);
+                    continue;
+                }
             };
             let hash = self.flows.table.hash(&packet.tuple);
             let found = self.flows.table.find(&packet.tuple, hash);
@@ -340,7 +398,7 @@ impl<P: Port> Worker<P> {
                 }
             }
         }
-        self.counters.held.set(self.held.len() as u64);
+        self.count_held();
     }
 
     fn expire(&mut self, now: u64) {
@@ -352,8 +410,9 @@ impl<P: Port> Worker<P> {
         self.counters.connections.set(self.flows.table.len() as u64);
         while let Some(frame) = self.held.take_expired(now) {
             self.discard(frame, DropReason::Unresolved);
-            self.counters.held.set(self.held.len() as u64);
+            self.count_held();
         }
+        self.expire_fragments(now);
     }
 
     /// Does a bounded portion of what control asked for.
@@ -381,6 +440,10 @@ impl<P: Port> Worker<P> {
         for waiting in self.held.take_all() {
             self.discard(waiting.frame, DropReason::Unresolved);
         }
+        while let Some(waiting) = self.gather.take_any() {
+            self.discard(waiting.frame, DropReason::FragmentQueueFull);
+        }
+        self.count_held();
         for unsent in &mut self.unsent {
             for frame in unsent.drain(..) {
                 self.counters.count_drop(DropReason::TransmitFull);
@@ -398,9 +461,13 @@ impl<P: Port> Worker<P> {
             self.punt(frame, interface);
             return;
         }
-        let next = (worker + 1) % workers;
-        let handed = Handed { bytes: frame.bytes().to_vec(), interface, visits: visits + 1 };
-        match self.exchanges[next].handed.push(handed) {
+        self.hand((worker + 1) % workers, frame, interface, visits + 1);
+    }
+
+    /// Gives a frame to another worker.
+    fn hand(&mut self, to: usize, frame: P::Frame, interface: usize, visits: usize) {
+        let handed = Handed { bytes: frame.bytes().to_vec(), interface, visits };
+        match self.exchanges[to].handed.push(handed) {
             Ok(()) => {
                 self.counters.handed.add(1);
                 self.port.release(frame);

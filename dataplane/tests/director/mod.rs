@@ -21,8 +21,8 @@ use sluice_dataplane::conn::{ConnectionRecord, Timeouts};
 use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::{
-    Encapsulation, Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey,
-    ServiceTableBuilder, VirtualService,
+    Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
+    ServiceKey, ServiceTableBuilder, Thresholds, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::Address;
@@ -58,7 +58,7 @@ pub const INSIDE_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0
 pub const SECOND: u64 = 1_000_000_000;
 
 /// Frames that each worker's port has.
-pub const FRAMES: usize = 1024;
+pub const FRAMES: usize = 2048;
 
 /// The address of a real server's interface.
 pub fn server_mac(last: u8) -> Mac {
@@ -201,6 +201,7 @@ impl Director {
         let service = VirtualService {
             key: ServiceKey { protocol, address: at.ip().into(), port: at.port() },
             scheduler: SchedulerKind::Rr,
+            scheduler_flags: SchedulerFlags::default(),
             servers: Vec::new(),
             local_addresses: vec![Address::from_v4(LIP), LIP6.into()],
             counters: Arc::new(TrafficCounters::new(self.workers.len())),
@@ -226,6 +227,9 @@ impl Director {
             method,
             encapsulation: Encapsulation::Ipip,
             weight,
+            last_weight: weight,
+            thresholds: Thresholds::default(),
+            edits: 0,
             available: true,
             counters: Arc::new(ServerCounters::new(workers)),
             service_counters: owner.counters.clone(),

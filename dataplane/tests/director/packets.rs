@@ -206,11 +206,16 @@ pub struct IcmpError<'a> {
 impl IcmpError<'_> {
     /// The frame, of which the error's IP packet has at most 576 bytes.
     pub fn bytes(&self) -> Vec<u8> {
+        self.bytes_with(64)
+    }
+
+    /// The frame with so many hops left.
+    pub fn bytes_with(&self, ttl: u8) -> Vec<u8> {
         let quoted = &self.quoted[..self.quoted.len().min(576 - 28)];
         let mut message = Icmpv4Header::with_checksum(self.kind.clone(), quoted).to_bytes().to_vec();
         message.extend(quoted);
         let mut ip =
-            Ipv4Header::new(0, 64, IpNumber::ICMP, self.source, self.destination).expect("an empty payload");
+            Ipv4Header::new(0, ttl, IpNumber::ICMP, self.source, self.destination).expect("an empty payload");
         // Precedence "internetwork control".
         set_tos(&mut ip, 0xc0);
         ip.dont_fragment = false;

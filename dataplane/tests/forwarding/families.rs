@@ -155,7 +155,39 @@ fn senders_learn_their_own_mtu() {
     };
     let outcome = director.arrive(1, &reply.bytes());
     assert_eq!(outcome, Outcome::answered(DropReason::TooBig, 1, error.bytes()));
-    // As for any packet that routers would have fragmented.
-    let reply = reply.may_be_fragmented();
-    assert_eq!(director.arrive(1, &reply.bytes()), Outcome::dropped(DropReason::TooBig));
+}
+
+/// What may be fragmented becomes IPv6 fragments, and so does a fragment.
+#[test]
+fn fragments_get_a_fragment_header() {
+    let mut director = six_to_four();
+    director.arrive(0, &tcp6(CLIENT6, VIP6, SYN).bytes());
+    let local = local_of(&mut director, LIP);
+    let narrow = |mtu| Routes::over(2, Egress { mtu, ..Egress::new(0, OUTSIDE) }, inside()).all_known();
+    let reply = tcp(SERVER, &local, ACK).link(server_mac(1), INSIDE).may_be_fragmented();
+    for (length, link, pieces) in [(1480, 1500, 1), (1500, 1500, 2), (1500, 1400, 2), (1500, 1280, 2)] {
+        director.publish_hops(narrow(link));
+        let reply = reply.clone().length(length);
+        let whole = as_v6(&reply, (VIP6, CLIENT6)).ip_packet();
+        let sent = director.arrive(1, &reply.bytes()).sent;
+        assert_eq!(sent.len(), pieces, "{length} bytes over {link}");
+        if pieces == 1 {
+            assert_eq!(sent[0].1[14..], whole);
+            continue;
+        }
+        let mut data: Vec<u8> = Vec::new();
+        for (place, (interface, frame)) in sent.iter().enumerate() {
+            let (packet, last) = (&frame[14..], place + 1 == pieces);
+            assert!(*interface == 0 && packet.len() <= usize::from(link), "{} bytes", packet.len());
+            assert_eq!(packet[4..6], ((packet.len() - 40) as u16).to_be_bytes());
+            // Next header: a fragment; then that of TCP, offset and flag, and
+            // the identification of the IPv4 packet.
+            let offset = (data.len() as u16 | u16::from(!last)).to_be_bytes();
+            assert_eq!((packet[6], packet[7]), (44, 63));
+            assert_eq!(packet[8..40], whole[8..40]);
+            assert_eq!(packet[40..48], [6, 0, offset[0], offset[1], 0, 0, 0x12, 0x34]);
+            data.extend(&packet[48..]);
+        }
+        assert_eq!(data, whole[40..], "{length} bytes over {link}");
+    }
 }

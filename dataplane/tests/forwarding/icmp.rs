@@ -97,9 +97,6 @@ fn a_packet_larger_than_the_next_link() {
         let packet = tcp(CLIENT, VIP, ACK).length(1281);
         let expected = Outcome::answered(DropReason::TooBig, 0, to_client(&packet, too_big(1280), 1));
         assert_eq!(director.arrive(0, &packet.bytes()), expected, "{method:?}");
-        // Not answered, since routers would have fragmented it.
-        let packet = packet.may_be_fragmented();
-        assert_eq!(director.arrive(0, &packet.bytes()), Outcome::dropped(DropReason::TooBig), "{method:?}");
     }
 }
 

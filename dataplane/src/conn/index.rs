@@ -1,0 +1,238 @@
+//! The hash index of the connection table: hashes to references, made for
+//! lookups in batches.
+//!
+//! A bucket is one cache line: twelve one-byte tags, a count, and twelve
+//! references. A reference that finds its bucket full goes to the next one
+//! that is not, and every bucket that it passes counts it; so a lookup goes on
+//! to the next bucket only where something was passed on, and removing leaves
+//! nothing behind that would have to be cleaned up later. There is no rehash:
+//! the index is made large enough for all that will ever be in it.
+
+use zerocopy::FromZeros;
+
+use crate::prefetch::prefetch;
+
+/// References in a bucket.
+const SLOTS: usize = 12;
+
+/// Tenths of all slots that may be in use. At this load one lookup in thirty
+/// or so looks at a second bucket.
+const LOAD_TENTHS: usize = 8;
+
+#[derive(Clone, Debug, FromZeros)]
+#[repr(C, align(64))]
+struct Bucket {
+    /// Eight bits of each reference's hash; 0 where there is none
+    tags: [u8; SLOTS],
+    /// References that were meant for this bucket or one before it and are
+    /// in one behind it
+    passed: u32,
+    references: [u32; SLOTS],
+}
+
+/// References by hash.
+pub(super) struct Index {
+    buckets: Box<[Bucket]>,
+}
+
+impl Index {
+    /// An index for at most `capacity` references. The kernel provides its
+    /// memory as it is used.
+    pub(super) fn new(capacity: usize) -> Self {
+        let buckets = (capacity * 10).div_ceil(SLOTS * LOAD_TENTHS) + 1;
+        let buckets = <[Bucket]>::new_box_zeroed_with_elems(buckets);
+        // Out of memory at start: nothing else can be done.
+        Index { buckets: buckets.expect("memory for the connection table") }
+    }
+
+    /// References in it.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.buckets.iter().flat_map(|bucket| bucket.tags).filter(|tag| *tag != 0).count()
+    }
+
+    /// References that it has slots for.
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.buckets.len() * SLOTS
+    }
+
+    /// The bucket that a hash is meant for, by its upper half; tags are of the
+    /// lower half.
+    #[inline]
+    fn home(&self, hash: u64) -> usize {
+        (((hash >> 32) * self.buckets.len() as u64) >> 32) as usize
+    }
+
+    #[inline]
+    fn next(&self, place: usize) -> usize {
+        if place + 1 == self.buckets.len() { 0 } else { place + 1 }
+    }
+
+    /// Asks the cache for what a lookup begins with.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u64) {
+        prefetch(&self.buckets[self.home(hash)]);
+    }
+
+    /// The reference that a lookup most likely ends with.
+    #[inline]
+    pub(super) fn likely(&self, hash: u64) -> Option<u32> {
+        let bucket = &self.buckets[self.home(hash)];
+        let slot = matches(&bucket.tags, tag(hash)).next()?;
+        Some(bucket.references[slot])
+    }
+
+    /// The reference under `hash` that `is_it` says is it.
+    #[inline]
+    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+        let mut place = self.home(hash);
+        // The bound is never reached, as not all buckets are full.
+        for _ in 0..self.buckets.len() {
+            let bucket = &self.buckets[place];
+            for slot in matches(&bucket.tags, tag(hash)) {
+                if is_it(bucket.references[slot]) {
+                    return Some(bucket.references[slot]);
+                }
+            }
+            if bucket.passed == 0 {
+                return None;
+            }
+            place = self.next(place);
+        }
+        None
+    }
+
+    /// Enters a reference. Returns false, and enters nothing, when every slot
+    /// is taken.
+    pub(super) fn insert(&mut self, hash: u64, reference: u32) -> bool {
+        let home = self.home(hash);
+        let mut place = home;
+        for _ in 0..self.buckets.len() {
+            if let Some(slot) = self.buckets[place].tags.iter().position(|tag| *tag == 0) {
+                self.buckets[place].tags[slot] = tag(hash);
+                self.buckets[place].references[slot] = reference;
+                self.pass(home, place, 1);
+                return true;
+            }
+            place = self.next(place);
+        }
+        false
+    }
+
+    /// Takes a reference out; nothing happens where it is not in.
+    pub(super) fn remove(&mut self, hash: u64, reference: u32) {
+        let home = self.home(hash);
+        let mut place = home;
+        for _ in 0..self.buckets.len() {
+            let bucket = &mut self.buckets[place];
+            let found = matches(&bucket.tags, tag(hash)).find(|slot| bucket.references[*slot] == reference);
+            if let Some(slot) = found {
+                bucket.tags[slot] = 0;
+                self.pass(home, place, -1);
+                return;
+            }
+            if bucket.passed == 0 {
+                return;
+            }
+            place = self.next(place);
+        }
+    }
+
+    /// Counts a reference that is in `place` in all buckets from `home` on
+    /// that it was passed on by.
+    fn pass(&mut self, home: usize, place: usize, change: i32) {
+        let mut passed = home;
+        while passed != place {
+            let count = &mut self.buckets[passed].passed;
+            *count = count.wrapping_add_signed(change);
+            passed = self.next(passed);
+        }
+    }
+}
+
+/// The tag of a hash, which is never 0.
+#[inline]
+fn tag(hash: u64) -> u8 {
+    (hash as u8).max(1)
+}
+
+/// The slots with a tag: bytes of `x` that are zero, found exactly. The
+/// shorter test by subtraction would also give bytes of 1 above them, and so
+/// empty slots with what is left in them.
+#[inline]
+fn matches(tags: &[u8; SLOTS], tag: u8) -> impl Iterator<Item = usize> + use<> {
+    const ONES: u128 = u128::from_ne_bytes([1; 16]);
+    const LOW: u128 = u128::from_ne_bytes([0x7f; 16]);
+    let mut bytes = [0; 16];
+    bytes[..SLOTS].copy_from_slice(tags);
+    let x = u128::from_le_bytes(bytes) ^ (ONES * u128::from(tag));
+    let mut found = !(((x & LOW) + LOW) | x | LOW) & ((1 << (8 * SLOTS)) - 1);
+    std::iter::from_fn(move || {
+        if found == 0 {
+            return None;
+        }
+        let slot = found.trailing_zeros() as usize / 8;
+        found &= found - 1;
+        Some(slot)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Few homes and tags, so that buckets fill up, pass on, and hold others
+    /// with the same tag. A reference has one hash, as in the table.
+    fn hash(reference: u32) -> u64 {
+        u64::from(reference % 7) << 60 | u64::from(reference % 5)
+    }
+
+    proptest! {
+        #[test]
+        fn an_index_is_a_set(steps in proptest::collection::vec((any::<bool>(), 0u32..200), 0..2000)) {
+            const CAPACITY: usize = 100;
+            let mut index = Index::new(CAPACITY);
+            let mut model = BTreeSet::new();
+            for (add, reference) in steps {
+                let known = model.contains(&reference);
+                let found = index.find(hash(reference), |found| found == reference);
+                prop_assert_eq!(found, known.then_some(reference));
+                if add && !known && model.len() < CAPACITY {
+                    prop_assert!(index.insert(hash(reference), reference));
+                    model.insert(reference);
+                } else if !add {
+                    index.remove(hash(reference), reference);
+                    model.remove(&reference);
+                }
+            }
+            for reference in &model {
+                index.remove(hash(*reference), *reference);
+            }
+            for bucket in &index.buckets {
+                prop_assert_eq!((bucket.passed, bucket.tags), (0, [0; SLOTS]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_bucket_is_a_cache_line() {
+        assert_eq!(size_of::<Bucket>(), 64);
+    }
+
+    #[test]
+    fn a_full_index_says_so() {
+        let mut index = Index::new(1);
+        let slots = index.buckets.len() * SLOTS;
+        for i in 0..slots {
+            assert!(index.insert(u64::MAX, i as u32));
+        }
+        assert!(!index.insert(u64::MAX, 7));
+        assert_eq!(index.find(u64::MAX, |r| r == slots as u32 - 1), Some(slots as u32 - 1));
+        assert_eq!(index.find(0, |_| true), None);
+    }
+}

@@ -1,0 +1,13 @@
+//! Weighted failover (`ip_vs_fo.c`): the server of the greatest weight that
+//! takes connections, the first of several in list order.
+
+use super::{Algorithm, Arrival, Member, ovf::heaviest, taking};
+
+#[derive(Debug)]
+pub(super) struct Failover;
+
+impl Algorithm for Failover {
+    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
+        heaviest(taking(servers))
+    }
+}

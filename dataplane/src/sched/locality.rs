@@ -1,0 +1,318 @@
+//! What lblc and lblcr know of destinations: a bounded table of those that
+//! connections came to, with what is kept of each.
+//!
+//! It forgets as IPVS does. Once a minute it looks whether there are more
+//! destinations than [`MOST`]; if so, some go that had no connection for six
+//! minutes. After half an hour without that, all go that had none for a day.
+//! IPVS has a timer for this; here it is caught up with at the next
+//! connection. IPVS has no limit between two such looks; here, no
+//! destination beyond twice [`MOST`] is remembered.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::hash::{folded, multiplied};
+use super::{Member, overhead};
+use crate::conn::timer::ticks;
+use crate::service::ServerId;
+use crate::stats::ServerCounters;
+use crate::wire::Address;
+
+/// How long a destination, or a set of servers that did not change, is kept
+/// (`lblc_expiration` and `lblcr_expiration`, seconds).
+const EXPIRATION: u32 = 86_400;
+
+/// How long a destination is kept where there are too many (`ENTRY_TIMEOUT`).
+const SHORT_EXPIRATION: u32 = 6 * 60;
+
+/// Ticks between two looks (`CHECK_EXPIRE_INTERVAL`).
+const INTERVAL: u32 = ticks(60);
+
+/// Every so many looks, all destinations are looked at
+/// (`COUNT_FOR_FULL_EXPIRATION`).
+const FULL: u32 = 30;
+
+const BITS: u32 = 10;
+const BUCKETS: usize = 1 << BITS;
+
+/// Destinations above which some are forgotten early (`max_size`).
+const MOST: usize = 16 * BUCKETS;
+
+/// End of a list.
+const END: u32 = u32::MAX;
+
+/// Whether something of `since` is out of date at `now`.
+pub(super) fn is_old(since: u32, now: u32) -> bool {
+    now > since.saturating_add(ticks(EXPIRATION))
+}
+
+#[derive(Debug)]
+struct Slot<V> {
+    destination: Address,
+    value: V,
+    last_use: u32,
+    next: u32,
+}
+
+/// Destinations with what is kept of each.
+#[derive(Debug)]
+pub(super) struct Destinations<V> {
+    buckets: Box<[u32]>,
+    slots: Vec<Option<Slot<V>>>,
+    free: Vec<u32>,
+    /// The bucket looked at last when there were too many destinations
+    rover: usize,
+    looks: u32,
+    last_look: u32,
+}
+
+impl<V> Destinations<V> {
+    pub(super) fn new(now: u32) -> Self {
+        Destinations {
+            buckets: vec![END; BUCKETS].into(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            rover: 0,
+            looks: 1,
+            last_look: now,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// What is kept of a destination, which is used at `now`.
+    pub(super) fn find(&mut self, destination: Address, now: u32) -> Option<&mut V> {
+        let mut at = self.buckets[bucket(destination)];
+        while let Some(Some(slot)) = self.slots.get(at as usize) {
+            if slot.destination == destination {
+                break;
+            }
+            at = slot.next;
+        }
+        let slot = self.slots.get_mut(at as usize)?.as_mut()?;
+        slot.last_use = now;
+        Some(&mut slot.value)
+    }
+
+    /// Remembers a destination that is not there, if there is room.
+    pub(super) fn insert(&mut self, destination: Address, value: V, now: u32) {
+        if self.len() >= 2 * MOST {
+            return;
+        }
+        let head = &mut self.buckets[bucket(destination)];
+        let slot = Some(Slot { destination, value, last_use: now, next: *head });
+        match self.free.pop() {
+            Some(free) => {
+                *head = free;
+                self.slots[free as usize] = slot;
+            }
+            None => {
+                *head = self.slots.len() as u32;
+                self.slots.push(slot);
+            }
+        }
+    }
+
+    /// Everything that is kept.
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.slots.iter_mut().flatten().map(|slot| &mut slot.value)
+    }
+
+    /// Forgets what IPVS would have forgotten by now; `gone` gets each value.
+    pub(super) fn forget(&mut self, now: u32, mut gone: impl FnMut(V)) {
+        while now.saturating_sub(self.last_look) >= INTERVAL {
+            if self.len() == 0 {
+                let missed = (now - self.last_look) / INTERVAL;
+                self.looks = (self.looks - 1 + missed % FULL) % FULL + 1;
+                self.last_look += missed * INTERVAL;
+                return;
+            }
+            self.last_look += INTERVAL;
+            self.look(self.last_look, &mut gone);
+        }
+    }
+
+    /// `ip_vs_lblc_check_expire`.
+    fn look(&mut self, now: u32, gone: &mut impl FnMut(V)) {
+        if self.looks.is_multiple_of(FULL) {
+            self.looks = 1;
+            for bucket in 0..BUCKETS {
+                self.sweep(bucket, EXPIRATION, now, gone);
+            }
+        } else if self.len() <= MOST {
+            self.looks += 1;
+        } else {
+            let goal = ((self.len() - MOST) * 4 / 3).min(MOST / 2);
+            let enough = self.len() - goal;
+            for _ in 0..BUCKETS {
+                self.rover = (self.rover + 1) % BUCKETS;
+                self.sweep(self.rover, SHORT_EXPIRATION, now, gone);
+                if self.len() <= enough {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Forgets the destinations of a bucket that were not used for so many
+    /// seconds.
+    fn sweep(&mut self, bucket: usize, expiration: u32, now: u32, gone: &mut impl FnMut(V)) {
+        let mut at = std::mem::replace(&mut self.buckets[bucket], END);
+        let mut kept = None;
+        while let Some(Some(slot)) = self.slots.get_mut(at as usize) {
+            let next = std::mem::replace(&mut slot.next, END);
+            if now < slot.last_use.saturating_add(ticks(expiration)) {
+                match kept.replace(at) {
+                    None => self.buckets[bucket] = at,
+                    Some(before) => self.link(before, at),
+                }
+            } else {
+                if let Some(slot) = self.slots.get_mut(at as usize).and_then(Option::take) {
+                    gone(slot.value);
+                }
+                self.free.push(at);
+            }
+            at = next;
+        }
+    }
+
+    fn link(&mut self, before: u32, at: u32) {
+        if let Some(Some(slot)) = self.slots.get_mut(before as usize) {
+            slot.next = at;
+        }
+    }
+}
+
+/// The bucket of a destination. IPv4 in an IPv6 service cannot be.
+fn bucket(destination: Address) -> usize {
+    multiplied(folded(destination, destination.is_v4()), BITS)
+}
+
+/// A server that is remembered, whether it still exists or not.
+#[derive(Clone, Debug)]
+pub(super) struct Remembered {
+    id: ServerId,
+    /// They tell it from another server in the same slot
+    counters: Arc<ServerCounters>,
+    /// Its weight when it was removed
+    last_known: u32,
+}
+
+impl Remembered {
+    pub(super) fn new(server: &Member) -> Self {
+        Remembered { id: server.id, counters: server.counters.clone(), last_known: server.weight }
+    }
+
+    pub(super) fn is(&self, server: &Member) -> bool {
+        self.id == server.id && Arc::ptr_eq(&self.counters, &server.counters)
+    }
+
+    /// To be told when `server` is removed.
+    pub(super) fn removed(&mut self, server: &Member) {
+        if self.is(server) {
+            self.last_known = server.weight;
+        }
+    }
+
+    pub(super) fn weight(&self, servers: &[Member], places: &Places) -> u32 {
+        places.of(self, servers).map_or(self.last_known, |place| servers[place].weight)
+    }
+
+    pub(super) fn overhead(&self) -> u64 {
+        overhead(&self.counters)
+    }
+}
+
+/// The places of a service's servers.
+#[derive(Debug, Default)]
+pub(super) struct Places(HashMap<ServerId, u32>);
+
+impl Places {
+    pub(super) fn renew(&mut self, servers: &[Member]) {
+        self.0.clear();
+        self.0.extend(servers.iter().zip(0..).map(|(server, place)| (server.id, place)));
+    }
+
+    /// The place of a remembered server, unless it was removed.
+    pub(super) fn of(&self, remembered: &Remembered, servers: &[Member]) -> Option<usize> {
+        let place = *self.0.get(&remembered.id)? as usize;
+        servers.get(place).filter(|server| remembered.is(server)).map(|_| place)
+    }
+}
+
+/// Whether a server has more active connections than its weight, while another
+/// one has less than half (`is_overloaded` of both schedulers).
+pub(super) fn is_beyond_its_weight(server: &Member, servers: &[Member]) -> bool {
+    server.counters.active() > u64::from(server.weight)
+        && servers.iter().any(|other| other.counters.active() * 2 < u64::from(other.weight))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: u32) -> Address {
+        Address::from_v4(number.to_be_bytes())
+    }
+
+    fn filled(count: u32) -> Destinations<u32> {
+        let mut destinations = Destinations::new(0);
+        (0..count).for_each(|n| destinations.insert(address(n), n, 0));
+        destinations
+    }
+
+    fn forgotten(destinations: &mut Destinations<u32>, seconds: u32) -> usize {
+        let mut count = 0;
+        destinations.forget(ticks(seconds), |_| count += 1);
+        count
+    }
+
+    #[test]
+    fn has_a_limit_and_finds_what_is_in_it() {
+        let most = 2 * MOST as u32;
+        let mut destinations = filled(most + 1000);
+        assert_eq!(destinations.len(), 2 * MOST);
+        for number in [0, 1, most / 2, most - 1] {
+            assert_eq!(destinations.find(address(number), 0), Some(&mut number.clone()));
+        }
+        assert_eq!(destinations.find(address(most), 0), None);
+    }
+
+    #[test]
+    fn forgets_what_was_not_used_for_a_day_within_half_an_hour() {
+        let mut destinations = filled(100);
+        destinations.find(address(7), ticks(3600));
+        assert_eq!(forgotten(&mut destinations, EXPIRATION - 1), 0);
+        assert_eq!(forgotten(&mut destinations, EXPIRATION + 1800), 99);
+        assert_eq!(destinations.find(address(7), ticks(EXPIRATION + 1800)), Some(&mut 7));
+        assert_eq!(forgotten(&mut destinations, 3 * EXPIRATION), 1);
+        assert_eq!((destinations.len(), forgotten(&mut destinations, 30 * EXPIRATION)), (0, 0));
+        destinations.insert(address(1), 1, ticks(30 * EXPIRATION));
+        assert_eq!(destinations.slots.len(), 100);
+    }
+
+    #[test]
+    fn forgets_after_six_minutes_what_is_too_much() {
+        let mut destinations = filled(MOST as u32 + 3000);
+        assert_eq!(forgotten(&mut destinations, 5 * 60), 0);
+        (0..9000).for_each(|n| _ = destinations.find(address(n), ticks(300)));
+        let gone = forgotten(&mut destinations, 6 * 60);
+        // Four thirds of what is too much, to the end of a bucket.
+        assert!((4000..4020).contains(&gone), "{gone}");
+        assert!((0..9000).all(|n| destinations.find(address(n), ticks(360)).is_some()));
+        assert_eq!(forgotten(&mut destinations, 7 * 60), 0);
+    }
+
+    #[test]
+    fn looks_missed_while_it_was_empty_count() {
+        let mut one = Destinations::<u32>::new(0);
+        let mut other = Destinations::<u32>::new(0);
+        (0..200).for_each(|minute| one.forget(ticks(60 * minute + 59), drop));
+        other.forget(ticks(200 * 60 - 1), drop);
+        assert_eq!((one.looks, one.last_look), (other.looks, other.last_look));
+        assert_eq!(one.looks, 1 + 199 % FULL);
+    }
+}

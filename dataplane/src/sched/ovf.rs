@@ -1,0 +1,20 @@
+//! Weighted overflow (`ip_vs_ovf.c`): the server of the greatest weight, until
+//! it has more active connections than its weight; then the next one.
+
+use super::{Algorithm, Arrival, Member, taking};
+
+#[derive(Debug)]
+pub(super) struct Overflow;
+
+impl Algorithm for Overflow {
+    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
+        heaviest(taking(servers).filter(|(_, s)| s.counters.active() <= u64::from(s.weight)))
+    }
+}
+
+/// The server of the greatest weight, the first of equals.
+#[inline]
+pub(super) fn heaviest<'a>(servers: impl Iterator<Item = (usize, &'a Member)>) -> Option<usize> {
+    let first = servers.reduce(|most, other| if other.1.weight > most.1.weight { other } else { most });
+    first.map(|(place, _)| place)
+}
