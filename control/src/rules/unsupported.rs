@@ -69,6 +69,4 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
 pub const SUMMARY: &str =
-/// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str =
     "  -p, --pe, -o, -f, -6, IPv6, SCTP, services of every port, --tun-type gue|gre,\n  the sync daemon";
