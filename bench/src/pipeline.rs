@@ -8,8 +8,8 @@ use sluice_dataplane::neigh::{Egress, NextHopsBuilder, Prefix};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::port::{BURST, Port};
 use sluice_dataplane::service::{
-    Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceTableBuilder,
-    VirtualService,
+    Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceOptions,
+    ServiceTableBuilder, VirtualService,
 };
 use sluice_dataplane::stats::{ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::{Address, checksum, ethernet, ipv4, udp};
@@ -123,6 +123,7 @@ fn services(method: Method) -> sluice_dataplane::service::ServiceTable {
             servers: vec![ServerId(0)],
             // 60 000 connections for each LIP and server.
             local_addresses: (0..200).map(|i| Address::from_v4([10, 0, 2, 50 + i])).collect(),
+            options: ServiceOptions::default(),
             counters: Arc::clone(&counters),
         },
     );

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use sluice_dataplane::conn::{Direction, State};
 use sluice_dataplane::sched::Scheduler;
 use sluice_dataplane::service::{
-    Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceTable,
-    ServiceTableBuilder, VirtualService,
+    Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceOptions,
+    ServiceTable, ServiceTableBuilder, VirtualService,
 };
 use sluice_dataplane::stats::{ServerCounters, TrafficCounters};
 use sluice_dataplane::wire::Address;
@@ -45,6 +45,7 @@ impl World {
             scheduler,
             servers: Vec::new(),
             local_addresses: Vec::new(),
+            options: ServiceOptions::default(),
             counters: Arc::new(TrafficCounters::new(WORKERS)),
         };
         let table = ServiceTable::default();

@@ -56,13 +56,18 @@ fn place(text: &str, span: Range<usize>) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     text: &'a str,
     problems: Vec<Problem>,
 }
 
 impl Check<'_> {
-    fn problem(&mut self, span: Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn problem(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         let (line, column) = place(self.text, span);
         self.problems.push(Problem { line, column, message: message.into(), hint: hint.into() });
     }
@@ -261,6 +266,7 @@ impl Check<'_> {
             let protocol =
                 self.one_of("protocol", &service.protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
             let scheduler = self.scheduler(service.scheduler.as_ref());
+            let options = self.options(service, protocol);
             let local_addresses = self.local_addresses(&service.local_addresses);
             let at = self.virtual_address(&service.address);
             if let Some((address, port)) = at {
@@ -285,7 +291,7 @@ impl Check<'_> {
             let servers = self.servers(&service.server, at, has_local);
             if let (Some((address, port)), Some(protocol)) = (at, protocol) {
                 let key = ServiceKey { protocol, address, port };
-                services.push(Service { key, scheduler, local_addresses, servers });
+                services.push(Service { key, scheduler, options, local_addresses, servers });
             }
         }
         self.addresses_apart(file, &vips);

@@ -32,6 +32,9 @@ pub(super) struct Service {
     pub(super) address: Spanned<String>,
     pub(super) protocol: Spanned<String>,
     pub(super) scheduler: Option<Spanned<String>>,
+    pub(super) one_packet: Option<Spanned<bool>>,
+    pub(super) persistent: Option<Spanned<i64>>,
+    pub(super) netmask: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) local_addresses: Vec<Spanned<String>>,
     #[serde(default)]

@@ -6,6 +6,7 @@
 
 mod check;
 mod file;
+mod options;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use sluice_dataplane::service::{Method, SchedulerKind, ServiceKey};
+use sluice_dataplane::service::{Method, SchedulerKind, ServiceKey, ServiceOptions};
 use sluice_dataplane::wire::Address;
 
 /// A valid configuration.
@@ -77,6 +78,8 @@ pub struct Service {
     pub key: ServiceKey,
     /// Its scheduler
     pub scheduler: SchedulerKind,
+    /// One-packet scheduling and persistence
+    pub options: ServiceOptions,
     /// LIPs of its own; when empty, those of the director are used
     pub local_addresses: Vec<Address>,
     /// Real servers in the order of the file, in which they are to be added

@@ -61,6 +61,7 @@ fn the_example_of_the_documentation_resolves() {
             services: vec![Service {
                 key: ServiceKey { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
                 scheduler: SchedulerKind::Rr,
+                options: ServiceOptions::default(),
                 local_addresses: vec![],
                 servers: vec![
                     server("10.0.2.1", 8080, Method::FullNat, 3),

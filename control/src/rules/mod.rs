@@ -214,6 +214,10 @@ impl Rules {
     pub fn edit_service(&mut self, name: &ServiceName, settings: ServiceSettings) -> Result<(), RulesError> {
         let index = self.find(name).ok_or(RulesError::NoSuchService)?;
         self.check_service(name, &settings)?;
+        if self.refuse_unsupported {
+            let servers = &self.services[index].servers;
+            servers.iter().try_for_each(|entry| unsupported::pair(&settings, &entry.server))?;
+        }
         self.services[index].settings = settings;
         Ok(())
     }
@@ -502,7 +506,13 @@ impl Rules {
         if !same_family && server.method != Method::Tun {
             return Err(RulesError::Invalid);
         }
-        if self.refuse_unsupported { unsupported::server(server) } else { Ok(()) }
+        if self.refuse_unsupported {
+            if let Some(index) = self.find(service) {
+                unsupported::pair(&self.services[index].settings, server)?;
+            }
+            unsupported::server(server)?;
+        }
+        Ok(())
     }
 
     fn check_local_address(&self, address: IpAddr) -> Result<(), RulesError> {

@@ -53,6 +53,7 @@ impl Rules {
                 scheduler,
                 servers: service.servers.iter().rev().map(|entry| entry.slot).collect(),
                 local_addresses: lips.iter().map(|lip| (*lip).into()).collect(),
+                options: service.settings.options(),
                 counters: service.counters.clone(),
             },
         );

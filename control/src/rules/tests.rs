@@ -228,7 +228,6 @@ fn what_the_data_plane_lacks_is_refused() {
         settings
     };
     refused(rules.add_service(other, set(|s| s.persistence = Some(60))), "persistence (-p)");
-    refused(rules.add_service(other, set(|s| s.one_packet = true)), "one-packet scheduling (-o)");
     refused(rules.add_service(other, set(|s| s.scheduler_flags = 1)), "a scheduler flag (-b)");
     refused(rules.add_service(other, set(|s| s.engine = Some("sip".into()))), "a persistence engine (--pe)");
     refused(rules.edit_service(&vip, set(|s| s.persistence = Some(60))), "persistence (-p)");
@@ -243,9 +242,18 @@ fn what_the_data_plane_lacks_is_refused() {
         "a connection threshold (-x, -y)",
     );
     refused(rules.add_server(&vip, Server { port: 0, ..nat(1) }), "a real server of every port (port 0)");
+    let vip2 = ServiceName::Address { protocol: Protocol::Udp, address: ip("10.0.0.1"), port: 53 };
+    rules.add_service(vip2, set(|s| s.one_packet = true)).unwrap();
+    let local = Server { method: Method::FullNat, ..nat(1) };
+    let pair = "a FULLNAT server of a one-packet service (-b with -o)";
+    refused(rules.add_server(&vip2, local.clone()), pair);
+    rules.edit_service(&vip2, plain("rr")).unwrap();
+    rules.add_server(&vip2, local).unwrap();
+    refused(rules.edit_service(&vip2, set(|s| s.one_packet = true)), pair);
+    rules.delete_service(&vip2).unwrap();
     let gre = Tunnel::Gre { checksum: TunnelChecksum::None };
     refused(rules.add_server(&vip, Server { method: Method::Tun, tunnel: gre, ..nat(1) }), "tunnel type gre");
-    assert_eq!(rules.table(1).servers().count(), 0);
+    assert_eq!(rules.table(1).servers().filter(|(_, server)| server.available).count(), 0);
     assert_eq!(rules.table(2).services().count(), 1);
 }
 

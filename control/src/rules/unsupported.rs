@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
+use super::{Method, Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
 
 fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
     Err(RulesError::Unsupported(what.into()))
@@ -36,9 +36,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     if settings.engine.is_some() {
         return refuse("a persistence engine (--pe)");
     }
-    if settings.one_packet {
-        return refuse("one-packet scheduling (-o)");
-    }
     if settings.scheduler_flags != 0 {
         return refuse("a scheduler flag (-b)");
     }
@@ -64,6 +61,16 @@ pub(super) fn server(server: &Server) -> Result<(), RulesError> {
     Ok(())
 }
 
+/// Refuses a server that does not go with its service.
+pub(super) fn pair(service: &ServiceSettings, server: &Server) -> Result<(), RulesError> {
+    // This one stays: without a connection nobody knows whose reply it is that
+    // comes to a LIP, while the client of a NAT server gets it as it is.
+    if service.one_packet && server.method == Method::FullNat {
+        return refuse("a FULLNAT server of a one-packet service (-b with -o)");
+    }
+    Ok(())
+}
+
 /// Refuses a LIP that connections cannot be made from.
 pub(super) fn local_address(address: IpAddr) -> Result<(), RulesError> {
     if address.is_ipv6() {
@@ -79,5 +86,5 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
 pub const SUMMARY: &str =
-    "  schedulers other than rr|wrr|lc|wlc, -p, --pe, -o, scheduler flags, -f, -6, IPv6, SCTP,
+    "  schedulers other than rr|wrr|lc|wlc, -p, --pe, scheduler flags, -f, -6, IPv6, SCTP,
   services of every port, -x, -y, --tun-type gue|gre, the sync daemon";

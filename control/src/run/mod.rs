@@ -189,7 +189,7 @@ fn service_rules(service: &crate::config::Service) -> ServiceRules {
     let name = ServiceName::from(service.key);
     ServiceRules {
         name,
-        settings: ServiceSettings::plain(service.scheduler.name(), name.family()),
+        settings: ServiceSettings::plain(service.scheduler.name(), name.family()).with(service.options),
         servers: service
             .servers
             .iter()

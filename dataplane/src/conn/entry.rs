@@ -48,6 +48,8 @@ pub struct Entry {
     pub method: Method,
     /// Whether the server counts it as active (`ActiveConn`)
     pub active: bool,
+    /// Whether it ends with its first packet (one-packet scheduling)
+    pub one_packet: bool,
 }
 
 /// No next hop known.

@@ -214,6 +214,7 @@ mod tests {
             state: State::None,
             method,
             active: false,
+            one_packet: false,
         }
     }
 

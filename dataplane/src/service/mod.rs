@@ -9,10 +9,12 @@
 //! [`RealServer::available`]` == false` until its last connection is gone,
 //! as IPVS keeps one in its trash (`net/netfilter/ipvs/ip_vs_ctl.c`).
 
+mod options;
 mod table;
 
 use std::sync::Arc;
 
+pub use options::{ClientMask, Persistence, ServiceOptions};
 pub use table::{ServiceTable, ServiceTableBuilder};
 
 use crate::stats::{ServerCounters, TrafficCounters};
@@ -134,6 +136,8 @@ pub struct VirtualService {
     pub servers: Vec<ServerId>,
     /// The LIPs that FULLNAT servers of this service are reached from
     pub local_addresses: Vec<Address>,
+    /// One-packet scheduling and persistence
+    pub options: ServiceOptions,
     /// Counters of the service
     pub counters: Arc<TrafficCounters>,
 }

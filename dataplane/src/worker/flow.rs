@@ -25,6 +25,10 @@ pub(super) struct View {
 /// Idle pools of local ports that are kept for the next connection.
 const IDLE_POOLS: usize = 64;
 
+/// Seconds that a connection of one packet is kept for it, should it have to
+/// wait for its next hop: a little more than it may.
+const LONGEST_WAIT: u32 = 2;
+
 /// What is to be done with a packet.
 #[derive(Debug)]
 pub(super) enum Verdict {
@@ -119,6 +123,25 @@ impl Flows {
                 Err(verdict) => return verdict,
             },
         };
+        let verdict = self.forward(view, frame, packet, id, side, now);
+        // `ip_vs_conn_put`. One that waits for its next hop stays for that.
+        if !matches!(verdict, Verdict::Wait(_)) && self.table.get(id).is_some_and(|entry| entry.one_packet) {
+            self.expire(view, id);
+        }
+        verdict
+    }
+
+    /// Sends a packet of a connection on its way.
+    #[inline]
+    fn forward<F: Frame>(
+        &mut self,
+        view: &View,
+        frame: &mut F,
+        packet: &Packet,
+        id: EntryId,
+        side: Side,
+        now: u32,
+    ) -> Verdict {
         let Some(entry) = self.table.get_mut(id) else { return Verdict::Unclaimed };
         let Some(server) = view.services.server(entry.server_id) else {
             return Verdict::Drop(DropReason::ServerGone);
@@ -255,12 +278,14 @@ impl Flows {
             state,
             method: server.method,
             active: false,
+            one_packet: service.options.one_packet && tuple.protocol == Protocol::Udp,
         };
         let Ok(id) = self.table.insert(entry) else {
             self.give_back(&entry);
             return Err(Verdict::Drop(DropReason::TableFull));
         };
-        self.wheel.schedule(id, deadline(now, services.timeouts().seconds(state)));
+        let seconds = if entry.one_packet { LONGEST_WAIT } else { services.timeouts().seconds(state) };
+        self.wheel.schedule(id, deadline(now, seconds));
         let share = server.counters.share(self.worker);
         share.inactive.add(1);
         share.traffic.connections.add(1);

@@ -19,8 +19,8 @@ use sluice_dataplane::conn::{ConnectionRecord, Timeouts};
 use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::{
-    Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceTableBuilder,
-    VirtualService,
+    Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceOptions,
+    ServiceTableBuilder, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::Address;
@@ -176,6 +176,7 @@ impl Director {
             scheduler: SchedulerKind::Rr,
             servers: Vec::new(),
             local_addresses: vec![Address::from_v4(LIP)],
+            options: ServiceOptions::default(),
             counters: Arc::new(TrafficCounters::new(self.workers.len())),
         };
         self.services.insert(id, service);

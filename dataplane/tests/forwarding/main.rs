@@ -12,5 +12,6 @@ mod icmp;
 mod link;
 mod nat;
 mod next_hops;
+mod one_packet;
 mod tun;
 mod workers;
