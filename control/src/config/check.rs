@@ -269,6 +269,13 @@ impl Check<'_> {
             let options = self.options(service, protocol);
             let local_addresses = self.local_addresses(&service.local_addresses);
             let at = self.virtual_address(&service.address);
+            if at.is_some_and(|(_, port)| port == 0) && service.persistent.is_none() {
+                self.problem(
+                    service.address.span(),
+                    "a service of all ports (port 0) needs persistence",
+                    "add persistent = 300, or name a port from 1 to 65535",
+                );
+            }
             if let Some((address, port)) = at {
                 vips.push((address, service.address.span()));
                 if let Some(protocol) = protocol {
@@ -352,14 +359,6 @@ impl Check<'_> {
         };
         if socket.is_ipv6() {
             self.problem(text.span(), "IPv6 services are not supported by this version of Sluice", NO_V6);
-            return None;
-        }
-        if socket.port() == 0 {
-            self.problem(
-                text.span(),
-                "a service of all ports (port 0) needs persistence, which this version of Sluice has not",
-                "name a port from 1 to 65535, and add a [[service]] for each port",
-            );
             return None;
         }
         self.unicast(socket.ip(), text.span()).then_some((socket.ip().into(), socket.port()))

@@ -216,8 +216,8 @@ s.toml:13:10: a weight cannot be 65536
     hint: choose 0 to 65535; 0 takes no new connections
 s.toml:15:11: IPv6 services are not supported by this version of Sluice
     hint: use an IPv4 address
-s.toml:18:11: a service of all ports (port 0) needs persistence, which this version of Sluice has not
-    hint: name a port from 1 to 65535, and add a [[service]] for each port"
+s.toml:18:11: a service of all ports (port 0) needs persistence
+    hint: add persistent = 300, or name a port from 1 to 65535"
     );
 }
 
@@ -298,5 +298,28 @@ fn a_missing_file_is_named() {
     assert_eq!(
         error,
         "cannot read the configuration /nonexistent/s.toml: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn persistence_and_one_packet_scheduling_are_checked() {
+    let service =
+        |rest: &str| format!("[[service]]\naddress = \"192.0.2.10:53\"\nprotocol = \"tcp\"\n{rest}");
+    let resolved = parse(&format!("{SMALLEST}{}", service("persistent = 60\nnetmask = \"255.255.255.0\"\n")));
+    let persistence = resolved.unwrap().services[0].options.persistence.unwrap();
+    assert_eq!((persistence.timeout, persistence.mask.v4_mask()), (60, [255, 255, 255, 0]));
+    assert_eq!(
+        service_errors(&service("one_packet = true\npersistent = 0\nnetmask = \"24\"\n")),
+        "\
+s.toml:8:14: one_packet is for UDP services only
+    hint: remove it, or make the protocol \"udp\"
+s.toml:9:14: persistent cannot be 0 seconds
+    hint: choose 1 to 2678400
+s.toml:10:11: \"24\" is not an IPv4 netmask
+    hint: write it as in \"255.255.255.0\""
+    );
+    assert_eq!(
+        service_errors(&service("netmask = \"255.255.255.0\"\n")),
+        "s.toml:8:11: a netmask is for persistent services only\n    hint: remove it, or add persistent = 300"
     );
 }

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_dataplane::service::{ServerId, ServiceId};
+use sluice_dataplane::service::{ServerId, ServiceId, ServiceKey};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
 pub use error::{LoadError, RulesError};
@@ -436,7 +436,7 @@ impl Rules {
         }
     }
 
-    /// Frees the slots of removed servers that have no connections left and
+    /// Frees the slots of removed servers that have neither connections nor templates left and
     /// that no worker can give new ones: all have adopted table
     /// `adopted_generation`. Returns how many were freed.
     pub fn reclaim(&mut self, adopted_generation: u64) -> usize {
@@ -445,7 +445,7 @@ impl Rules {
         self.removed_servers.retain(|removed| {
             let counters = &removed.entry.counters;
             let gone = removed.unavailable.known_in(adopted_generation)
-                && counters.active() + counters.inactive() == 0;
+                && counters.active() + counters.inactive() + counters.persistent() == 0;
             if gone {
                 slots.release(removed.entry.slot.0);
             }
@@ -466,6 +466,11 @@ impl Rules {
     /// How many removed servers still have their slot.
     pub fn removed_servers(&self) -> usize {
         self.removed_servers.len()
+    }
+
+    /// The keys by which workers find the services.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = ServiceKey> {
+        self.services.iter().filter_map(|service| service.name.key())
     }
 
     fn find(&self, name: &ServiceName) -> Option<usize> {

@@ -27,11 +27,9 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     if settings.scheduler_kind().is_none() {
         return Err(RulesError::SchedulerNotFound);
     }
-    if settings.persistence.is_some() {
-        return refuse("persistence (-p)");
-    }
-    if name.port() == 0 {
-        return refuse("a service of every port (port 0)");
+    // This one stays: IPVS takes it and then schedules nothing.
+    if name.port() == 0 && settings.persistence.is_none() {
+        return refuse("a service of every port without persistence (port 0 without -p)");
     }
     if settings.engine.is_some() {
         return refuse("a persistence engine (--pe)");
@@ -47,9 +45,6 @@ pub(super) fn server(server: &Server) -> Result<(), RulesError> {
     if server.address.is_ipv6() {
         return refuse("an IPv6 real server");
     }
-    if server.port == 0 {
-        return refuse("a real server of every port (port 0)");
-    }
     match server.tunnel {
         Tunnel::Ipip => {}
         Tunnel::Gue { .. } => return refuse("tunnel type gue"),
@@ -63,7 +58,7 @@ pub(super) fn server(server: &Server) -> Result<(), RulesError> {
 
 /// Refuses a server that does not go with its service.
 pub(super) fn pair(service: &ServiceSettings, server: &Server) -> Result<(), RulesError> {
-    // This one stays: without a connection nobody knows whose reply it is that
+    // This one stays too: without a connection nobody knows whose reply it is that
     // comes to a LIP, while the client of a NAT server gets it as it is.
     if service.one_packet && server.method == Method::FullNat {
         return refuse("a FULLNAT server of a one-packet service (-b with -o)");
@@ -85,6 +80,5 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 }
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str =
-    "  schedulers other than rr|wrr|lc|wlc, -p, --pe, scheduler flags, -f, -6, IPv6, SCTP,
-  services of every port, -x, -y, --tun-type gue|gre, the sync daemon";
+pub const SUMMARY: &str = "  schedulers other than rr|wrr|lc|wlc, --pe, scheduler flags, -f, -6, IPv6, SCTP,
+  -x, -y, --tun-type gue|gre, the sync daemon";

@@ -166,7 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::conn::{NO_HOP, State};
+    use crate::conn::{NO_HOP, NO_TEMPLATE, State};
     use crate::service::{Method, Protocol, ServerId};
     use crate::wire::Address;
     use crate::wire::checksum::Delta;
@@ -215,6 +215,7 @@ mod tests {
             method,
             active: false,
             one_packet: false,
+            template: NO_TEMPLATE,
         }
     }
 

@@ -11,11 +11,13 @@
 
 mod options;
 mod table;
+mod tunables;
 
 use std::sync::Arc;
 
 pub use options::{ClientMask, Persistence, ServiceOptions};
 pub use table::{ServiceTable, ServiceTableBuilder};
+pub use tunables::Tunables;
 
 use crate::stats::{ServerCounters, TrafficCounters};
 use crate::wire::Address;

@@ -9,6 +9,7 @@ mod exchange;
 mod flow;
 mod held;
 mod listing;
+mod persist;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -230,7 +231,9 @@ impl<P: Port> Worker<P> {
                 self.discard(frame, reason);
             }
             Verdict::Drop(reason) => self.discard(frame, reason),
-            Verdict::Unclaimed => self.pass_on(frame, interface, visits),
+            // On its way round it is looked for as any other is.
+            Verdict::Hand(keeper) if visits == 0 => self.hand(keeper, frame, interface, 0),
+            Verdict::Hand(_) | Verdict::Unclaimed => self.pass_on(frame, interface, visits),
         }
     }
 
@@ -349,6 +352,7 @@ impl<P: Port> Worker<P> {
             self.flows.expire(&self.view, id);
             self.counters.expired.add(1);
         }
+        self.flows.expire_templates(&self.view, tick(now), EXPIRE_BUDGET);
         self.counters.connections.set(self.flows.table.len() as u64);
         while let Some(frame) = self.held.take_expired(now) {
             self.discard(frame, DropReason::Unresolved);
@@ -394,9 +398,16 @@ impl<P: Port> Worker<P> {
             self.punt(frame, interface);
             return;
         }
-        let next = (worker + 1) % workers;
-        let handed = Handed { bytes: frame.bytes().to_vec(), interface, visits: visits + 1 };
-        match self.exchanges[next].handed.push(handed) {
+        self.hand((worker + 1) % workers, frame, interface, visits + 1);
+    }
+
+    /// Gives a frame to another worker. A frame for the keeper of a template
+    /// counts as received there: should that worker go by another table and
+    /// think of a third one, both will have taken up the newest by the next
+    /// time that the frame comes by.
+    fn hand(&mut self, to: usize, frame: P::Frame, interface: usize, visits: usize) {
+        let handed = Handed { bytes: frame.bytes().to_vec(), interface, visits };
+        match self.exchanges[to].handed.push(handed) {
             Ok(()) => {
                 self.counters.handed.add(1);
                 self.port.release(frame);

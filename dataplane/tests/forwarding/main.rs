@@ -13,5 +13,6 @@ mod link;
 mod nat;
 mod next_hops;
 mod one_packet;
+mod persistence;
 mod tun;
 mod workers;
