@@ -89,6 +89,7 @@ impl Check<'_> {
                 &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)],
             ),
             socket: file.socket.as_ref().map(|path| self.socket(path)),
+            tunables: self.tunables(file),
         }
     }
 

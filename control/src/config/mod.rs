@@ -16,7 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use sluice_dataplane::service::{Method, SchedulerKind, ServiceKey, ServiceOptions};
+use sluice_dataplane::service::{Method, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
 use sluice_dataplane::wire::Address;
 
 /// A valid configuration.
@@ -47,6 +47,8 @@ pub struct Director {
     pub xdp_mode: XdpMode,
     /// Where the API socket is, if the file says so
     pub socket: Option<PathBuf>,
+    /// The sysctls of IPVS that are settings here
+    pub tunables: Tunables,
 }
 
 /// What a worker does when there is nothing to do.

@@ -1,8 +1,9 @@
-//! One-packet scheduling and persistence of a `[[service]]`.
+//! What IPVS has as sysctls, and one-packet scheduling and persistence of a
+//! `[[service]]`.
 
 use std::net::Ipv4Addr;
 
-use sluice_dataplane::service::{ClientMask, Persistence, Protocol, ServiceOptions};
+use sluice_dataplane::service::{ClientMask, Persistence, Protocol, ServiceOptions, Tunables};
 
 use super::check::Check;
 use super::file;
@@ -11,6 +12,29 @@ use super::file;
 const MAX_PERSISTENCE: u32 = 31 * 86_400;
 
 impl Check<'_> {
+    pub(super) fn tunables(&mut self, file: &file::Director) -> Tunables {
+        let kernel = Tunables::default();
+        let conn_reuse_mode = file.conn_reuse_mode.as_ref().map_or(kernel.conn_reuse_mode, |value| {
+            let mode = u32::try_from(*value.as_ref()).ok().filter(|mode| *mode <= 3);
+            if mode.is_none() {
+                self.problem(
+                    value.span(),
+                    format!("conn_reuse_mode cannot be {}", value.as_ref()),
+                    "choose 0 to 3",
+                );
+            }
+            mode.unwrap_or(kernel.conn_reuse_mode)
+        });
+        Tunables {
+            expire_nodest_conn: file.expire_nodest_conn.unwrap_or(kernel.expire_nodest_conn),
+            expire_quiescent_template: file
+                .expire_quiescent_template
+                .unwrap_or(kernel.expire_quiescent_template),
+            conn_reuse_mode,
+            sloppy_tcp: file.sloppy_tcp.unwrap_or(kernel.sloppy_tcp),
+        }
+    }
+
     pub(super) fn options(&mut self, service: &file::Service, protocol: Option<Protocol>) -> ServiceOptions {
         let one_packet = service.one_packet.as_ref().is_some_and(|value| *value.as_ref());
         if let (true, Some(Protocol::Tcp), Some(value)) = (one_packet, protocol, &service.one_packet) {

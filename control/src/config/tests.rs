@@ -57,6 +57,7 @@ fn the_example_of_the_documentation_resolves() {
                 idle: Idle::Spin,
                 xdp_mode: XdpMode::Auto,
                 socket: None,
+                tunables: Tunables::default(),
             },
             services: vec![Service {
                 key: ServiceKey { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
@@ -91,12 +92,12 @@ fn a_director_needs_no_service_and_has_defaults() {
 
 #[test]
 fn an_unknown_key_is_refused_where_it_stands() {
-    assert_eq!(
-        parse(&format!("{SMALLEST}conections = 5\n")).unwrap_err(),
-        "s.toml:4:1: unknown field `conections`, expected one of `interfaces`, `workers`, \
-         `connections_per_worker`, `local_addresses`, `idle`, `xdp_mode`, `socket`\n    \
-         hint: remove the key or correct its spelling; configs/all.toml explains every key"
+    let error = parse(&format!("{SMALLEST}conections = 5\n")).unwrap_err();
+    let (begins, ends) = (
+        "s.toml:4:1: unknown field `conections`, expected one of `interfaces`, `workers`, ",
+        "\n    hint: remove the key or correct its spelling; configs/all.toml explains every key",
     );
+    assert!(error.starts_with(begins) && error.ends_with(ends), "{error}");
     let error = parse(&format!("{SMALLEST}[extra]\n")).unwrap_err();
     assert!(error.starts_with("s.toml:4:2: unknown field `extra`"), "{error}");
 }
@@ -321,5 +322,21 @@ s.toml:10:11: \"24\" is not an IPv4 netmask
     assert_eq!(
         service_errors(&service("netmask = \"255.255.255.0\"\n")),
         "s.toml:8:11: a netmask is for persistent services only\n    hint: remove it, or add persistent = 300"
+    );
+}
+
+#[test]
+fn sysctls_are_settings_of_the_director() {
+    let all = "expire_nodest_conn = true\nexpire_quiescent_template = true\nconn_reuse_mode = 3\nsloppy_tcp = true\n";
+    let expected = Tunables {
+        expire_nodest_conn: true,
+        expire_quiescent_template: true,
+        conn_reuse_mode: 3,
+        sloppy_tcp: true,
+    };
+    assert_eq!(parse(&format!("{SMALLEST}{all}")).unwrap().director.tunables, expected);
+    assert_eq!(
+        parse(&format!("{SMALLEST}conn_reuse_mode = 4\n")).unwrap_err(),
+        "s.toml:4:19: conn_reuse_mode cannot be 4\n    hint: choose 0 to 3"
     );
 }

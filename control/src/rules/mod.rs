@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_dataplane::service::{ServerId, ServiceId, ServiceKey};
+use sluice_dataplane::service::{ServerId, ServiceId, ServiceKey, Tunables};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
 pub use error::{LoadError, RulesError};
@@ -65,6 +65,7 @@ pub struct Rules {
     removed_servers: Vec<RemovedServer>,
     removed_services: Vec<RemovedService>,
     timeouts: Timeouts,
+    tunables: Tunables,
     daemons: Vec<Daemon>,
 }
 
@@ -130,6 +131,7 @@ impl Rules {
             removed_servers: Vec::new(),
             removed_services: Vec::new(),
             timeouts: Timeouts::default(),
+            tunables: Tunables::default(),
             daemons: Vec::new(),
         }
     }
@@ -367,6 +369,11 @@ impl Rules {
             None => self.services.iter_mut().for_each(ServiceEntry::zero),
         }
         Ok(())
+    }
+
+    /// Sets what IPVS has as sysctls.
+    pub fn set_tunables(&mut self, tunables: Tunables) {
+        self.tunables = tunables;
     }
 
     /// Timeouts now in force.

@@ -51,6 +51,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
 
     let mut rules = Rules::new(settings.workers.len());
     rules.set_default_local_addresses(settings.local_addresses.iter().map(|a| (*a).into()).collect())?;
+    rules.set_tunables(settings.tunables);
     rules.load(config.services.iter().map(service_rules))?;
 
     let mode = match settings.xdp_mode {

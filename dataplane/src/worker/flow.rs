@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::persist::{Kept, Unserved};
+use super::sweep::Sweep;
 use crate::conn::timer::{Wheel, ticks};
 use crate::conn::{Direction, Entry, EntryId, NO_HOP, NO_TEMPLATE, Seed, Side, State, Table, Templates};
 use crate::forward::{self, Plan, Refused, Rewritten, icmp};
@@ -57,6 +58,7 @@ pub(super) struct Flows {
     pub(super) table: Table,
     pub(super) wheel: Wheel,
     pub(super) templates: Templates,
+    pub(super) sweep: Sweep,
     local_ports: LocalPorts,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
@@ -76,6 +78,7 @@ impl Flows {
             table: Table::new(capacity, seed),
             wheel: Wheel::new(capacity, now),
             templates: Templates::new(capacity, seed, now),
+            sweep: Sweep::Done,
             local_ports: LocalPorts::new(worker, workers),
             schedulers: Vec::new(),
             worker,
@@ -257,7 +260,7 @@ impl Flows {
 
     /// Whether the server was removed, and connections end with it.
     #[inline]
-    fn is_abandoned(&self, view: &View, id: EntryId) -> bool {
+    pub(super) fn is_abandoned(&self, view: &View, id: EntryId) -> bool {
         view.services.tunables().expire_nodest_conn
             && self
                 .table

@@ -10,6 +10,7 @@ mod flow;
 mod held;
 mod listing;
 mod persist;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub use exchange::{Command, Event, Exchange, Handed, Published};
 use flow::{Flows, Verdict, View};
 use held::Held;
 use listing::Listing;
+use sweep::Sweep;
 
 /// Connections that are expired between two bursts: more than a burst makes,
 /// so that expiry keeps up with any rate of new ones.
@@ -155,6 +157,7 @@ impl<P: Port> Worker<P> {
         if !Arc::ptr_eq(&services, &self.view.services) {
             self.view.services = Arc::clone(&services);
             self.flows.adopt(&services);
+            self.flows.sweep = Sweep::of(&self.view);
             // After the schedulers: control takes it that the old table is
             // not looked at any more.
             self.counters.generation.set(services.generation());
@@ -352,6 +355,8 @@ impl<P: Port> Worker<P> {
             self.flows.expire(&self.view, id);
             self.counters.expired.add(1);
         }
+        let ended = self.flows.sweep(&self.view);
+        self.counters.expired.add(ended as u64);
         self.flows.expire_templates(&self.view, tick(now), EXPIRE_BUDGET);
         self.counters.connections.set(self.flows.table.len() as u64);
         while let Some(frame) = self.held.take_expired(now) {

@@ -15,4 +15,5 @@ mod next_hops;
 mod one_packet;
 mod persistence;
 mod tun;
+mod tunables;
 mod workers;
