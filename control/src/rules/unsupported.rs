@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
+use super::{Method, Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
 
 fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
     Err(RulesError::Unsupported(what.into()))
@@ -23,17 +23,12 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
         ServiceName::Address { address: IpAddr::V6(_), .. } => return refuse("an IPv6 service"),
         ServiceName::Address { .. } => {}
     }
-    if settings.persistence.is_some() {
-        return refuse("persistence (-p)");
-    }
-    if name.port() == 0 {
-        return refuse("a service of every port (port 0)");
+    // This one stays: IPVS takes it and then schedules nothing.
+    if name.port() == 0 && settings.persistence.is_none() {
+        return refuse("a service of every port without persistence (port 0 without -p)");
     }
     if settings.engine.is_some() {
         return refuse("a persistence engine (--pe)");
-    }
-    if settings.one_packet {
-        return refuse("one-packet scheduling (-o)");
     }
     Ok(())
 }
@@ -43,13 +38,20 @@ pub(super) fn server(server: &Server) -> Result<(), RulesError> {
     if server.address.is_ipv6() {
         return refuse("an IPv6 real server");
     }
-    if server.port == 0 {
-        return refuse("a real server of every port (port 0)");
-    }
     match server.tunnel {
         Tunnel::Ipip => {}
         Tunnel::Gue { .. } => return refuse("tunnel type gue"),
         Tunnel::Gre { .. } => return refuse("tunnel type gre"),
+    }
+    Ok(())
+}
+
+/// Refuses a server that does not go with its service.
+pub(super) fn pair(service: &ServiceSettings, server: &Server) -> Result<(), RulesError> {
+    // This one stays too: without a connection nobody knows whose reply it is that
+    // comes to a LIP, while the client of a NAT server gets it as it is.
+    if service.one_packet && server.method == Method::FullNat {
+        return refuse("a FULLNAT server of a one-packet service (-b with -o)");
     }
     Ok(())
 }
@@ -68,5 +70,4 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 }
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str =
-    "  -p, --pe, -o, -f, -6, IPv6, SCTP, services of every port, --tun-type gue|gre,\n  the sync daemon";
+pub const SUMMARY: &str = "  --pe, -f, -6, IPv6, SCTP, --tun-type gue|gre, the sync daemon";

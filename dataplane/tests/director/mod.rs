@@ -20,7 +20,7 @@ use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::{
     Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey,
-    ServiceTableBuilder, Thresholds, VirtualService,
+    ServiceOptions, ServiceTableBuilder, Thresholds, Tunables, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::Address;
@@ -112,6 +112,7 @@ pub struct Director {
     pub now: u64,
     generation: u64,
     pub timeouts: Timeouts,
+    pub tunables: Tunables,
     services: BTreeMap<ServiceId, VirtualService>,
     servers: BTreeMap<ServerId, RealServer>,
 }
@@ -145,6 +146,7 @@ impl Director {
             now,
             generation: 0,
             timeouts: Timeouts::default(),
+            tunables: Tunables::default(),
             services: BTreeMap::new(),
             servers: BTreeMap::new(),
         };
@@ -177,6 +179,7 @@ impl Director {
             scheduler_flags: SchedulerFlags::default(),
             servers: Vec::new(),
             local_addresses: vec![Address::from_v4(LIP)],
+            options: ServiceOptions::default(),
             counters: Arc::new(TrafficCounters::new(self.workers.len())),
         };
         self.services.insert(id, service);
@@ -226,7 +229,7 @@ impl Director {
     pub fn publish(&mut self) {
         self.generation += 1;
         let mut table = ServiceTableBuilder::new(self.generation);
-        table.timeouts(self.timeouts);
+        table.timeouts(self.timeouts).tunables(self.tunables);
         self.services.iter().for_each(|(id, service)| _ = table.service(*id, service.clone()));
         self.servers.iter().for_each(|(id, server)| _ = table.server(*id, server.clone()));
         self.published.services.store(Arc::new(table.build()));
