@@ -9,7 +9,7 @@ use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::port::{BURST, Port};
 use sluice_dataplane::service::{
     Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
-    ServiceKey, ServiceTableBuilder, Thresholds, VirtualService,
+    ServiceKey, ServiceOptions, ServiceTableBuilder, Thresholds, VirtualService,
 };
 use sluice_dataplane::stats::{ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::{Address, checksum, ethernet, ipv4, udp};
@@ -124,6 +124,7 @@ fn services(method: Method) -> sluice_dataplane::service::ServiceTable {
             servers: vec![ServerId(0)],
             // 60 000 connections for each LIP and server.
             local_addresses: (0..200).map(|i| Address::from_v4([10, 0, 2, 50 + i])).collect(),
+            options: ServiceOptions::default(),
             counters: Arc::clone(&counters),
         },
     );

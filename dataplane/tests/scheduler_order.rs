@@ -12,7 +12,7 @@ use sluice_dataplane::conn::{Direction, State, Timeouts};
 use sluice_dataplane::sched::{Arrival, Scheduler};
 use sluice_dataplane::service::{
     Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
-    ServiceKey, ServiceTable, ServiceTableBuilder, Thresholds, VirtualService,
+    ServiceKey, ServiceOptions, ServiceTable, ServiceTableBuilder, Thresholds, VirtualService,
 };
 use sluice_dataplane::stats::{ServerCounters, TrafficCounters};
 use sluice_dataplane::wire::Address;
@@ -87,6 +87,7 @@ impl World {
             scheduler_flags: flags,
             servers: Vec::new(),
             local_addresses: Vec::new(),
+            options: ServiceOptions::default(),
             counters: Arc::new(TrafficCounters::new(WORKERS)),
         };
         let table = ServiceTable::default();

@@ -1,7 +1,7 @@
 //! The director's state as the API sees it: the rules and the data plane.
 
 use std::cell::{Cell, Ref, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -225,15 +225,19 @@ impl<D: DataPlane> Director<D> {
         &self,
     ) -> HashMap<(Option<sluice_dataplane::service::ServiceKey>, IpAddr), u64> {
         let mut uses = HashMap::new();
+        let services: HashSet<_> = self.rules().keys().collect();
         let mut slices = self.plane.connections();
         while let Some(slice) = slices.recv().await {
             for record in slice {
                 let Some((lip, _)) = record.local else { continue };
-                let key = sluice_dataplane::service::ServiceKey {
+                let mut key = sluice_dataplane::service::ServiceKey {
                     protocol: record.protocol,
                     address: record.service.0,
                     port: record.service.1,
                 };
+                if !services.contains(&key) {
+                    key.port = 0;
+                }
                 *uses.entry((Some(key), lip.into())).or_default() += 1;
             }
         }

@@ -187,6 +187,9 @@ pub struct ConnectionListing {
     pub server: (IpAddr, u16),
     /// How packets reach the server
     pub method: Method,
+    /// A persistence template of a mark service: it is of every protocol
+    #[serde(default)]
+    pub any_protocol: bool,
 }
 
 impl From<ConnectionRecord> for ConnectionListing {
@@ -201,6 +204,7 @@ impl From<ConnectionRecord> for ConnectionListing {
             local: record.local.map(ip),
             server: ip(record.server),
             method: record.method.into(),
+            any_protocol: record.any_protocol,
         }
     }
 }

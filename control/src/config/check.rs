@@ -56,13 +56,18 @@ fn place(text: &str, span: Range<usize>) -> (usize, usize) {
     (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
 }
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     text: &'a str,
     problems: Vec<Problem>,
 }
 
 impl Check<'_> {
-    fn problem(&mut self, span: Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn problem(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        hint: impl Into<String>,
+    ) {
         let (line, column) = place(self.text, span);
         self.problems.push(Problem { line, column, message: message.into(), hint: hint.into() });
     }
@@ -84,6 +89,7 @@ impl Check<'_> {
                 &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)],
             ),
             socket: file.socket.as_ref().map(|path| self.socket(path)),
+            tunables: self.tunables(file),
         }
     }
 
@@ -270,8 +276,16 @@ impl Check<'_> {
                 self.one_of("protocol", &service.protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
             let scheduler = self.scheduler(service.scheduler.as_ref());
             let flags = self.flags(scheduler, &service.flags);
+            let options = self.options(service, protocol);
             let local_addresses = self.local_addresses(&service.local_addresses);
             let at = self.virtual_address(&service.address);
+            if at.is_some_and(|(_, port)| port == 0) && service.persistent.is_none() {
+                self.problem(
+                    service.address.span(),
+                    "a service of all ports (port 0) needs persistence",
+                    "add persistent = 300, or name a port from 1 to 65535",
+                );
+            }
             if let Some((address, port)) = at {
                 vips.push((address, service.address.span()));
                 if let Some(protocol) = protocol {
@@ -295,7 +309,7 @@ impl Check<'_> {
             let servers = self.servers(&service.server, at, locals);
             if let (Some((address, port)), Some(protocol)) = (at, protocol) {
                 let key = ServiceKey { protocol, address, port };
-                services.push(Service { key, scheduler, flags, local_addresses, servers });
+                services.push(Service { key, scheduler, flags, options, local_addresses, servers });
             }
         }
         self.addresses_apart(file, &vips);
@@ -371,14 +385,6 @@ impl Check<'_> {
             );
             return None;
         };
-        if socket.port() == 0 {
-            self.problem(
-                text.span(),
-                "a service of all ports (port 0) needs persistence, which this version of Sluice has not",
-                "name a port from 1 to 65535, and add a [[service]] for each port",
-            );
-            return None;
-        }
         self.unicast(socket.ip(), text.span()).then_some((socket.ip().into(), socket.port()))
     }
 

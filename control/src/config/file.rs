@@ -24,6 +24,10 @@ pub(super) struct Director {
     pub(super) idle: Option<Spanned<String>>,
     pub(super) xdp_mode: Option<Spanned<String>>,
     pub(super) socket: Option<Spanned<String>>,
+    pub(super) expire_nodest_conn: Option<bool>,
+    pub(super) expire_quiescent_template: Option<bool>,
+    pub(super) conn_reuse_mode: Option<Spanned<i64>>,
+    pub(super) sloppy_tcp: Option<bool>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -32,6 +36,9 @@ pub(super) struct Service {
     pub(super) address: Spanned<String>,
     pub(super) protocol: Spanned<String>,
     pub(super) scheduler: Option<Spanned<String>>,
+    pub(super) one_packet: Option<Spanned<bool>>,
+    pub(super) persistent: Option<Spanned<i64>>,
+    pub(super) netmask: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) flags: Vec<Spanned<String>>,
     #[serde(default)]

@@ -6,6 +6,7 @@
 
 mod check;
 mod file;
+mod options;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use sluice_dataplane::service::{Method, SchedulerKind, ServiceKey};
+use sluice_dataplane::service::{Method, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
 use sluice_dataplane::wire::Address;
 
 /// A valid configuration.
@@ -46,6 +47,8 @@ pub struct Director {
     pub xdp_mode: XdpMode,
     /// Where the API socket is, if the file says so
     pub socket: Option<PathBuf>,
+    /// The sysctls of IPVS that are settings here
+    pub tunables: Tunables,
 }
 
 /// What a worker does when there is nothing to do.
@@ -79,6 +82,8 @@ pub struct Service {
     pub scheduler: SchedulerKind,
     /// Its flags (`ipvsadm -b`), bit 0 for `flag-1` to bit 2 for `flag-3`
     pub flags: u8,
+    /// One-packet scheduling and persistence
+    pub options: ServiceOptions,
     /// LIPs of its own; when empty, those of the director are used
     pub local_addresses: Vec<Address>,
     /// Real servers in the order of the file, in which they are to be added

@@ -64,11 +64,13 @@ fn the_example_of_the_documentation_resolves() {
                 idle: Idle::Spin,
                 xdp_mode: XdpMode::Auto,
                 socket: None,
+                tunables: Tunables::default(),
             },
             services: vec![Service {
                 key: ServiceKey { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
                 scheduler: SchedulerKind::Rr,
                 flags: 0,
+                options: ServiceOptions::default(),
                 local_addresses: vec![],
                 servers: vec![
                     server("10.0.2.1", 8080, Method::FullNat, 3),
@@ -98,12 +100,12 @@ fn a_director_needs_no_service_and_has_defaults() {
 
 #[test]
 fn an_unknown_key_is_refused_where_it_stands() {
-    assert_eq!(
-        parse(&format!("{SMALLEST}conections = 5\n")).unwrap_err(),
-        "s.toml:4:1: unknown field `conections`, expected one of `interfaces`, `workers`, \
-         `connections_per_worker`, `local_addresses`, `idle`, `xdp_mode`, `socket`\n    \
-         hint: remove the key or correct its spelling; configs/all.toml explains every key"
+    let error = parse(&format!("{SMALLEST}conections = 5\n")).unwrap_err();
+    let (begins, ends) = (
+        "s.toml:4:1: unknown field `conections`, expected one of `interfaces`, `workers`, ",
+        "\n    hint: remove the key or correct its spelling; configs/all.toml explains every key",
     );
+    assert!(error.starts_with(begins) && error.ends_with(ends), "{error}");
     let error = parse(&format!("{SMALLEST}[extra]\n")).unwrap_err();
     assert!(error.starts_with("s.toml:4:2: unknown field `extra`"), "{error}");
 }
@@ -223,8 +225,8 @@ s.toml:13:10: a weight cannot be 65536
     hint: choose 0 to 65535; 0 takes no new connections
 s.toml:15:11: ::ffff:192.0.2.10 is an IPv4 address in the form of an IPv6 one
     hint: write 192.0.2.10
-s.toml:18:11: a service of all ports (port 0) needs persistence, which this version of Sluice has not
-    hint: name a port from 1 to 65535, and add a [[service]] for each port"
+s.toml:18:11: a service of all ports (port 0) needs persistence
+    hint: add persistent = 300, or name a port from 1 to 65535"
     );
 }
 
@@ -399,4 +401,43 @@ fn scheduler_flags_and_thresholds() {
         let error = service_errors(&service(keys, server));
         assert!(error.contains(message), "{error}");
     }
+}
+
+#[test]
+fn persistence_and_one_packet_scheduling_are_checked() {
+    let service =
+        |rest: &str| format!("[[service]]\naddress = \"192.0.2.10:53\"\nprotocol = \"tcp\"\n{rest}");
+    let resolved = parse(&format!("{SMALLEST}{}", service("persistent = 60\nnetmask = \"255.255.255.0\"\n")));
+    let persistence = resolved.unwrap().services[0].options.persistence.unwrap();
+    assert_eq!((persistence.timeout, persistence.mask.v4_mask()), (60, [255, 255, 255, 0]));
+    assert_eq!(
+        service_errors(&service("one_packet = true\npersistent = 0\nnetmask = \"24\"\n")),
+        "\
+s.toml:8:14: one_packet is for UDP services only
+    hint: remove it, or make the protocol \"udp\"
+s.toml:9:14: persistent cannot be 0 seconds
+    hint: choose 1 to 2678400
+s.toml:10:11: \"24\" is not an IPv4 netmask
+    hint: write it as in \"255.255.255.0\""
+    );
+    assert_eq!(
+        service_errors(&service("netmask = \"255.255.255.0\"\n")),
+        "s.toml:8:11: a netmask is for persistent services only\n    hint: remove it, or add persistent = 300"
+    );
+}
+
+#[test]
+fn sysctls_are_settings_of_the_director() {
+    let all = "expire_nodest_conn = true\nexpire_quiescent_template = true\nconn_reuse_mode = 3\nsloppy_tcp = true\n";
+    let expected = Tunables {
+        expire_nodest_conn: true,
+        expire_quiescent_template: true,
+        conn_reuse_mode: 3,
+        sloppy_tcp: true,
+    };
+    assert_eq!(parse(&format!("{SMALLEST}{all}")).unwrap().director.tunables, expected);
+    assert_eq!(
+        parse(&format!("{SMALLEST}conn_reuse_mode = 4\n")).unwrap_err(),
+        "s.toml:4:19: conn_reuse_mode cannot be 4\n    hint: choose 0 to 3"
+    );
 }

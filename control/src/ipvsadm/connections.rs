@@ -21,13 +21,15 @@ pub(super) fn connections(
 ) -> io::Result<()> {
     for connection in connections {
         let protocol = match connection.protocol {
+            _ if connection.any_protocol => "IP",
             Protocol::Tcp => "TCP",
             Protocol::Udp => "UDP",
             Protocol::Sctp => "SCTP",
         };
         let (minutes, seconds) = (connection.expires / 60, connection.expires % 60);
         let expire = format!("{minutes:02}:{seconds:02}");
-        let endpoint = |(address, port)| printer.endpoint(address, port, Some(connection.protocol));
+        let named = (!connection.any_protocol).then_some(connection.protocol);
+        let endpoint = |(address, port)| printer.endpoint(address, port, named);
         writeln!(
             out,
             "{protocol:<3} {expire:<6} {:<11} {:<18} {:<18} {}",
@@ -97,6 +99,7 @@ mod tests {
             local: None,
             server,
             method: Method::Nat,
+            any_protocol: false,
         }
     }
 

@@ -144,8 +144,7 @@ fn list_service(entry: &ServiceEntry) -> ServiceListing {
                 server: server.server.clone(),
                 active: server.counters.active(),
                 inactive: server.counters.inactive(),
-                // There are no templates yet.
-                persistent: 0,
+                persistent: server.counters.persistent(),
                 traffic: TrafficListing::since(server.counters.traffic(), server.measured.baseline),
                 rates: server.measured.estimator.rates(),
             })

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use sluice_dataplane::service::{ServerId, ServiceId};
+use sluice_dataplane::service::{ServerId, ServiceId, ServiceKey, Tunables};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
 pub use error::{LoadError, RulesError};
@@ -65,6 +65,7 @@ pub struct Rules {
     removed_servers: Vec<RemovedServer>,
     removed_services: Vec<RemovedService>,
     timeouts: Timeouts,
+    tunables: Tunables,
     daemons: Vec<Daemon>,
 }
 
@@ -133,6 +134,7 @@ impl Rules {
             removed_servers: Vec::new(),
             removed_services: Vec::new(),
             timeouts: Timeouts::default(),
+            tunables: Tunables::default(),
             daemons: Vec::new(),
         }
     }
@@ -217,6 +219,10 @@ impl Rules {
     pub fn edit_service(&mut self, name: &ServiceName, settings: ServiceSettings) -> Result<(), RulesError> {
         let index = self.find(name).ok_or(RulesError::NoSuchService)?;
         self.check_service(name, &settings)?;
+        if self.refuse_unsupported {
+            let servers = &self.services[index].servers;
+            servers.iter().try_for_each(|entry| unsupported::pair(&settings, &entry.server))?;
+        }
         self.services[index].settings = settings;
         Ok(())
     }
@@ -376,6 +382,11 @@ impl Rules {
         Ok(())
     }
 
+    /// Sets what IPVS has as sysctls.
+    pub fn set_tunables(&mut self, tunables: Tunables) {
+        self.tunables = tunables;
+    }
+
     /// Timeouts now in force.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
@@ -443,7 +454,7 @@ impl Rules {
         }
     }
 
-    /// Frees the slots of removed servers that have no connections left and
+    /// Frees the slots of removed servers that have neither connections nor templates left and
     /// that no worker can give new ones: all have adopted table
     /// `adopted_generation`. Returns how many were freed.
     pub fn reclaim(&mut self, adopted_generation: u64) -> usize {
@@ -452,7 +463,7 @@ impl Rules {
         self.removed_servers.retain(|removed| {
             let counters = &removed.entry.counters;
             let gone = removed.unavailable.known_in(adopted_generation)
-                && counters.active() + counters.inactive() == 0;
+                && counters.active() + counters.inactive() + counters.persistent() == 0;
             if gone {
                 slots.release(removed.entry.slot.0);
             }
@@ -473,6 +484,11 @@ impl Rules {
     /// How many removed servers still have their slot.
     pub fn removed_servers(&self) -> usize {
         self.removed_servers.len()
+    }
+
+    /// The keys by which workers find the services.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = ServiceKey> {
+        self.services.iter().filter_map(|service| service.name.key())
     }
 
     fn find(&self, name: &ServiceName) -> Option<usize> {
@@ -514,7 +530,12 @@ impl Rules {
         if !same_family && !matches!(server.method, Method::Tun | Method::FullNat) {
             return Err(RulesError::Invalid);
         }
-        if self.refuse_unsupported { unsupported::server(server) } else { Ok(()) }
+        if self.refuse_unsupported
+            && let Some(index) = self.find(service)
+        {
+            unsupported::pair(&self.services[index].settings, server)?;
+        }
+        Ok(())
     }
 
     fn check_local_address(&self, address: IpAddr) -> Result<(), RulesError> {

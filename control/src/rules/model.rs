@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
-use sluice_dataplane::service::{self, SchedulerKind, ServiceKey};
+use sluice_dataplane::service::{self, ClientMask, Persistence, SchedulerKind, ServiceKey, ServiceOptions};
 
 /// Address family of a firewall-mark service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -206,6 +206,28 @@ impl ServiceSettings {
             engine: None,
             one_packet: false,
         }
+    }
+
+    /// The same with one-packet scheduling and persistence as given.
+    pub fn with(self, options: ServiceOptions) -> Self {
+        let ServiceOptions { one_packet, persistence } = options;
+        let granularity = persistence.map_or(self.granularity, |persistence| {
+            match (self.granularity, persistence.mask.v4_mask()) {
+                (Granularity::Mask(_), mask) => Granularity::Mask(mask.into()),
+                (Granularity::Prefix(_), _) => Granularity::Prefix(persistence.mask.v6_bits()),
+            }
+        });
+        ServiceSettings { one_packet, persistence: persistence.map(|p| p.timeout), granularity, ..self }
+    }
+
+    /// What the data plane has to know beside the scheduler.
+    pub fn options(&self) -> ServiceOptions {
+        let mask = match self.granularity {
+            Granularity::Mask(mask) => ClientMask::v4(mask.octets()),
+            Granularity::Prefix(bits) => ClientMask::v6(bits),
+        };
+        let persistence = self.persistence.map(|timeout| Persistence { timeout, mask });
+        ServiceOptions { one_packet: self.one_packet, persistence }
     }
 
     /// The scheduler, where the data plane has it.

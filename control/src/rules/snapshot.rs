@@ -22,7 +22,7 @@ impl Rules {
         let mut builder = ServiceTableBuilder::new(generation);
         let mut timeouts = conn::Timeouts::default();
         timeouts.set(self.timeouts.tcp, self.timeouts.tcp_fin, self.timeouts.udp);
-        builder.timeouts(timeouts);
+        builder.timeouts(timeouts).tunables(self.tunables);
         for service in &self.services {
             self.put_service(&mut builder, service);
         }
@@ -55,6 +55,7 @@ impl Rules {
                 scheduler_flags: SchedulerFlags::new(service.settings.scheduler_flags),
                 servers: service.servers.iter().rev().map(|entry| entry.slot).collect(),
                 local_addresses: lips.iter().map(|lip| (*lip).into()).collect(),
+                options: service.settings.options(),
                 counters: service.counters.clone(),
             },
         );

@@ -75,6 +75,31 @@ fn a_removed_server_keeps_its_slot_until_its_last_connection_is_gone() {
 }
 
 #[test]
+fn a_removed_server_keeps_its_slot_for_its_templates() {
+    let (mut rules, vip) = with_servers(1);
+    let table = rules.table(1);
+    counters(&table, 0).share(1).persistent.add(1);
+    assert_eq!(rules.list(None).unwrap()[0].servers[0].persistent, 1);
+    rules.delete_server(&vip, ip("10.1.0.1"), 80).unwrap();
+    rules.table(2);
+    assert_eq!(rules.reclaim(2), 0);
+    counters(&table, 0).share(1).persistent.sub(1);
+    assert_eq!(rules.reclaim(2), 1);
+}
+
+#[test]
+fn persistence_reaches_the_workers() {
+    let mut rules = Rules::new(1);
+    let granularity = Granularity::Mask([255, 255, 255, 0].into());
+    let settings = ServiceSettings { persistence: Some(60), granularity, ..plain("rr") };
+    rules.add_service(tcp("10.0.0.1:0"), settings.clone()).unwrap();
+    let options = rules.table(1).services().next().unwrap().1.options;
+    let mask = options.persistence.unwrap().mask;
+    assert_eq!(mask.network(ip("10.1.2.3").into()), ip("10.1.2.0").into());
+    assert_eq!(plain("rr").with(options), settings);
+}
+
+#[test]
 fn a_server_added_again_gets_its_slot_and_counters_back() {
     let (mut rules, vip) = with_servers(2);
     let share = |table: &ServiceTable| {
@@ -214,7 +239,7 @@ fn local_addresses_fall_back_to_the_directors() {
 
 #[test]
 fn what_the_data_plane_lacks_is_refused() {
-    let (mut rules, vip) = with_servers(0);
+    let (mut rules, _) = with_servers(0);
     let refused = |result: Result<(), RulesError>, what: &str| {
         assert_eq!(
             result.unwrap_err().to_string(),
@@ -227,16 +252,22 @@ fn what_the_data_plane_lacks_is_refused() {
         change(&mut settings);
         settings
     };
-    refused(rules.add_service(other, set(|s| s.persistence = Some(60))), "persistence (-p)");
-    refused(rules.add_service(other, set(|s| s.one_packet = true)), "one-packet scheduling (-o)");
     refused(rules.add_service(other, set(|s| s.engine = Some("sip".into()))), "a persistence engine (--pe)");
-    refused(rules.edit_service(&vip, set(|s| s.persistence = Some(60))), "persistence (-p)");
-    refused(rules.add_service(tcp("10.0.0.2:0"), plain("rr")), "a service of every port (port 0)");
+    let all = "a service of every port without persistence (port 0 without -p)";
+    refused(rules.add_service(tcp("10.0.0.2:0"), plain("rr")), all);
     refused(rules.add_service(tcp("::ffff:1.2.3.4:80"), plain("rr")), "an IPv4-mapped IPv6 service");
     let mark = ServiceName::Mark { mark: 1, family: Family::Ipv4 };
     refused(rules.add_service(mark, plain("rr")), "a firewall-mark service (-f)");
-    refused(rules.add_server(&vip, Server { port: 0, ..nat(1) }), "a real server of every port (port 0)");
-    assert_eq!(rules.table(1).servers().count(), 0);
+    let vip2 = ServiceName::Address { protocol: Protocol::Udp, address: ip("10.0.0.1"), port: 53 };
+    rules.add_service(vip2, set(|s| s.one_packet = true)).unwrap();
+    let local = Server { method: Method::FullNat, ..nat(1) };
+    let pair = "a FULLNAT server of a one-packet service (-b with -o)";
+    refused(rules.add_server(&vip2, local.clone()), pair);
+    rules.edit_service(&vip2, plain("rr")).unwrap();
+    rules.add_server(&vip2, local).unwrap();
+    refused(rules.edit_service(&vip2, set(|s| s.one_packet = true)), pair);
+    rules.delete_service(&vip2).unwrap();
+    assert_eq!(rules.table(1).servers().filter(|(_, server)| server.available).count(), 0);
     assert_eq!(rules.table(2).services().count(), 1);
 }
 

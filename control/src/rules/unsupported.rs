@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Protocol, RulesError, Server, ServiceName, ServiceSettings};
+use super::{Method, Protocol, RulesError, Server, ServiceName, ServiceSettings};
 
 fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
     Err(RulesError::Unsupported(what.into()))
@@ -22,25 +22,22 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
         }
         ServiceName::Address { .. } => {}
     }
-    if settings.persistence.is_some() {
-        return refuse("persistence (-p)");
-    }
-    if name.port() == 0 {
-        return refuse("a service of every port (port 0)");
+    // This one stays: IPVS takes it and then schedules nothing.
+    if name.port() == 0 && settings.persistence.is_none() {
+        return refuse("a service of every port without persistence (port 0 without -p)");
     }
     if settings.engine.is_some() {
         return refuse("a persistence engine (--pe)");
     }
-    if settings.one_packet {
-        return refuse("one-packet scheduling (-o)");
-    }
     Ok(())
 }
 
-/// Refuses a real server that cannot be reached.
-pub(super) fn server(server: &Server) -> Result<(), RulesError> {
-    if server.port == 0 {
-        return refuse("a real server of every port (port 0)");
+/// Refuses a server that does not go with its service.
+pub(super) fn pair(service: &ServiceSettings, server: &Server) -> Result<(), RulesError> {
+    // This one stays too: without a connection nobody knows whose reply it is that
+    // comes to a LIP, while the client of a NAT server gets it as it is.
+    if service.one_packet && server.method == Method::FullNat {
+        return refuse("a FULLNAT server of a one-packet service (-b with -o)");
     }
     Ok(())
 }
@@ -51,4 +48,4 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 }
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str = "  -p, --pe, -o, -f, SCTP, services of every port, the sync daemon";
+pub const SUMMARY: &str = "  --pe, -f, SCTP, the sync daemon";

@@ -51,6 +51,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
 
     let mut rules = Rules::new(settings.workers.len());
     rules.set_default_local_addresses(settings.local_addresses.iter().map(|a| (*a).into()).collect())?;
+    rules.set_tunables(settings.tunables);
     rules.load(config.services.iter().map(service_rules))?;
 
     let mode = match settings.xdp_mode {
@@ -191,7 +192,7 @@ fn service_rules(service: &crate::config::Service) -> ServiceRules {
         name,
         settings: ServiceSettings {
             scheduler_flags: service.flags,
-            ..ServiceSettings::plain(service.scheduler.name(), name.family())
+            ..ServiceSettings::plain(service.scheduler.name(), name.family()).with(service.options)
         },
         servers: service
             .servers

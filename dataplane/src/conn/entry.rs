@@ -1,6 +1,6 @@
 //! One connection.
 
-use super::{State, Tuple};
+use super::{State, TemplateId, Tuple};
 use crate::neigh::HopId;
 use crate::service::{Method, ServerId};
 use crate::wire::checksum::Delta;
@@ -48,6 +48,10 @@ pub struct Entry {
     pub method: Method,
     /// Whether the server counts it as active (`ActiveConn`)
     pub active: bool,
+    /// Whether it ends with its first packet (one-packet scheduling)
+    pub one_packet: bool,
+    /// The template that it was made by, or [`NO_TEMPLATE`](super::NO_TEMPLATE)
+    pub template: TemplateId,
 }
 
 impl Entry {

@@ -5,6 +5,7 @@ mod index;
 mod record;
 mod state;
 mod table;
+mod template;
 pub mod timer;
 mod tuple;
 
@@ -12,4 +13,5 @@ pub use entry::{Entry, NO_HOP, Side};
 pub use record::ConnectionRecord;
 pub use state::{Direction, State, Timeouts};
 pub use table::{EntryId, Full, Table};
+pub use template::{NO_TEMPLATE, Template, TemplateId, TemplateKey, Templates};
 pub use tuple::{Seed, Tuple};

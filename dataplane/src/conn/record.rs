@@ -22,4 +22,7 @@ pub struct ConnectionRecord {
     pub server: (Address, u16),
     /// How packets reach the server
     pub method: Method,
+    /// A persistence template of a mark service: it is of every protocol, and
+    /// `protocol` says nothing
+    pub any_protocol: bool,
 }

@@ -194,7 +194,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::conn::{NO_HOP, State};
+    use crate::conn::{NO_HOP, NO_TEMPLATE, State};
     use crate::service::{Method, Protocol, ServerId};
     use crate::wire::Address;
     use crate::wire::checksum::Delta;
@@ -242,6 +242,8 @@ mod tests {
             state: State::None,
             method,
             active: false,
+            one_packet: false,
+            template: NO_TEMPLATE,
         }
     }
 

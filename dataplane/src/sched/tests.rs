@@ -1,5 +1,7 @@
 use super::*;
-use crate::service::{Encapsulation, Protocol, SchedulerFlags, ServiceId, ServiceTableBuilder};
+use crate::service::{
+    Encapsulation, Protocol, SchedulerFlags, ServiceId, ServiceOptions, ServiceTableBuilder,
+};
 use crate::stats::TrafficCounters;
 use std::collections::BTreeMap;
 
@@ -29,6 +31,7 @@ impl Control {
             scheduler_flags: SchedulerFlags::default(),
             servers: servers.iter().map(|(slot, _)| ServerId(*slot)).collect(),
             local_addresses: Vec::new(),
+            options: ServiceOptions::default(),
             counters: Arc::new(TrafficCounters::new(1)),
         };
         let mut builder = ServiceTableBuilder::new(self.generation);

@@ -9,13 +9,17 @@
 //! [`RealServer::available`]` == false` until its last connection is gone,
 //! as IPVS keeps one in its trash (`net/netfilter/ipvs/ip_vs_ctl.c`).
 
+mod options;
 mod scheduler;
 mod table;
+mod tunables;
 
 use std::sync::Arc;
 
+pub use options::{ClientMask, Persistence, ServiceOptions};
 pub use scheduler::{SchedulerFlags, SchedulerKind};
 pub use table::{ServiceTable, ServiceTableBuilder};
+pub use tunables::Tunables;
 
 use crate::stats::{ServerCounters, TrafficCounters};
 use crate::wire::Address;
@@ -131,6 +135,8 @@ pub struct VirtualService {
     pub servers: Vec<ServerId>,
     /// The LIPs that FULLNAT servers of this service are reached from
     pub local_addresses: Vec<Address>,
+    /// One-packet scheduling and persistence
+    pub options: ServiceOptions,
     /// Counters of the service
     pub counters: Arc<TrafficCounters>,
 }

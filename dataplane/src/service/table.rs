@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use super::{Protocol, RealServer, ServerId, ServiceId, ServiceKey, VirtualService};
+use super::{Protocol, RealServer, ServerId, ServiceId, ServiceKey, Tunables, VirtualService};
 use crate::conn::Timeouts;
 use crate::wire::Address;
 
@@ -14,6 +14,7 @@ pub struct ServiceTable {
     servers: Vec<Option<RealServer>>,
     by_key: HashMap<ServiceKey, ServiceId>,
     timeouts: Timeouts,
+    tunables: Tunables,
 }
 
 impl ServiceTable {
@@ -26,6 +27,12 @@ impl ServiceTable {
     #[inline]
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    /// Settings of all services.
+    #[inline]
+    pub fn tunables(&self) -> &Tunables {
+        &self.tunables
     }
 
     /// The service that a packet to `address:port` belongs to: that of the
@@ -82,6 +89,12 @@ impl ServiceTableBuilder {
     /// Sets how long connections live.
     pub fn timeouts(&mut self, timeouts: Timeouts) -> &mut Self {
         self.table.timeouts = timeouts;
+        self
+    }
+
+    /// Sets what is the same for all services.
+    pub fn tunables(&mut self, tunables: Tunables) -> &mut Self {
+        self.table.tunables = tunables;
         self
     }
 

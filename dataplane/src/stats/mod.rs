@@ -120,6 +120,8 @@ pub struct ServerShare {
     pub active: Counter,
     /// All other connections
     pub inactive: Counter,
+    /// Persistence templates
+    pub persistent: Counter,
 }
 
 /// Counters of a real server: a share for each worker.
@@ -155,6 +157,11 @@ impl ServerCounters {
     #[inline]
     pub fn active(&self) -> u64 {
         self.shares.iter().map(|share| share.active.get()).sum()
+    }
+
+    /// Persistence templates over all workers (`PersistConn`).
+    pub fn persistent(&self) -> u64 {
+        self.shares.iter().map(|share| share.persistent.get()).sum()
     }
 
     /// Inactive connections over all workers (`InActConn`).

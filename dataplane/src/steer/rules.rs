@@ -52,7 +52,8 @@ impl SteeringRules {
             }
             if server.method == Method::Nat {
                 let ServiceKey { protocol, port, .. } = server.service_key;
-                let port = if server.port == 0 { port } else { server.port };
+                // A service of all ports keeps them (`ip_vs_sched_persist`).
+                let port = if port == 0 || server.port == 0 { port } else { server.port };
                 rules.nat_servers.insert(Target { address: server.address, port, protocol });
             }
         }

@@ -3,15 +3,19 @@
 
 use std::sync::Arc;
 
+use super::persist::{Kept, Unserved};
+use super::sweep::Sweep;
 use crate::conn::timer::{Wheel, ticks};
-use crate::conn::{Direction, Entry, EntryId, NO_HOP, Seed, Side, State, Table};
+use crate::conn::{
+    Direction, Entry, EntryId, NO_HOP, NO_TEMPLATE, Seed, Side, State, Table, Templates, Tuple,
+};
 use crate::forward::{self, Plan, Refused, Rewrite, Rewritten, icmp};
 use crate::local::LocalPorts;
 use crate::neigh::{HopId, NextHop, NextHops, Resolution};
 use crate::packet::Packet;
 use crate::port::Frame;
 use crate::sched::{Arrival, Scheduler};
-use crate::service::{Method, Protocol, RealServer, ServiceId, ServiceTable};
+use crate::service::{Method, Protocol, RealServer, ServerId, ServiceId, ServiceTable, VirtualService};
 use crate::stats::DropReason;
 use crate::wire::{Address, tcp};
 
@@ -24,6 +28,10 @@ pub(super) struct View {
 
 /// Idle pools of local ports that are kept for the next connection.
 const IDLE_POOLS: usize = 64;
+
+/// Seconds that a connection of one packet is kept for it, should it have to
+/// wait for its next hop: a little more than it may.
+const LONGEST_WAIT: u32 = 2;
 
 /// What is to be done with a packet.
 #[derive(Debug)]
@@ -43,6 +51,8 @@ pub(super) enum Verdict {
     },
     /// Drop it
     Drop(DropReason),
+    /// Another worker keeps the template that its connection goes by
+    Hand(usize),
     /// It is neither a connection's nor the first of one
     Unclaimed,
 }
@@ -51,10 +61,13 @@ pub(super) enum Verdict {
 pub(super) struct Flows {
     pub(super) table: Table,
     pub(super) wheel: Wheel,
+    pub(super) templates: Templates,
+    pub(super) sweep: Sweep,
     local_ports: LocalPorts,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
     pub(super) worker: usize,
+    pub(super) workers: usize,
     capacity: usize,
     /// Identification of the next packet of our own
     packet_id: u16,
@@ -68,9 +81,12 @@ impl Flows {
         Flows {
             table: Table::new(capacity, seed),
             wheel: Wheel::new(capacity, now),
+            templates: Templates::new(capacity, seed, now),
+            sweep: Sweep::Done,
             local_ports: LocalPorts::new(worker, workers),
             schedulers: Vec::new(),
             worker,
+            workers,
             capacity,
             packet_id: 0,
             removed: 0,
@@ -108,7 +124,15 @@ impl Flows {
         now: u32,
     ) -> Verdict {
         let (id, side) = match found {
-            Some((id, Side::Client)) if self.begins_anew(id, packet) => {
+            Some((id, Side::Client)) if self.begins_anew(view, id, packet) => {
+                self.expire(view, id);
+                match self.connect(view, packet, now) {
+                    Ok(id) => (id, Side::Client),
+                    Err(verdict) => return verdict,
+                }
+            }
+            // In the end it is as if there had been none.
+            Some((id, Side::Client)) if self.is_abandoned(view, id) => {
                 self.expire(view, id);
                 match self.connect(view, packet, now) {
                     Ok(id) => (id, Side::Client),
@@ -121,6 +145,25 @@ impl Flows {
                 Err(verdict) => return verdict,
             },
         };
+        let verdict = self.forward(view, frame, packet, id, side, now);
+        // `ip_vs_conn_put`. One that waits for its next hop stays for that.
+        if !matches!(verdict, Verdict::Wait(_)) && self.table.get(id).is_some_and(|entry| entry.one_packet) {
+            self.expire(view, id);
+        }
+        verdict
+    }
+
+    /// Sends a packet of a connection on its way.
+    #[inline]
+    fn forward<F: Frame>(
+        &mut self,
+        view: &View,
+        frame: &mut F,
+        packet: &Packet,
+        id: EntryId,
+        side: Side,
+        now: u32,
+    ) -> Verdict {
         let Some(entry) = self.table.get_mut(id) else { return Verdict::Unclaimed };
         let Some(server) = view.services.server(entry.server_id) else {
             return Verdict::Drop(DropReason::ServerGone);
@@ -178,6 +221,10 @@ impl Flows {
             true => entry.state,
         };
         entry.state = state;
+        // `ip_vs_control_assure_ct`
+        if state == State::Established || state == State::Udp && side == Side::Server {
+            self.templates.assure(entry.template);
+        }
         if state.is_active() != entry.active {
             entry.active = state.is_active();
             let (from, to) = match entry.active {
@@ -209,11 +256,52 @@ impl Flows {
         Verdict::Answer { error, reason, source: (!for_client).then_some(packet.tuple.destination) }
     }
 
-    /// Whether the client opens a new connection where an old one is over:
-    /// `conn_reuse_mode=1` (`is_new_conn_expected` in ip_vs_core.c).
+    /// Whether the client opens a new connection where an old one is over
+    /// (`ip_vs_in_hook` and `is_new_conn_expected` in ip_vs_core.c).
     #[inline]
-    fn begins_anew(&self, id: EntryId, packet: &Packet) -> bool {
-        packet.flags & tcp::SYN != 0 && self.table.get(id).is_some_and(|entry| entry.state.is_over())
+    fn begins_anew(&self, view: &View, id: EntryId, packet: &Packet) -> bool {
+        if packet.flags & tcp::SYN == 0 {
+            return false;
+        }
+        let tunables = view.services.tunables();
+        let Some(entry) = self.table.get(id).filter(|_| tunables.conn_reuse_mode != 0) else { return false };
+        let quiesced = tunables.expire_nodest_conn
+            && view.services.server(entry.server_id).is_some_and(|s| s.weight == 0);
+        let closing =
+            tunables.conn_reuse_mode & 2 != 0 && entry.state == State::FinWait && !entry.method.has_replies();
+        // By a template, the new one would go to the same server.
+        quiesced || (entry.template == NO_TEMPLATE && (entry.state.is_over() || closing))
+    }
+
+    /// Whether the server was removed, and connections end with it.
+    #[inline]
+    pub(super) fn is_abandoned(&self, view: &View, id: EntryId) -> bool {
+        view.services.tunables().expire_nodest_conn
+            && self
+                .table
+                .get(id)
+                .and_then(|entry| view.services.server(entry.server_id))
+                .is_some_and(|server| !server.available)
+    }
+
+    /// The scheduler's choice for a new connection.
+    #[inline]
+    pub(super) fn schedule(
+        &mut self,
+        view: &View,
+        id: ServiceId,
+        service: &VirtualService,
+        tuple: &Tuple,
+        now: u32,
+    ) -> Option<ServerId> {
+        let scheduler = self.schedulers.get_mut(id.0 as usize).and_then(Option::as_mut);
+        let arrival = Arrival {
+            source: tuple.source,
+            source_port: tuple.source_port,
+            destination: tuple.destination,
+            now,
+        };
+        scheduler.and_then(|scheduler| scheduler.schedule(service, &view.services, &arrival))
     }
 
     /// Makes the connection that a packet begins.
@@ -223,22 +311,31 @@ impl Flows {
         let service_id = services
             .find(tuple.protocol, tuple.destination, tuple.destination_port)
             .ok_or(Verdict::Unclaimed)?;
-        if tuple.protocol == Protocol::Tcp && packet.flags & (tcp::SYN | tcp::RST) != tcp::SYN {
+        let service = services.service(service_id).ok_or(Verdict::Unclaimed)?;
+        if let Some(keeper) = self.keeper(service, &tuple) {
+            return Err(Verdict::Hand(keeper));
+        }
+        let begins =
+            packet.flags & tcp::RST == 0 && (packet.flags & tcp::SYN != 0 || services.tunables().sloppy_tcp);
+        if tuple.protocol == Protocol::Tcp && !begins {
             return Err(Verdict::Unclaimed);
         }
-        let service = services.service(service_id).ok_or(Verdict::Unclaimed)?;
         if self.table.len() >= self.capacity {
             return Err(Verdict::Drop(DropReason::TableFull));
         }
-        let scheduler = self.schedulers.get_mut(service_id.0 as usize).and_then(Option::as_mut);
-        let arrival = Arrival {
-            source: tuple.source,
-            source_port: tuple.source_port,
-            destination: tuple.destination,
-            now,
+        let chosen = match service.options.persistence {
+            Some(persistence) => match self.keep(view, service_id, service, persistence, &tuple, now) {
+                Ok(kept) => Some(kept),
+                Err(Unserved::NoServer) => None,
+                Err(Unserved::Drop(reason)) => return Err(Verdict::Drop(reason)),
+            },
+            None => self
+                .schedule(view, service_id, service, &tuple, now)
+                .map(|server| Kept { server, template: NO_TEMPLATE }),
         };
-        let chosen = scheduler.and_then(|s| s.schedule(service, services, &arrival));
-        let Some((server_id, server)) = chosen.and_then(|id| Some((id, services.server(id)?))) else {
+        let chosen =
+            chosen.and_then(|kept| Some((kept.server, services.server(kept.server)?, kept.template)));
+        let Some((server_id, server, template)) = chosen else {
             return Err(Verdict::Answer {
                 error: icmp::Error::PortUnreachable,
                 reason: DropReason::NoServer,
@@ -246,7 +343,11 @@ impl Flows {
             });
         };
 
-        let destination = (server.address, rport(server, tuple.destination_port));
+        let port = match service.options.persistence {
+            Some(_) => Flows::kept_port(service, server.port, tuple.destination_port),
+            None => rport(server, tuple.destination_port),
+        };
+        let destination = (server.address, port);
         let local = match server.method {
             Method::FullNat => self
                 .local_ports
@@ -271,12 +372,16 @@ impl Flows {
             state,
             method: server.method,
             active: false,
+            one_packet: service.options.one_packet && tuple.protocol == Protocol::Udp,
+            template,
         };
         let Ok(id) = self.table.insert(entry) else {
             self.give_back(&entry);
             return Err(Verdict::Drop(DropReason::TableFull));
         };
-        self.wheel.schedule(id, deadline(now, services.timeouts().seconds(state)));
+        let seconds = if entry.one_packet { LONGEST_WAIT } else { services.timeouts().seconds(state) };
+        self.wheel.schedule(id, deadline(now, seconds));
+        self.templates.adopt(template, now);
         let share = server.counters.share(self.worker);
         share.inactive.add(1);
         server.connections_changed();
@@ -290,6 +395,7 @@ impl Flows {
         self.wheel.cancel(id);
         let Some(entry) = self.table.remove(id) else { return };
         self.removed += 1;
+        self.templates.let_go(entry.template);
         self.give_back(&entry);
         // Control keeps a server in the table as long as it has connections.
         if let Some(server) = view.services.server(entry.server_id) {

@@ -54,6 +54,8 @@ impl<P: Port> Worker<P> {
             let verdict = self.flows.process(&self.view, &mut frame, &packet, found, tick(now));
             let first = match &verdict {
                 Verdict::Send(..) | Verdict::Split(..) | Verdict::Wait(_) => First::Connection(packet.tuple),
+                // The keeper is on the way round that later fragments take.
+                Verdict::Hand(_) => First::PassedOn,
                 Verdict::Unclaimed => First::Kernel,
                 Verdict::Answer { reason, .. } | Verdict::Drop(reason) => First::Dropped(*reason),
             };
@@ -61,6 +63,7 @@ impl<P: Port> Worker<P> {
                 Verdict::Wait(towards) => {
                     self.wait_for_hop(frame, towards, arrival.interface, arrival.until, now)
                 }
+                Verdict::Hand(keeper) => self.hand(keeper, frame, arrival.interface, arrival.visits),
                 verdict => {
                     self.carry_out(verdict, frame, &packet, arrival.interface, arrival.visits, now);
                 }

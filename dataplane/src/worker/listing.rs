@@ -4,8 +4,8 @@ use crossbeam::channel::{Sender, TrySendError};
 
 use super::flow::{Flows, View};
 use crate::conn::timer::TICKS_PER_SECOND;
-use crate::conn::{ConnectionRecord, Entry, EntryId};
-use crate::service::Method;
+use crate::conn::{ConnectionRecord, Entry, EntryId, Template, TemplateKey};
+use crate::service::{Method, Protocol};
 
 /// Entries looked at in one go.
 const SLICE: EntryId = 256;
@@ -13,29 +13,25 @@ const SLICE: EntryId = 256;
 /// A listing under way.
 pub(super) struct Listing {
     next: EntryId,
+    /// The next template: they come after the connections
+    next_template: u32,
     slice: Vec<ConnectionRecord>,
     answer: Sender<Vec<ConnectionRecord>>,
 }
 
 impl Listing {
     pub(super) fn new(answer: Sender<Vec<ConnectionRecord>>) -> Self {
-        Listing { next: 0, slice: Vec::new(), answer }
+        Listing { next: 0, next_template: 0, slice: Vec::new(), answer }
     }
 
     /// Goes on; returns false at the end. Connections that come and go
     /// meanwhile may be in it or not.
     pub(super) fn proceed(&mut self, flows: &Flows, _view: &View, now: u32) -> bool {
         if self.slice.is_empty() {
-            let end = flows.table.high_water().min(self.next.saturating_add(SLICE));
-            for id in self.next..end {
-                if let Some(entry) = flows.table.get(id) {
-                    let left = flows.wheel.deadline(id).unwrap_or(now).saturating_sub(now);
-                    self.slice.push(record(entry, left / TICKS_PER_SECOND));
-                }
-            }
-            self.next = end;
+            self.fill(flows, now);
         }
-        let at_end = self.next >= flows.table.high_water();
+        let at_end =
+            self.next >= flows.table.high_water() && self.next_template >= flows.templates.high_water();
         if self.slice.is_empty() {
             return !at_end;
         }
@@ -47,6 +43,43 @@ impl Listing {
             }
             Err(TrySendError::Disconnected(_)) => false,
         }
+    }
+
+    fn fill(&mut self, flows: &Flows, now: u32) {
+        let left = |deadline: u32| deadline.saturating_sub(now) / TICKS_PER_SECOND;
+        let connections = flows.table.high_water();
+        if self.next < connections {
+            let end = connections.min(self.next.saturating_add(SLICE));
+            for id in self.next..end {
+                if let Some(entry) = flows.table.get(id) {
+                    self.slice.push(record(entry, left(flows.wheel.deadline(id).unwrap_or(now))));
+                }
+            }
+            self.next = end;
+            return;
+        }
+        let end = flows.templates.high_water().min(self.next_template.saturating_add(SLICE));
+        for number in self.next_template..end {
+            if let Some((_, template, deadline)) = flows.templates.at(number) {
+                self.slice.push(template_record(template, left(deadline)));
+            }
+        }
+        self.next_template = end;
+    }
+}
+
+fn template_record(template: &Template, expires: u32) -> ConnectionRecord {
+    let TemplateKey { protocol, client, service, port } = template.key;
+    ConnectionRecord {
+        protocol: protocol.unwrap_or(Protocol::Tcp),
+        expires,
+        state: template.state(),
+        client: (client, 0),
+        service: (service, port),
+        local: None,
+        server: template.server,
+        method: template.method,
+        any_protocol: protocol.is_none(),
     }
 }
 
@@ -61,5 +94,6 @@ fn record(entry: &Entry, expires: u32) -> ConnectionRecord {
         local: (entry.method == Method::FullNat).then_some((server.destination, server.destination_port)),
         server: (server.source, server.source_port),
         method: entry.method,
+        any_protocol: false,
     }
 }

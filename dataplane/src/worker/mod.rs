@@ -11,8 +11,10 @@ mod fragments;
 mod gather;
 mod held;
 mod listing;
+mod persist;
 mod pieces;
 mod related;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,7 @@ use fragments::Arrival;
 use gather::Gather;
 use held::Held;
 use listing::Listing;
+use sweep::Sweep;
 
 /// Connections that are expired between two bursts: more than a burst makes,
 /// so that expiry keeps up with any rate of new ones.
@@ -167,6 +170,7 @@ impl<P: Port> Worker<P> {
         if !Arc::ptr_eq(&services, &self.view.services) {
             self.view.services = Arc::clone(&services);
             self.flows.adopt(&services, tick(now));
+            self.flows.sweep = Sweep::of(&self.view);
             // After the schedulers: control takes it that the old table is
             // not looked at any more.
             self.counters.generation.set(services.generation());
@@ -266,7 +270,9 @@ impl<P: Port> Worker<P> {
                 self.discard(frame, reason);
             }
             Verdict::Drop(reason) => self.discard(frame, reason),
-            Verdict::Unclaimed => self.pass_on(frame, interface, visits),
+            // On its way round it is looked for as any other is.
+            Verdict::Hand(keeper) if visits == 0 => self.hand(keeper, frame, interface, 0),
+            Verdict::Hand(_) | Verdict::Unclaimed => self.pass_on(frame, interface, visits),
         }
     }
 
@@ -407,6 +413,9 @@ impl<P: Port> Worker<P> {
             self.flows.expire(&self.view, id);
             self.counters.expired.add(1);
         }
+        let ended = self.flows.sweep(&self.view);
+        self.counters.expired.add(ended as u64);
+        self.flows.expire_templates(&self.view, tick(now), EXPIRE_BUDGET);
         self.counters.connections.set(self.flows.table.len() as u64);
         while let Some(frame) = self.held.take_expired(now) {
             self.discard(frame, DropReason::Unresolved);
@@ -464,7 +473,10 @@ impl<P: Port> Worker<P> {
         self.hand((worker + 1) % workers, frame, interface, visits + 1);
     }
 
-    /// Gives a frame to another worker.
+    /// Gives a frame to another worker. A frame for the keeper of a template
+    /// counts as received there: should that worker go by another table and
+    /// think of a third one, both will have taken up the newest by the next
+    /// time that the frame comes by.
     fn hand(&mut self, to: usize, frame: P::Frame, interface: usize, visits: usize) {
         let handed = Handed { bytes: frame.bytes().to_vec(), interface, visits };
         match self.exchanges[to].handed.push(handed) {

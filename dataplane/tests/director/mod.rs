@@ -22,7 +22,7 @@ use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::{
     Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
-    ServiceKey, ServiceTableBuilder, Thresholds, VirtualService,
+    ServiceKey, ServiceOptions, ServiceTableBuilder, Thresholds, Tunables, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::Address;
@@ -123,6 +123,7 @@ pub struct Director {
     pub now: u64,
     generation: u64,
     pub timeouts: Timeouts,
+    pub tunables: Tunables,
     services: BTreeMap<ServiceId, VirtualService>,
     servers: BTreeMap<ServerId, RealServer>,
 }
@@ -156,6 +157,7 @@ impl Director {
             now,
             generation: 0,
             timeouts: Timeouts::default(),
+            tunables: Tunables::default(),
             services: BTreeMap::new(),
             servers: BTreeMap::new(),
         };
@@ -204,6 +206,7 @@ impl Director {
             scheduler_flags: SchedulerFlags::default(),
             servers: Vec::new(),
             local_addresses: vec![Address::from_v4(LIP), LIP6.into()],
+            options: ServiceOptions::default(),
             counters: Arc::new(TrafficCounters::new(self.workers.len())),
         };
         self.services.insert(id, service);
@@ -254,7 +257,7 @@ impl Director {
     pub fn publish(&mut self) {
         self.generation += 1;
         let mut table = ServiceTableBuilder::new(self.generation);
-        table.timeouts(self.timeouts);
+        table.timeouts(self.timeouts).tunables(self.tunables);
         self.services.iter().for_each(|(id, service)| _ = table.service(*id, service.clone()));
         self.servers.iter().for_each(|(id, server)| _ = table.server(*id, server.clone()));
         self.published.services.store(Arc::new(table.build()));

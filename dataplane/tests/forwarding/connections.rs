@@ -339,6 +339,7 @@ fn a_listing_says_all_of_a_connection() {
             local: Some(of(&local.to_string())),
             server: of(SERVER),
             method: Method::FullNat,
+            any_protocol: false,
         }]
     );
 }

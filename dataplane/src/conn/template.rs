@@ -1,0 +1,314 @@
+//! Persistence templates: which server a client's connections go to.
+//!
+//! A template is what IPVS calls a connection of client port 0
+//! (`IP_VS_CONN_F_TEMPLATE`): made with a client's first connection to a
+//! persistent service, looked up by all later ones, and kept for as long as it
+//! has connections ("children"). It lives for its timeout from the last
+//! connection that was made by it, whatever packets pass in between. One that
+//! runs out while it has children goes on for a minute, and from then on by
+//! the minute (`ip_vs_conn_expire`).
+
+use hashbrown::HashTable;
+
+use super::timer::{Wheel, ticks};
+use super::{Seed, Tuple};
+use crate::service::{Method, Protocol, ServerId};
+use crate::wire::Address;
+
+/// Number of a template.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TemplateId(u32);
+
+/// No template: the connection is not of a persistent service.
+pub const NO_TEMPLATE: TemplateId = TemplateId(u32::MAX);
+
+/// Seconds that a template with connections gets when its time is over.
+const ANOTHER_MINUTE: u32 = 60;
+
+/// The port that a template moves to when its server does not take new
+/// connections any more (`ip_vs_check_template`).
+const NOWHERE: u16 = 65535;
+
+/// What a template is found by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TemplateKey {
+    /// Protocol of the service; `None` for a firewall mark, which stands for
+    /// all (IPVS has `IPPROTO_IP`)
+    pub protocol: Option<Protocol>,
+    /// The client's network
+    pub client: Address,
+    /// The VIP, or a mark in the form of an address
+    pub service: Address,
+    /// Port of the service; 0 for all and for a mark
+    pub port: u16,
+}
+
+impl TemplateKey {
+    /// A hash that nobody can aim at without knowing `seed`.
+    #[inline]
+    pub fn hash(&self, seed: Seed) -> u64 {
+        let tuple = Tuple {
+            source: self.client,
+            destination: self.service,
+            // A template of all protocols is told apart by the source port.
+            source_port: u16::from(self.protocol.is_none()),
+            destination_port: self.port,
+            protocol: self.protocol.unwrap_or(Protocol::Tcp),
+        };
+        tuple.hash(seed)
+    }
+}
+
+/// What is kept of a template.
+#[derive(Clone, Copy, Debug)]
+pub struct Template {
+    /// What it is, or was, found by
+    pub key: TemplateKey,
+    /// The real server
+    pub server_id: ServerId,
+    /// Address of the real server, and its port or 0, for listings
+    pub server: (Address, u16),
+    /// How packets reach the server
+    pub method: Method,
+    /// Seconds that it lives from the last connection on
+    pub timeout: u32,
+    /// Connections that were made by it and are still there
+    pub children: u32,
+    /// Whether one of them was established (`IP_VS_CTPL_S_ASSURED`)
+    pub assured: bool,
+}
+
+impl Template {
+    /// The name of its state in listings.
+    pub fn state(&self) -> &'static str {
+        if self.assured { "ASSURED" } else { "NONE" }
+    }
+}
+
+/// No room for another template.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Full;
+
+/// The templates of one worker, as many as it may have connections.
+pub struct Templates {
+    templates: Vec<Option<Template>>,
+    free: Vec<u32>,
+    capacity: usize,
+    index: HashTable<u32>,
+    wheel: Wheel,
+    seed: Seed,
+}
+
+impl Templates {
+    /// Room for `capacity` templates, from tick `now` on.
+    pub fn new(capacity: usize, seed: Seed, now: u32) -> Self {
+        Templates {
+            templates: Vec::new(),
+            free: Vec::new(),
+            capacity,
+            index: HashTable::new(),
+            wheel: Wheel::new(capacity, now),
+            seed,
+        }
+    }
+
+    /// Templates that there are.
+    pub fn len(&self) -> usize {
+        self.templates.len() - self.free.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One more than the highest number in use so far.
+    pub fn high_water(&self) -> u32 {
+        self.templates.len() as u32
+    }
+
+    /// The template with a number, and the tick at which it is over.
+    pub fn at(&self, number: u32) -> Option<(TemplateId, &Template, u32)> {
+        let template = self.get(TemplateId(number))?;
+        Some((TemplateId(number), template, self.wheel.deadline(number).unwrap_or(0)))
+    }
+
+    /// The template that a client's connections go by.
+    pub fn find(&self, key: &TemplateKey) -> Option<TemplateId> {
+        let matches = |id: &u32| self.get(TemplateId(*id)).is_some_and(|template| template.key == *key);
+        self.index.find(key.hash(self.seed), matches).map(|id| TemplateId(*id))
+    }
+
+    /// The template with a number.
+    pub fn get(&self, id: TemplateId) -> Option<&Template> {
+        self.templates.get(id.0 as usize)?.as_ref()
+    }
+
+    /// Enters a template whose key is not there yet.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn insert(&mut self, template: Template, now: u32) -> Result<TemplateId, Full> {
+        let id = match self.free.pop() {
+            Some(id) => id,
+            None if self.templates.len() < self.capacity => {
+                self.templates.push(None);
+                (self.templates.len() - 1) as u32
+            }
+            None => return Err(Full),
+        };
+        self.templates[id as usize] = Some(template);
+        let (templates, seed) = (&self.templates, self.seed);
+        self.index.insert_unique(template.key.hash(seed), id, |id| {
+            // Every number in the index is a template's.
+            templates[*id as usize].as_ref().map_or(0, |t| t.key.hash(seed))
+        });
+        self.wheel.schedule(id, after(now, template.timeout));
+        Ok(TemplateId(id))
+    }
+
+    /// Counts a connection that was made by a template, whose time begins
+    /// anew.
+    pub fn adopt(&mut self, id: TemplateId, now: u32) {
+        if let Some(template) = self.templates.get_mut(id.0 as usize).and_then(Option::as_mut) {
+            template.children += 1;
+            let timeout = template.timeout;
+            self.wheel.schedule(id.0, after(now, timeout));
+        }
+    }
+
+    /// Takes note that a connection of the template is gone.
+    pub fn let_go(&mut self, id: TemplateId) {
+        if let Some(template) = self.templates.get_mut(id.0 as usize).and_then(Option::as_mut) {
+            template.children = template.children.saturating_sub(1);
+        }
+    }
+
+    /// Takes note that a connection of the template was established.
+    pub fn assure(&mut self, id: TemplateId) {
+        if let Some(template) = self.templates.get_mut(id.0 as usize).and_then(Option::as_mut) {
+            template.assured = true;
+        }
+    }
+
+    /// Lets a template be found no more, since its server does not take new
+    /// connections. It stays in listings, under another port, until its time
+    /// is over.
+    pub fn put_away(&mut self, id: TemplateId) {
+        let Some(template) = self.templates.get_mut(id.0 as usize).and_then(Option::as_mut) else { return };
+        let hash = template.key.hash(self.seed);
+        template.key.port = NOWHERE;
+        template.server.1 = NOWHERE;
+        if let Ok(found) = self.index.find_entry(hash, |number| *number == id.0) {
+            found.remove();
+        }
+    }
+
+    /// Removes a template, whatever it has.
+    pub fn remove(&mut self, id: TemplateId) -> Option<Template> {
+        let template = *self.get(id)?;
+        self.wheel.cancel(id.0);
+        if let Ok(found) = self.index.find_entry(template.key.hash(self.seed), |number| *number == id.0) {
+            found.remove();
+        }
+        self.templates[id.0 as usize] = None;
+        self.free.push(id.0);
+        Some(template)
+    }
+
+    /// The next template whose time is over, removed. As in [`Wheel::pop`],
+    /// each that is looked at takes one off `budget`.
+    pub fn pop_expired(&mut self, now: u32, budget: &mut usize) -> Option<Template> {
+        while let Some(id) = self.wheel.pop(now, budget) {
+            let Some(template) = self.templates.get_mut(id as usize).and_then(Option::as_mut) else {
+                continue;
+            };
+            if template.children == 0 {
+                return self.remove(TemplateId(id));
+            }
+            template.timeout = ANOTHER_MINUTE;
+            self.wheel.schedule(id, after(now, ANOTHER_MINUTE));
+        }
+        None
+    }
+}
+
+/// The tick at which so many seconds are over, the present tick having begun.
+fn after(now: u32, seconds: u32) -> u32 {
+    now.saturating_add(ticks(seconds)).saturating_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn template(client: u8) -> Template {
+        Template {
+            key: TemplateKey {
+                protocol: Some(Protocol::Tcp),
+                client: Address::from_v4([198, 51, 100, client]),
+                service: Address::from_v4([192, 0, 2, 10]),
+                port: 80,
+            },
+            server_id: ServerId(0),
+            server: (Address::from_v4([10, 0, 2, 1]), 80),
+            method: Method::Nat,
+            timeout: 30,
+            children: 0,
+            assured: false,
+        }
+    }
+
+    fn templates(capacity: usize) -> Templates {
+        Templates::new(capacity, Seed::new([3; 16]), 0)
+    }
+
+    fn expired(templates: &mut Templates, now: u32) -> usize {
+        let mut budget = usize::MAX;
+        std::iter::from_fn(|| templates.pop_expired(now, &mut budget)).count()
+    }
+
+    #[test]
+    fn room_is_limited_and_comes_back() {
+        let mut all = templates(2);
+        let first = all.insert(template(1), 0).unwrap();
+        all.insert(template(2), 0).unwrap();
+        assert_eq!(all.insert(template(3), 0), Err(Full));
+        assert_eq!(all.find(&template(1).key), Some(first));
+        assert_eq!(expired(&mut all, ticks(30) + 1), 2);
+        assert!(all.is_empty());
+        assert_eq!(all.find(&template(1).key), None);
+        all.insert(template(3), 1000).unwrap();
+        assert_eq!(all.high_water(), 2);
+    }
+
+    #[test]
+    fn keys_differ_by_each_part() {
+        let mut all = templates(10);
+        let key = template(1).key;
+        let keys = [
+            key,
+            TemplateKey { protocol: Some(Protocol::Udp), ..key },
+            TemplateKey { protocol: None, ..key },
+            TemplateKey { client: Address::from_v4([198, 51, 100, 2]), ..key },
+            TemplateKey { service: Address::from_v4([0, 0, 0, 3]), ..key },
+            TemplateKey { port: 0, ..key },
+        ];
+        let ids = keys.map(|key| all.insert(Template { key, ..template(1) }, 0).unwrap());
+        assert_eq!(keys.map(|key| all.find(&key)), ids.map(Some));
+    }
+
+    #[test]
+    fn one_that_was_put_away_makes_room_for_another_of_its_key() {
+        let mut all = templates(10);
+        let first = all.insert(template(1), 0).unwrap();
+        all.adopt(first, 0);
+        all.put_away(first);
+        assert_eq!(all.find(&template(1).key), None);
+        assert_eq!(all.get(first).map(|t| (t.key.port, t.server.1)), Some((65535, 65535)));
+        let second = all.insert(template(1), 0).unwrap();
+        assert_eq!(all.find(&template(1).key), Some(second));
+        all.let_go(first);
+        assert_eq!(expired(&mut all, ticks(30) + 1), 2);
+    }
+}

@@ -1,0 +1,157 @@
+//! What IPVS has as sysctls. What is expected was recorded from Linux 6.1, with
+//! rr and servers 1 and 2 added in turn, unless a test says otherwise.
+
+use sluice_dataplane::service::{ClientMask, Method, Persistence, Protocol, ServerId};
+use sluice_dataplane::stats::DropReason;
+
+use crate::director::packets::{ACK, FIN, RST, SYN, tcp, udp};
+use crate::director::{CLIENT, DNS_VIP, Director, Outcome, VIP};
+
+fn director(method: Method) -> Director {
+    let mut director = Director::new();
+    let (http, dns) = director.both_services();
+    for (service, port) in [(http, 80), (dns, 53)] {
+        for last in 1..=2 {
+            director.add_server(service, &format!("10.0.2.{last}:{port}"), method, 1);
+        }
+    }
+    director.publish();
+    director
+}
+
+/// The last byte of the address of the server that gets a packet; 0 for none.
+fn send(director: &mut Director, flags: u8) -> u8 {
+    server(&director.arrive(0, &tcp(CLIENT, VIP, flags).bytes()))
+}
+
+fn server(outcome: &Outcome) -> u8 {
+    match outcome.sent.as_slice() {
+        [(1, frame)] => frame[5],
+        _ => 0,
+    }
+}
+
+#[test]
+fn conn_reuse_mode_says_when_a_syn_opens_anew() {
+    for (mode, method, flags, state, then) in [
+        (0, Method::Nat, &[SYN, ACK, RST][..], "CLOSE", 2),
+        (1, Method::Nat, &[SYN, ACK, RST], "CLOSE", 1),
+        (2, Method::Nat, &[SYN, ACK, RST], "CLOSE", 1),
+        (3, Method::Nat, &[SYN, ACK, RST], "CLOSE", 1),
+        (1, Method::DirectRoute, &[SYN, ACK, FIN | ACK], "FIN_WAIT", 2),
+        (2, Method::DirectRoute, &[SYN, ACK, FIN | ACK], "FIN_WAIT", 1),
+        (3, Method::DirectRoute, &[SYN, ACK, FIN | ACK], "FIN_WAIT", 1),
+    ] {
+        let mut director = director(method);
+        director.tunables.conn_reuse_mode = mode;
+        director.publish();
+        assert!(flags.iter().all(|flags| send(&mut director, *flags) == 2), "mode {mode}");
+        assert_eq!(director.only_connection().0, state, "mode {mode}");
+        assert_eq!(send(&mut director, SYN), then, "mode {mode}, {state}");
+        assert_eq!(director.list().len(), 1);
+    }
+}
+
+#[test]
+fn sloppy_tcp_begins_with_any_packet_but_a_reset() {
+    for (flags, strict, sloppy) in [
+        (ACK, false, true),
+        (FIN, false, true),
+        (FIN | ACK, false, true),
+        (RST, false, false),
+        (SYN | RST, false, false),
+        (0, false, true),
+        (SYN | ACK, true, true),
+    ] {
+        for (setting, begins) in [(false, strict), (true, sloppy)] {
+            let mut director = director(Method::Nat);
+            director.tunables.sloppy_tcp = setting;
+            director.publish();
+            assert_eq!(send(&mut director, flags) == 2, begins, "{flags:#x}, sloppy {setting}");
+            assert_eq!(director.list().len(), usize::from(begins));
+        }
+    }
+}
+
+#[test]
+fn connections_of_a_removed_server_stay_or_end() {
+    for expire in [false, true] {
+        let mut director = director(Method::Nat);
+        director.tunables.expire_nodest_conn = expire;
+        director.publish();
+        assert_eq!((send(&mut director, SYN), send(&mut director, ACK)), (2, 2));
+        let datagram = udp(CLIENT, DNS_VIP).bytes();
+        assert_eq!(server(&director.arrive(0, &datagram)), 2);
+        [ServerId(1), ServerId(3)].into_iter().for_each(|id| director.remove_server(id));
+        director.publish();
+        director.settle();
+        let stray = tcp(CLIENT, VIP, ACK).bytes();
+        if expire {
+            director.settle();
+            assert_eq!(director.list(), []);
+            assert_eq!(director.arrive(0, &stray), Outcome::punted(0, stray.clone()), "the kernel resets it");
+            assert_eq!(server(&director.arrive(0, &datagram)), 1);
+        } else {
+            assert_eq!(director.list().len(), 2);
+            assert_eq!(director.arrive(0, &stray), Outcome::dropped(DropReason::ServerGone));
+            assert_eq!(director.arrive(0, &datagram), Outcome::dropped(DropReason::ServerGone));
+        }
+    }
+}
+
+/// A packet may come before the search for such connections has: as the
+/// kernel's `ip_vs_in_hook` has it, not recorded.
+#[test]
+fn a_packet_of_a_removed_server_begins_anew_before_its_connection_was_found() {
+    let mut director = director(Method::Nat);
+    director.tunables.expire_nodest_conn = true;
+    director.publish();
+    let datagram = udp(CLIENT, DNS_VIP).bytes();
+    assert_eq!(server(&director.arrive(0, &datagram)), 2);
+    director.remove_server(ServerId(3));
+    director.publish();
+    assert_eq!(server(&director.arrive(0, &datagram)), 1);
+    assert_eq!(director.list().len(), 1);
+    assert_eq!(director.server(ServerId(3)).counters.inactive(), 0);
+}
+
+#[test]
+fn many_connections_of_a_removed_server_end_with_their_templates() {
+    let mut director = Director::with(1, 1000);
+    let id = director.add_service(Protocol::Tcp, VIP);
+    director.service(id).options.persistence = Some(Persistence { timeout: 100, mask: ClientMask::HOST });
+    (1..=2).for_each(|last| _ = director.add_server(id, &format!("10.0.2.{last}:80"), Method::Nat, 1));
+    director.tunables.expire_nodest_conn = true;
+    director.publish();
+    for client in 0..900u16 {
+        let from = format!("198.51.{}.{}:1000", 100 + client / 250, client % 250);
+        director.arrive(0, &tcp(&from, VIP, SYN).bytes());
+    }
+    director.remove_server(ServerId(1));
+    director.publish();
+    // Not all at once, so that packets are not held up.
+    director.settle();
+    assert!(director.workers[0].connections() > 450);
+    (0..10).for_each(|_| _ = director.settle());
+    assert_eq!(director.workers[0].connections(), 450);
+    let counters = director.server(ServerId(1)).counters.clone();
+    assert_eq!((counters.active(), counters.inactive(), counters.persistent()), (0, 0, 0));
+    assert_eq!(director.server(ServerId(0)).counters.persistent(), 450);
+}
+
+/// With a weight of 0 a SYN opens anew whatever state the connection is in: as
+/// the kernel's `ip_vs_in_hook` has it, not recorded.
+#[test]
+fn a_quiesced_servers_connection_gives_way_to_a_syn() {
+    for (expire, then) in [(false, 2), (true, 1)] {
+        let mut director = director(Method::Nat);
+        director.tunables.expire_nodest_conn = expire;
+        director.publish();
+        assert_eq!((send(&mut director, SYN), send(&mut director, ACK)), (2, 2));
+        director.server(ServerId(1)).weight = 0;
+        director.publish();
+        assert_eq!(send(&mut director, ACK), 2);
+        assert_eq!(send(&mut director, SYN), then);
+        assert_eq!(director.list().len(), 1);
+    }
+}
