@@ -220,6 +220,15 @@ impl LocalPorts {
         }
     }
 
+    /// Lets the first port be any, by a random number. After a restart, servers
+    /// hold connections of the director before in TIME_WAIT, and must not meet
+    /// the same ports in the same order.
+    #[must_use]
+    pub fn starting_at(mut self, random: u32) -> Self {
+        self.next_cursor = random % self.share.count.max(1);
+        self
+    }
+
     /// Takes a port of one of `lips` for a connection to `server`. The LIPs of
     /// the server's address family have their turns; one whose ports are all
     /// in use is passed over.

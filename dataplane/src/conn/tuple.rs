@@ -51,6 +51,11 @@ impl Tuple {
 pub struct Seed(u64, u64);
 
 impl Seed {
+    /// Some of its randomness, for what need not be secret.
+    pub fn word(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
     /// A seed of sixteen random bytes.
     pub fn new(random: [u8; 16]) -> Self {
         let (words, _) = random.as_chunks::<8>();

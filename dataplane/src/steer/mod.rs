@@ -9,6 +9,8 @@ mod rules;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError};
 use aya::programs::ProgramError;
@@ -26,6 +28,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.b
 
 /// Name of our program in the kernel.
 pub const PROGRAM_NAME: &str = "sluice_steer";
+
+/// How long the kernel may take to let go of what an ended process held.
+const DYING: Duration = Duration::from_secs(2);
 
 /// How the driver runs the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -154,7 +159,14 @@ impl Steering {
     /// nothing yet. A stale program of ours is replaced.
     pub fn attach(interface: &str, choice: ModeChoice) -> Result<Self, SteerError> {
         let index = interface_index(interface)?;
-        existing::make_room(interface, index)?;
+        let begun = Instant::now();
+        // A director that was killed a moment ago may still be there.
+        while let Err(error) = existing::make_room(interface, index) {
+            if !matches!(error, SteerError::AnotherDirector { .. }) || begun.elapsed() > DYING {
+                return Err(error);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
         let mac = read_mac(interface)?;
 
         let mut ebpf = Ebpf::load(OBJECT)?;

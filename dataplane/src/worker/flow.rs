@@ -83,7 +83,7 @@ impl Flows {
             wheel: Wheel::new(capacity, now),
             templates: Templates::new(capacity, seed, now),
             sweep: Sweep::Done,
-            local_ports: LocalPorts::new(worker, workers),
+            local_ports: LocalPorts::new(worker, workers).starting_at(seed.word()),
             schedulers: Vec::new(),
             worker,
             workers,

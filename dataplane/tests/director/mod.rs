@@ -141,7 +141,7 @@ impl Director {
         let now = 1000 * SECOND;
         let workers = (0..workers).map(|worker| {
             Worker::new(
-                Settings { worker, workers, connections, seed: [7; 16] },
+                Settings { worker, workers, connections, seed: [0; 16] },
                 MemoryPort::new(2, FRAMES),
                 published.clone(),
                 exchanges.clone(),
