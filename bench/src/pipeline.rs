@@ -8,8 +8,8 @@ use sluice_dataplane::neigh::{Egress, NextHopsBuilder, Prefix};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::port::{BURST, Port};
 use sluice_dataplane::service::{
-    Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey,
-    ServiceOptions, ServiceTableBuilder, Thresholds, VirtualService,
+    Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
+    ServiceKey, ServiceOptions, ServiceTableBuilder, Thresholds, VirtualService,
 };
 use sluice_dataplane::stats::{ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::{Address, checksum, ethernet, ipv4, udp};
@@ -136,6 +136,7 @@ fn services(method: Method) -> sluice_dataplane::service::ServiceTable {
             address: Address::from_v4(SERVER),
             port: SERVICE_PORT,
             method,
+            encapsulation: Encapsulation::Ipip,
             weight: 1,
             last_weight: 1,
             thresholds: Thresholds::default(),

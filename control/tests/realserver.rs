@@ -3,14 +3,14 @@
 mod netns;
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::Command as Process;
 use std::time::Duration;
 
 use netns::Netns;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, sendto, socket,
 };
 use sluice_control::realserver::{Command, Method, Target, run};
 
@@ -18,6 +18,9 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 const OTHER_VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+const CLIENT6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x254);
+const SERVER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 1);
+const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10);
 const PORT: u16 = 7777;
 
 /// A director's end of a wire (10.0.2.254) and a server (10.0.2.1 on eth0).
@@ -32,8 +35,10 @@ impl Lab {
         let server = Netns::new();
         director.ip(&format!("link add lan0 type veth peer name eth0 netns {}", server.id()));
         director.ip("addr add 10.0.2.254/24 dev lan0");
+        director.ip("addr add 2001:db8:2::254/64 dev lan0 nodad");
         director.ip("link set lan0 up");
         server.ip("addr add 10.0.2.1/24 dev eth0");
+        server.ip("addr add 2001:db8:2::1/64 dev eth0 nodad");
         server.ip("link set eth0 up");
         director.wait_up("lan0");
         server.wait_up("eth0");
@@ -44,11 +49,12 @@ impl Lab {
     fn run(
         &self,
         command: fn(Target) -> Command,
-        vip: Ipv4Addr,
+        vip: impl Into<IpAddr>,
         method: Method,
     ) -> Result<(bool, String), String> {
+        let vip = vip.into();
         self.server.run(move || {
-            let target = Target { vip: IpAddr::V4(vip), method, dev: "eth0".to_owned() };
+            let target = Target { vip, method, dev: "eth0".to_owned() };
             let mut out = Vec::new();
             let ok = run(&command(target), &mut out).map_err(|error| error.to_string())?;
             Ok((ok, String::from_utf8(out).unwrap()))
@@ -97,8 +103,34 @@ impl Lab {
         });
     }
 
+    /// Sends a UDP packet with a text to a VIP within a header to an address of
+    /// the server, both of either family, with the type of service of both.
+    fn send_between(&self, outer: IpAddr, vip: IpAddr, tos: [u8; 2], text: &'static str) {
+        self.director.run(move || {
+            let (number, inner) = match vip {
+                IpAddr::V4(v4) => (4, ipv4(17, tos[1], CLIENT, v4, &udp(text))),
+                IpAddr::V6(v6) => (41, ipv6(17, tos[1], CLIENT6, v6, &udp_v6(CLIENT6, v6, text))),
+            };
+            let raw = |family| socket(family, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).unwrap();
+            let no_flags = MsgFlags::empty();
+            match outer {
+                IpAddr::V4(v4) => {
+                    let to = SockaddrIn::from(SocketAddrV4::new(v4, 0));
+                    let packet = ipv4(number, tos[0], CLIENT, v4, &inner);
+                    sendto(raw(AddressFamily::Inet).as_raw_fd(), &packet, &to, no_flags).unwrap()
+                }
+                IpAddr::V6(v6) => {
+                    let to = SockaddrIn6::from(SocketAddrV6::new(v6, 0, 0, 0));
+                    let packet = ipv6(number, tos[0], CLIENT6, v6, &inner);
+                    sendto(raw(AddressFamily::Inet6).as_raw_fd(), &packet, &to, no_flags).unwrap()
+                }
+            }
+        });
+    }
+
     /// A socket of the server.
-    fn bind(&self, address: Ipv4Addr) -> UdpSocket {
+    fn bind(&self, address: impl Into<IpAddr>) -> UdpSocket {
+        let address = address.into();
         let socket = self.server.run(move || UdpSocket::bind((address, PORT)).unwrap());
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         socket
@@ -117,6 +149,33 @@ fn ipv4(protocol: u8, tos: u8, source: Ipv4Addr, destination: Ipv4Addr, payload:
     packet[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
     packet.extend(payload);
     packet
+}
+
+/// An IPv6 packet (RFC 8200).
+fn ipv6(next: u8, class: u8, source: Ipv6Addr, destination: Ipv6Addr, payload: &[u8]) -> Vec<u8> {
+    let mut packet = (6 << 28 | u32::from(class) << 20).to_be_bytes().to_vec();
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([next, 64]);
+    packet.extend(source.octets());
+    packet.extend(destination.octets());
+    packet.extend(payload);
+    packet
+}
+
+/// A UDP datagram over IPv6, which has to have a checksum.
+fn udp_v6(source: Ipv6Addr, destination: Ipv6Addr, text: &str) -> Vec<u8> {
+    let mut datagram = udp(text);
+    let mut summed = [source.octets(), destination.octets()].concat();
+    summed.extend([0, 0, 0, datagram.len() as u8, 0, 0, 0, 17]);
+    summed.extend(&datagram);
+    if !summed.len().is_multiple_of(2) {
+        summed.push(0);
+    }
+    let mut sum: u32 = summed.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+    sum = (sum & 0xffff) + (sum >> 16);
+    sum = (sum & 0xffff) + (sum >> 16);
+    datagram[6..8].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    datagram
 }
 
 /// A UDP datagram (RFC 768) without checksum.
@@ -249,6 +308,87 @@ fn tunnelled_packets_reach_the_vip() {
     assert_eq!(lab.sysctls(), before);
 }
 
+/// A server does not answer for an address on lo that it is asked for by
+/// another interface, whatever its settings.
+#[test]
+fn an_ipv6_vip_is_not_announced() {
+    if !netns::possible("an_ipv6_vip_is_not_announced") {
+        return;
+    }
+    let lab = Lab::new();
+    let before = lab.sysctls();
+    for _ in 0..2 {
+        let said = "2001:db8:f::10 dr eth0: up\n".to_owned();
+        assert_eq!(lab.run(Command::Up, VIP6, Method::Dr), Ok((true, said.clone())));
+        assert_eq!(lab.run(Command::Status, VIP6, Method::Dr), Ok((true, said)));
+    }
+    assert!(lab.shown("-6 addr show dev lo").contains("2001:db8:f::10/128"));
+    assert_eq!(lab.sysctls(), before, "ARP is no concern of IPv6");
+    let vip = lab.bind(VIP6);
+
+    lab.director.ip("route add 2001:db8:f::/64 dev lan0");
+    lab.director.run(|| {
+        fs::write("/proc/sys/net/ipv6/neigh/lan0/retrans_time_ms", "20").unwrap();
+        let socket = UdpSocket::bind("[::]:0").unwrap();
+        _ = socket.send_to(b"x", (VIP6, PORT));
+    });
+    let neighbour = || {
+        lab.director.run(|| {
+            let output = Process::new("ip").args(["-6", "neigh", "show", "2001:db8:f::10"]).output();
+            String::from_utf8(output.unwrap().stdout).unwrap()
+        })
+    };
+    netns::eventually("nobody answers for the VIP", || neighbour().contains("FAILED"));
+
+    // What comes with the server's MAC is taken.
+    let mac = lab.shown("-br link show dev eth0").split_whitespace().nth(2).unwrap().to_owned();
+    lab.director.ip(&format!("neigh replace 2001:db8:f::10 lladdr {mac} dev lan0"));
+    lab.director.run(|| UdpSocket::bind("[::]:0").unwrap().send_to(b"routed", (VIP6, PORT)).unwrap());
+    assert_eq!(next(&vip), ("routed".into(), CLIENT6.into()));
+
+    let down = |said: &str| Ok((true, format!("2001:db8:f::10 dr eth0: {said}\n")));
+    assert_eq!(lab.run(Command::Down, VIP6, Method::Dr), down("down"));
+    assert_eq!(lab.run(Command::Down, VIP6, Method::Dr), down("was not up"));
+    assert!(!lab.shown("-6 addr show dev lo").contains("2001:db8:f::10"));
+}
+
+#[test]
+fn either_family_comes_out_of_either() {
+    if !netns::possible("either_family_comes_out_of_either") {
+        return;
+    }
+    let lab = Lab::new();
+    for vip in [IpAddr::from(VIP), VIP6.into()] {
+        assert_eq!(lab.run(Command::Up, vip, Method::Tun), Ok((true, format!("{vip} tun eth0: up\n"))));
+        let socket = lab.bind(vip);
+        let client: IpAddr = if vip.is_ipv4() { CLIENT.into() } else { CLIENT6.into() };
+        for outer in [IpAddr::from(SERVER), SERVER6.into()] {
+            lab.send_between(outer, vip, [0, 0], "wrapped");
+            assert_eq!(next(&socket), ("wrapped".into(), client), "{vip} in {outer}");
+            // Congestion reaches those who understand it, and costs the others
+            // their packet (RFC 6040).
+            for inner in [0xb9, 0xb8, 0xba] {
+                lab.send_between(outer, vip, [0x03, inner], if inner & 3 == 0 { "deaf" } else { "marked" });
+            }
+            assert_eq!(next(&socket).0, "marked", "{vip} in {outer}");
+            assert_eq!(next(&socket).0, "marked", "{vip} in {outer}");
+        }
+        // What is for another address inside stays wrapped.
+        let own: IpAddr = if vip.is_ipv4() { SERVER.into() } else { SERVER6.into() };
+        let other = lab.bind(own);
+        lab.send_between(SERVER6.into(), own, [0, 0], "not a VIP");
+        lab.director.run(move || {
+            let any = if own.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            UdpSocket::bind(any).unwrap().send_to(b"plain", (own, PORT)).unwrap()
+        });
+        assert_eq!(next(&other).0, "plain");
+    }
+    lab.run(Command::Down, VIP6, Method::Tun).unwrap();
+    assert!(lab.shown("link show dev eth0").contains("xdp"));
+    lab.run(Command::Down, VIP, Method::Tun).unwrap();
+    assert!(!lab.shown("link show dev eth0").contains("xdp"));
+}
+
 #[test]
 fn generic_mode_takes_over_where_native_cannot() {
     if !netns::possible("generic_mode_takes_over_where_native_cannot") {
@@ -279,10 +419,14 @@ fn refusals_change_nothing() {
         let target = Target { vip, method, dev: dev.to_owned() };
         lab.server.run(move || run(&Command::Up(target), &mut Vec::new()).unwrap_err().to_string())
     };
+    assert!(refused("::ffff:192.0.2.10".parse().unwrap(), Method::Dr, "eth0").contains("cannot be a VIP"));
+    assert!(refused("fe80::1".parse().unwrap(), Method::Dr, "eth0").contains("cannot be a VIP"));
+    lab.server.run(|| fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1").unwrap());
     assert_eq!(
-        refused("2001:db8::1".parse().unwrap(), Method::Dr, "eth0"),
-        "2001:db8::1 is an IPv6 address, and IPv6 VIPs are not supported by this version of Sluice"
+        refused(VIP6.into(), Method::Dr, "eth0"),
+        "IPv6 is off on eth0; switch it on: sysctl -w net.ipv6.conf.eth0.disable_ipv6=0"
     );
+    lab.server.run(|| fs::write("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "0").unwrap());
     assert_eq!(
         refused(VIP.into(), Method::Dr, "eth7"),
         "there is no interface \"eth7\"; `ip link` lists those that exist"

@@ -33,7 +33,7 @@ pub struct Packet {
     pub ttl: u8,
     /// Whether it is IPv4 (else IPv6)
     pub is_v4: bool,
-    /// IPv4 with "do not fragment"
+    /// IPv4 with "do not fragment", or IPv6, which routers never fragment
     pub dont_fragment: bool,
     /// A fragment other than the first: `transport` is where its data begins
     pub later: bool,
@@ -54,6 +54,12 @@ pub enum Unparsed {
 }
 
 impl Packet {
+    /// Bytes of the TCP segment or UDP datagram.
+    #[inline]
+    pub fn transport_length(&self) -> usize {
+        (self.length - (self.transport - self.network)) as usize
+    }
+
     /// Parses a frame, with up to two VLAN tags.
     #[inline]
     pub fn parse(frame: &[u8]) -> Result<Packet, Unparsed> {
@@ -128,18 +134,23 @@ fn parse_v6(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
     }
     let length = ipv6::LEN + ip.payload_length.get() as usize;
     let packet = packet.get(..length).ok_or(TRUNCATED)?;
-    let protocol = Protocol::from_number(ip.next_header).ok_or(Unparsed::Kernel)?;
-    let (source_port, destination_port, flags) = transport(protocol, &packet[ipv6::LEN..])?;
+    let payload = &packet[ipv6::LEN..];
+    let upper = ipv6::upper_layer(ip.next_header, payload).map_err(|error| match error {
+        ipv6::NoUpperLayer::Truncated => TRUNCATED,
+        ipv6::NoUpperLayer::ForHost => Unparsed::Kernel,
+    })?;
+    let protocol = Protocol::from_number(upper.protocol).ok_or(Unparsed::Kernel)?;
+    let (source_port, destination_port, flags) = transport(protocol, &payload[upper.offset..])?;
+    let (source, destination) = (Address::from_v6(ip.source), Address::from_v6(ip.destination));
+    // On the wire these are nobody's (RFC 4291, section 2.5.5.2), and would be
+    // taken for IPv4 here.
+    if source.is_v4() || destination.is_v4() {
+        return Err(Unparsed::Kernel);
+    }
     Ok(Packet {
-        tuple: Tuple {
-            source: Address::from_v6(ip.source),
-            destination: Address::from_v6(ip.destination),
-            source_port,
-            destination_port,
-            protocol,
-        },
+        tuple: Tuple { source, destination, source_port, destination_port, protocol },
         network: network as u16,
-        transport: (network + ipv6::LEN) as u16,
+        transport: (network + ipv6::LEN + upper.offset) as u16,
         length: u16::try_from(length).map_err(|_| MALFORMED)?,
         flags,
         ttl: ip.hop_limit,

@@ -241,7 +241,7 @@ fn frame(random: &mut Random) -> (usize, Vec<u8>) {
             frame[14] = 0x60;
             let length = (frame.len() - 54) as u16;
             frame[18..20].copy_from_slice(&length.to_be_bytes());
-            frame[20] = random.of(&[6, 17, 58, 0, 44]);
+            frame[20] = random.of(&[6, 17, 58, 0, 43, 44, 60]);
         }
         return (interface, frame);
     }

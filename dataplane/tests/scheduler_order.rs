@@ -11,8 +11,8 @@ use sluice_dataplane::conn::timer::ticks;
 use sluice_dataplane::conn::{Direction, State, Timeouts};
 use sluice_dataplane::sched::{Arrival, Scheduler};
 use sluice_dataplane::service::{
-    Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey,
-    ServiceOptions, ServiceTable, ServiceTableBuilder, Thresholds, VirtualService,
+    Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
+    ServiceKey, ServiceOptions, ServiceTable, ServiceTableBuilder, Thresholds, VirtualService,
 };
 use sluice_dataplane::stats::{ServerCounters, TrafficCounters};
 use sluice_dataplane::wire::Address;
@@ -122,6 +122,7 @@ impl World {
             address,
             port: 80,
             method: Method::Nat,
+            encapsulation: Encapsulation::Ipip,
             weight,
             last_weight: weight,
             thresholds,

@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use super::site::{DIRECTOR_LAN, ROUTER_LAN, realserver};
+use super::site::{DIRECTOR_LAN, ROUTER_LAN, VIP, realserver};
 use super::{End, Link, Method, Netns, Nginx, Site};
 
 const GATEWAY_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 252);
@@ -53,7 +53,7 @@ impl FarServer {
         server.ip(&[format!("route add default via {GATEWAY}")])?;
         site.director.ip(&[format!("route add 10.0.4.0/24 via {GATEWAY_LAN}")])?;
         if method == Method::Tun {
-            realserver(&server, "up", method)?;
+            realserver(&server, "up", method, VIP.into())?;
         }
         Ok(Self { gateway, server })
     }

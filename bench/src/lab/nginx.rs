@@ -77,6 +77,7 @@ http {{
     default_type text/plain;
     server {{
         listen 80 backlog=4096;
+        listen [::]:80 backlog=4096 ipv6only=on;
         location / {{ return 200 \"{name} $remote_addr\\n\"; }}
         location = /blob {{ root {lab_dir}; }}
         location /upload/ {{ root {dir}; dav_methods PUT; }}

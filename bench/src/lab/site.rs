@@ -12,9 +12,11 @@
 //!
 //! The router sends 192.0.2.0/24 to the director, which holds the virtual addresses on `lo`. It also has a leg on the
 //! servers' network, so that replies of DR and TUN reach the client without the director.
+//!
+//! With [`SiteOptions::ipv6`], where 10.0.N.M is there is also 2001:db8:N::M, and 2001:db8:f::10 is a virtual address.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -31,6 +33,10 @@ pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
 pub const DIRECTOR: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 254);
 /// The first local address for FULLNAT; the director also holds .201.
 pub const LIP: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 200);
+/// The virtual address in IPv6.
+pub const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10);
+/// The local address for FULLNAT in IPv6.
+pub const LIP6: Ipv6Addr = ipv6_of(LIP);
 /// How many real servers there are.
 pub const SERVERS: u8 = 3;
 
@@ -38,6 +44,15 @@ const CLIENT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 const ROUTER: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 253);
 pub(super) const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 253);
 pub(super) const DIRECTOR_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
+
+/// The IPv6 address of whoever has this IPv4 address: 2001:db8:2::254 for 10.0.2.254.
+#[must_use]
+pub const fn ipv6_of(address: Ipv4Addr) -> Ipv6Addr {
+    let [_, _, network, host] = address.octets();
+    // The digits are to look the same.
+    let host = (host / 100) as u16 * 256 + (host / 10 % 10) as u16 * 16 + (host % 10) as u16;
+    Ipv6Addr::new(0x2001, 0xdb8, network as u16, 0, 0, 0, 0, host)
+}
 
 /// The address of a real server, counted from 1.
 #[must_use]
@@ -118,11 +133,13 @@ pub struct SiteOptions {
     pub queues: u32,
     /// The director's reverse path filter.
     pub reverse_path: ReversePath,
+    /// Whether there is IPv6 as well. Without it no neighbour discovery blurs the packet counters.
+    pub ipv6: bool,
 }
 
 impl Default for SiteOptions {
     fn default() -> Self {
-        Self { mtu: 1500, queues: 1, reverse_path: ReversePath::Off }
+        Self { mtu: 1500, queues: 1, reverse_path: ReversePath::Off, ipv6: false }
     }
 }
 
@@ -141,6 +158,7 @@ pub struct Site {
     pub servers: Vec<Netns>,
     pub(super) lab: Lab,
     queues: u32,
+    ipv6: bool,
 }
 
 impl Site {
@@ -155,10 +173,51 @@ impl Site {
         let director = lab.netns("di")?;
         let switch = lab.netns("sw")?;
         let servers = (1..=SERVERS).map(|i| lab.netns(&format!("rs{i}"))).collect::<Result<Vec<_>>>()?;
-        let site = Self { client, router, director, switch, servers, lab, queues: options.queues };
+        let site = Self {
+            client,
+            router,
+            director,
+            switch,
+            servers,
+            lab,
+            queues: options.queues,
+            ipv6: options.ipv6,
+        };
         site.wire_up(options)?;
+        if options.ipv6 {
+            site.add_ipv6()?;
+        }
         site.route(options)?;
         Ok(site)
+    }
+
+    fn add_ipv6(&self) -> Result<()> {
+        let Self { client, router, director, servers, .. } = self;
+        let give = |netns: &Netns, interface: &str, address: Ipv4Addr| {
+            for interface in ["default", "all", "lo", interface] {
+                netns.sysctl(&format!("net.ipv6.conf.{interface}.disable_ipv6"), "0")?;
+            }
+            netns.ip(&[format!("address add {}/64 dev {interface} nodad", ipv6_of(address))])
+        };
+        give(client, "eth0", CLIENT)?;
+        give(router, "client", CLIENT_GATEWAY)?;
+        give(router, "director", ROUTER)?;
+        give(router, "lan", ROUTER_LAN)?;
+        give(director, "eth0", DIRECTOR)?;
+        give(director, "eth1", DIRECTOR_LAN)?;
+        for (server, number) in servers.iter().zip(1..) {
+            give(server, "eth0", server_address(number))?;
+        }
+        for netns in [router, director] {
+            netns.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        }
+        client.ip(&[format!("route add default via {}", ipv6_of(CLIENT_GATEWAY))])?;
+        router.ip(&[format!("route add 2001:db8:f::/64 via {}", ipv6_of(DIRECTOR))])?;
+        director.ip(&[
+            format!("route add default via {}", ipv6_of(ROUTER)),
+            format!("address add {VIP6}/128 dev lo nodad"),
+            format!("address add {LIP6}/128 dev eth1 nodad"),
+        ])
     }
 
     fn wire_up(&self, options: SiteOptions) -> Result<()> {
@@ -223,9 +282,11 @@ impl Site {
             Gateway::Director => DIRECTOR_LAN,
             Gateway::Router => ROUTER_LAN,
         };
-        self.servers
-            .iter()
-            .try_for_each(|server| server.ip(&[format!("route replace default via {address}")]))
+        let mut routes = vec![format!("route replace default via {address}")];
+        if self.ipv6 {
+            routes.push(format!("route replace default via {}", ipv6_of(address)));
+        }
+        self.servers.iter().try_for_each(|server| server.ip(&routes))
     }
 
     /// Prepares the real servers for a method: their gateway, and for DR and TUN the virtual address.
@@ -247,7 +308,10 @@ impl Site {
     }
 
     fn realserver(&self, what: &str, method: Method) -> Result<()> {
-        self.servers.iter().try_for_each(|server| realserver(server, what, method))
+        self.servers.iter().try_for_each(|server| {
+            realserver(server, what, method, VIP.into())?;
+            if self.ipv6 { realserver(server, what, method, VIP6.into()) } else { Ok(()) }
+        })
     }
 
     /// A configuration of the director: its interfaces, a worker for each queue, a local address, and no service yet.
@@ -259,22 +323,37 @@ impl Site {
         let workers: Vec<String> =
             (0..self.queues as usize).map(|queue| ((first + queue) % cpus).to_string()).collect();
         let workers = workers.join(", ");
+        let lip6 = if self.ipv6 { format!(", \"{LIP6}\"") } else { String::new() };
         format!(
             "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{workers}]\n\
-             connections_per_worker = 100_000\nlocal_addresses = [\"{LIP}\"]\n"
+             connections_per_worker = 100_000\nlocal_addresses = [\"{LIP}\"{lip6}]\n"
         )
     }
 
     /// One `[[service]]` on [`VIP`] with all three servers, to be appended to [`Site::config`].
     #[must_use]
     pub fn service(&self, protocol: &str, port: u16, scheduler: &str, method: Method) -> String {
+        Self::service_between(VIP.into(), protocol, port, scheduler, method, |server| server.into())
+    }
+
+    /// The same on a virtual address, with servers of which an address is chosen.
+    #[must_use]
+    pub fn service_between(
+        vip: IpAddr,
+        protocol: &str,
+        port: u16,
+        scheduler: &str,
+        method: Method,
+        server: impl Fn(Ipv4Addr) -> IpAddr,
+    ) -> String {
+        let vip = SocketAddr::new(vip, port);
         let mut text = format!(
-            "\n[[service]]\naddress = \"{VIP}:{port}\"\nprotocol = \"{protocol}\"\nscheduler = \"{scheduler}\"\n"
+            "\n[[service]]\naddress = \"{vip}\"\nprotocol = \"{protocol}\"\nscheduler = \"{scheduler}\"\n"
         );
         for number in 1..=SERVERS {
-            let (address, method) = (server_address(number), method.name());
+            let (address, method) = (SocketAddr::new(server(server_address(number)), port), method.name());
             text += &format!(
-                "\n[[service.server]]\naddress = \"{address}:{port}\"\nmethod = \"{method}\"\nweight = 1\n"
+                "\n[[service.server]]\naddress = \"{address}\"\nmethod = \"{method}\"\nweight = 1\n"
             );
         }
         text
@@ -336,8 +415,8 @@ impl Site {
 }
 
 /// Runs `sluice realserver` on a server.
-pub(super) fn realserver(server: &Netns, what: &str, method: Method) -> Result<()> {
-    let (sluice, vip) = (sluice_binary()?, VIP.to_string());
+pub(super) fn realserver(server: &Netns, what: &str, method: Method, vip: IpAddr) -> Result<()> {
+    let (sluice, vip) = (sluice_binary()?, vip.to_string());
     let mut command = server.command(&sluice.display().to_string());
     command.args(["realserver", what, "--vip", &vip, "--method", method.name(), "--dev", "eth0"]);
     run(&mut command).map(drop)

@@ -22,8 +22,6 @@ const MAX_NAME: usize = 15;
 /// Longest path of a Unix socket (`sun_path` less its NUL).
 const MAX_SOCKET: usize = 107;
 
-const NO_V6: &str = "use an IPv4 address";
-
 /// The mistake of a file that does not parse.
 pub(super) fn unparsable(text: &str, error: &toml::de::Error) -> Problem {
     let message = error.message().trim_end().replace('\n', "; ");
@@ -225,15 +223,9 @@ impl Check<'_> {
                 );
                 continue;
             };
-            if ip.is_ipv6() {
-                self.problem(
-                    text.span(),
-                    "IPv6 local addresses are not supported by this version of Sluice",
-                    NO_V6,
-                );
+            if !self.unicast(ip, text.span()) {
                 continue;
             }
-            self.unicast(ip, text.span());
             let address = Address::from(ip);
             if addresses.contains(&address) {
                 self.problem(
@@ -248,13 +240,27 @@ impl Check<'_> {
     }
 
     fn unicast(&mut self, ip: IpAddr, span: Range<usize>) -> bool {
-        let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-        let bad = ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || broadcast;
+        // Workers could not tell it from the IPv4 address.
+        if let IpAddr::V6(v6) = ip
+            && let Some(v4) = v6.to_ipv4_mapped()
+        {
+            self.problem(
+                span,
+                format!("{ip} is an IPv4 address in the form of an IPv6 one"),
+                format!("write {v4}"),
+            );
+            return false;
+        }
+        let narrow = match ip {
+            IpAddr::V4(v4) => v4.is_broadcast(),
+            IpAddr::V6(v6) => v6.is_unicast_link_local(),
+        };
+        let bad = ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || narrow;
         if bad {
             self.problem(
                 span,
                 format!("{ip} is not an address that packets can be sent to from outside"),
-                "use a unicast address that is not of the loopback network",
+                "use a unicast address that is neither of the loopback network nor link-local",
             );
         }
         !bad
@@ -298,8 +304,9 @@ impl Check<'_> {
                     }
                 }
             }
-            let has_local = !local_addresses.is_empty() || !director.local_addresses.is_empty();
-            let servers = self.servers(&service.server, at, has_local);
+            let locals =
+                if local_addresses.is_empty() { &director.local_addresses } else { &local_addresses };
+            let servers = self.servers(&service.server, at, locals);
             if let (Some((address, port)), Some(protocol)) = (at, protocol) {
                 let key = ServiceKey { protocol, address, port };
                 services.push(Service { key, scheduler, flags, options, local_addresses, servers });
@@ -374,14 +381,10 @@ impl Check<'_> {
             self.problem(
                 text.span(),
                 format!("{:?} is not an address and port", text.as_ref()),
-                "write IP:PORT, as in \"192.0.2.10:80\"",
+                "write IP:PORT, as in \"192.0.2.10:80\" or \"[2001:db8::10]:80\"",
             );
             return None;
         };
-        if socket.is_ipv6() {
-            self.problem(text.span(), "IPv6 services are not supported by this version of Sluice", NO_V6);
-            return None;
-        }
         self.unicast(socket.ip(), text.span()).then_some((socket.ip().into(), socket.port()))
     }
 
@@ -390,7 +393,7 @@ impl Check<'_> {
         &mut self,
         list: &[Spanned<file::Server>],
         service: Option<(Address, u16)>,
-        has_local: bool,
+        locals: &[Address],
     ) -> Vec<Server> {
         const METHODS: [(&str, Method); 4] = [
             ("nat", Method::Nat),
@@ -405,13 +408,6 @@ impl Check<'_> {
             let method = self.one_of("method", &server.method, &METHODS);
             let weight = self.weight(server.weight.as_ref());
             let (upper_threshold, lower_threshold) = self.thresholds(server);
-            if method == Some(Method::FullNat) && !has_local {
-                self.problem(
-                    server.method.span(),
-                    "fullnat needs a local address to send from, and there is none",
-                    "add local_addresses = [\"...\"] to [director] or to this [[service]]",
-                );
-            }
             let Some((address, port)) = self.real_address(&server.address) else {
                 continue;
             };
@@ -419,6 +415,24 @@ impl Check<'_> {
                 continue;
             };
             let span = server.address.span();
+            let (its_family, vips_family) = (family(address), family(vip));
+            if matches!(method, Some(Method::Nat | Method::DirectRoute)) && its_family != vips_family {
+                self.problem(
+                    span.clone(),
+                    format!(
+                        "{} cannot take {vips_family} clients to an {its_family} server",
+                        server.method.as_ref()
+                    ),
+                    "use fullnat or tun, or a server of the service's address family",
+                );
+            }
+            if method == Some(Method::FullNat) && !locals.iter().any(|local| family(*local) == its_family) {
+                self.problem(
+                    server.method.span(),
+                    format!("fullnat needs an {its_family} local address to send from, and there is none"),
+                    "add local_addresses = [\"...\"] to [director] or to this [[service]]",
+                );
+            }
             if address == vip {
                 self.problem(
                     span.clone(),
@@ -509,14 +523,10 @@ impl Check<'_> {
             self.problem(
                 text.span(),
                 format!("{:?} is not an address, nor an address and port", text.as_ref()),
-                "write IP or IP:PORT, as in \"10.0.2.1:80\"",
+                "write IP or IP:PORT, as in \"10.0.2.1:80\" or \"[2001:db8::1]:80\"",
             );
             return None;
         };
-        if ip.is_ipv6() {
-            self.problem(text.span(), "IPv6 servers are not supported by this version of Sluice", NO_V6);
-            return None;
-        }
         if port == Some(0) {
             self.problem(
                 text.span(),
@@ -527,6 +537,10 @@ impl Check<'_> {
         }
         self.unicast(ip, text.span()).then_some((ip.into(), port))
     }
+}
+
+fn family(address: Address) -> &'static str {
+    if address.is_v4() { "IPv4" } else { "IPv6" }
 }
 
 /// `a`, `b` or `c`.

@@ -138,7 +138,7 @@ fn every_mistake_of_the_director_is_shown() {
 interfaces = ["eth0", "eth0"]
 workers = [1, -1, 1, 4096]
 connections_per_worker = 0
-local_addresses = ["10.0.2.200", "10.0.2.200", "2001:db8::1", "10.0.2", "224.0.0.1"]
+local_addresses = ["10.0.2.200", "10.0.2.200", "::ffff:1.2.3.4", "10.0.2", "fe80::1"]
 idle = "nap"
 xdp_mode = "fast"
 socket = "sluice.sock"
@@ -158,12 +158,12 @@ s.toml:4:26: connections_per_worker cannot be 0
     hint: choose 16 to 64000000
 s.toml:5:34: local address 10.0.2.200 is named twice
     hint: remove one of the two
-s.toml:5:48: IPv6 local addresses are not supported by this version of Sluice
-    hint: use an IPv4 address
-s.toml:5:63: \"10.0.2\" is not an IP address
+s.toml:5:48: ::ffff:1.2.3.4 is an IPv4 address in the form of an IPv6 one
+    hint: write 1.2.3.4
+s.toml:5:66: \"10.0.2\" is not an IP address
     hint: write it without a port or prefix length, as in \"10.0.2.200\"
-s.toml:5:73: 224.0.0.1 is not an address that packets can be sent to from outside
-    hint: use a unicast address that is not of the loopback network
+s.toml:5:76: fe80::1 is not an address that packets can be sent to from outside
+    hint: use a unicast address that is neither of the loopback network nor link-local
 s.toml:6:8: there is no idle \"nap\"
     hint: choose \"spin\" or \"sleep\"
 s.toml:7:12: there is no xdp_mode \"fast\"
@@ -197,7 +197,7 @@ address = "10.0.2.1:http"
 method = "masq"
 weight = 65536
 [[service]]
-address = "[2001:db8::1]:80"
+address = "[::ffff:192.0.2.10]:80"
 protocol = "tcp"
 [[service]]
 address = "192.0.2.10:0"
@@ -212,19 +212,19 @@ protocol = "tcp"
 s.toml:4:20: local address 10.0.2.200 is also the address of the service in line 21
     hint: use an address that no service has
 s.toml:7:11: \"192.0.2.10\" is not an address and port
-    hint: write IP:PORT, as in \"192.0.2.10:80\"
+    hint: write IP:PORT, as in \"192.0.2.10:80\" or \"[2001:db8::10]:80\"
 s.toml:8:12: there is no protocol \"sctp\"
     hint: choose \"tcp\" or \"udp\"
 s.toml:9:13: there is no scheduler \"fastest\"
     hint: choose \"rr\", \"wrr\", \"lc\", \"wlc\", \"sh\", \"dh\", \"sed\", \"nq\", \"lblc\", \"lblcr\", \"mh\", \"fo\" or \"ovf\"
 s.toml:11:11: \"10.0.2.1:http\" is not an address, nor an address and port
-    hint: write IP or IP:PORT, as in \"10.0.2.1:80\"
+    hint: write IP or IP:PORT, as in \"10.0.2.1:80\" or \"[2001:db8::1]:80\"
 s.toml:12:10: there is no method \"masq\"
     hint: choose \"nat\", \"fullnat\", \"dr\" or \"tun\"
 s.toml:13:10: a weight cannot be 65536
     hint: choose 0 to 65535; 0 takes no new connections
-s.toml:15:11: IPv6 services are not supported by this version of Sluice
-    hint: use an IPv4 address
+s.toml:15:11: ::ffff:192.0.2.10 is an IPv4 address in the form of an IPv6 one
+    hint: write 192.0.2.10
 s.toml:18:11: a service of all ports (port 0) needs persistence
     hint: add persistent = 300, or name a port from 1 to 65535"
     );
@@ -280,13 +280,63 @@ fn fullnat_needs_a_local_address() {
     let server = "[[service.server]]\naddress = \"10.0.2.1\"\nmethod = \"fullnat\"\n";
     assert_eq!(
         parse(&format!("{SMALLEST}{service}{server}")).unwrap_err(),
-        "s.toml:9:10: fullnat needs a local address to send from, and there is none\n    \
+        "s.toml:9:10: fullnat needs an IPv4 local address to send from, and there is none\n    \
          hint: add local_addresses = [\"...\"] to [director] or to this [[service]]"
     );
     let own = "local_addresses = [\"10.0.2.9\"]\n";
     assert_eq!(
         parse(&format!("{SMALLEST}{service}{own}{server}")).unwrap().services[0].local_addresses,
         [ip("10.0.2.9")]
+    );
+}
+
+#[test]
+fn ipv6_is_taken() {
+    let text = r#"local_addresses = ["2001:db8:2::200", "10.0.2.200"]
+[[service]]
+address = "[2001:db8:f::10]:80"
+protocol = "tcp"
+[[service.server]]
+address = "[2001:db8:2::1]:8080"
+method = "nat"
+[[service.server]]
+address = "2001:db8:2::2"
+method = "fullnat"
+[[service.server]]
+address = "10.0.2.1"
+method = "tun"
+[[service.server]]
+address = "10.0.2.2"
+method = "fullnat"
+"#;
+    let config = parse(&format!("{SMALLEST}{text}")).unwrap();
+    let servers: Vec<_> = config.services[0].servers.iter().map(|s| (s.address, s.port)).collect();
+    assert_eq!(
+        servers,
+        [(ip("2001:db8:2::1"), 8080), (ip("2001:db8:2::2"), 80), (ip("10.0.2.1"), 80), (ip("10.0.2.2"), 80)]
+    );
+}
+
+#[test]
+fn only_some_methods_cross_address_families() {
+    let text = r#"local_addresses = ["2001:db8:2::200"]
+[[service]]
+address = "192.0.2.10:80"
+protocol = "tcp"
+[[service.server]]
+address = "2001:db8:2::1"
+method = "dr"
+[[service.server]]
+address = "10.0.2.1"
+method = "fullnat"
+"#;
+    assert_eq!(
+        parse(&format!("{SMALLEST}{text}")).unwrap_err(),
+        "\
+s.toml:9:11: dr cannot take IPv4 clients to an IPv6 server
+    hint: use fullnat or tun, or a server of the service's address family
+s.toml:13:10: fullnat needs an IPv4 local address to send from, and there is none
+    hint: add local_addresses = [\"...\"] to [director] or to this [[service]]"
     );
 }
 

@@ -1,10 +1,11 @@
-//! The IPIP decapsulator: loading it, finding it again, its maps.
+//! The decapsulator: loading it, finding it again, its maps.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use aya::maps::{HashMap, Map, MapData, MapInfo};
 use aya::programs::{Xdp, loaded_programs};
+use sluice_dataplane::wire::Address;
 
 use super::Error;
 use super::host::{Attached, Device, Host, Mode};
@@ -16,7 +17,8 @@ const PROGRAM: &str = "sluice_decap";
 const VIPS: &str = "sluice_rs_vips";
 const LOCAL: &str = "sluice_rs_local";
 
-type AddressSet = HashMap<MapData, u32, u32>;
+/// Keys are addresses as packets have them, IPv4 in the IPv4-mapped form.
+type AddressSet = HashMap<MapData, [u8; 16], u32>;
 
 /// The decapsulator of a device.
 pub(super) struct Decapsulator {
@@ -86,26 +88,26 @@ impl Decapsulator {
     }
 
     /// Begins to unwrap packets for a VIP.
-    pub(super) fn add(&mut self, vip: Ipv4Addr) -> Result<(), Error> {
+    pub(super) fn add(&mut self, vip: IpAddr) -> Result<(), Error> {
         self.vips.insert(key(vip), 1, 0).map_err(Error::bpf)
     }
 
     /// Ceases to; answers whether other VIPs are left.
-    pub(super) fn remove(&mut self, vip: Ipv4Addr) -> Result<bool, Error> {
+    pub(super) fn remove(&mut self, vip: IpAddr) -> Result<bool, Error> {
         if self.has(vip) {
             self.vips.remove(&key(vip)).map_err(Error::bpf)?;
         }
         Ok(self.vips.keys().next().is_some())
     }
 
-    pub(super) fn has(&self, vip: Ipv4Addr) -> bool {
+    pub(super) fn has(&self, vip: IpAddr) -> bool {
         self.vips.get(&key(vip), 0).is_ok()
     }
 
     /// Makes `addresses` those that tunnelled packets may be sent to.
-    pub(super) fn set_local(&mut self, addresses: &[Ipv4Addr]) -> Result<(), Error> {
-        let wanted: Vec<u32> = addresses.iter().copied().map(key).collect();
-        let old: Vec<u32> = self.local.keys().filter_map(Result::ok).collect();
+    pub(super) fn set_local(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        let wanted: Vec<[u8; 16]> = addresses.iter().copied().map(key).collect();
+        let old: Vec<[u8; 16]> = self.local.keys().filter_map(Result::ok).collect();
         for key in old.iter().filter(|key| !wanted.contains(key)) {
             self.local.remove(key).map_err(Error::bpf)?;
         }
@@ -115,14 +117,13 @@ impl Decapsulator {
         Ok(())
     }
 
-    pub(super) fn has_local(&self, address: Ipv4Addr) -> bool {
+    pub(super) fn has_local(&self, address: IpAddr) -> bool {
         self.local.get(&key(address), 0).is_ok()
     }
 }
 
-/// The address as it is in a packet.
-fn key(address: Ipv4Addr) -> u32 {
-    u32::from_ne_bytes(address.octets())
+fn key(address: IpAddr) -> [u8; 16] {
+    Address::from(address).bytes()
 }
 
 fn open(id: u32) -> Result<AddressSet, Error> {

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use futures::TryStreamExt;
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
 use tokio::runtime::Runtime;
 
@@ -54,11 +54,28 @@ impl Mode {
     }
 }
 
-/// An IPv4 address of an interface.
+/// An address of an interface.
 pub(super) struct Assigned {
     pub(super) index: u32,
-    pub(super) address: Ipv4Addr,
+    pub(super) address: IpAddr,
     message: AddressMessage,
+}
+
+impl Assigned {
+    /// Whether packets may be sent to it for long: an IPv6 address that is not
+    /// link-local and not one of those that change for privacy (RFC 8981),
+    /// and any IPv4 address.
+    pub(super) fn lasts(&self) -> bool {
+        match self.address {
+            IpAddr::V4(_) => true,
+            // The kernel's IFA_F_TEMPORARY is the same bit as its
+            // IFA_F_SECONDARY.
+            IpAddr::V6(v6) => {
+                !v6.is_unicast_link_local()
+                    && !self.message.header.flags.contains(AddressHeaderFlags::Secondary)
+            }
+        }
+    }
 }
 
 impl Host {
@@ -95,7 +112,7 @@ impl Host {
             .map_or_else(|_| format!("interface {index}"), |name| name.to_string_lossy().into_owned())
     }
 
-    /// Every IPv4 address.
+    /// Every address.
     pub(super) fn addresses(&self) -> Result<Vec<Assigned>, Error> {
         let messages: Vec<AddressMessage> = self
             .runtime
@@ -104,9 +121,16 @@ impl Host {
         Ok(messages
             .into_iter()
             .filter_map(|message| {
-                let address = message.attributes.iter().find_map(|a| match a {
-                    AddressAttribute::Local(std::net::IpAddr::V4(v4)) => Some(*v4),
+                let local = message.attributes.iter().find_map(|a| match a {
+                    AddressAttribute::Local(ip) => Some(*ip),
                     _ => None,
+                });
+                // IPv6 has it under this name unless there is a peer.
+                let address = local.or_else(|| {
+                    message.attributes.iter().find_map(|a| match a {
+                        AddressAttribute::Address(ip) => Some(*ip),
+                        _ => None,
+                    })
                 })?;
                 Some(Assigned { index: message.header.index, address, message })
             })
@@ -114,9 +138,10 @@ impl Host {
     }
 
     /// Gives a device an address of its own, with no subnet.
-    pub(super) fn add_address(&self, index: u32, address: Ipv4Addr) -> Result<(), Error> {
+    pub(super) fn add_address(&self, index: u32, address: IpAddr) -> Result<(), Error> {
+        let length = if address.is_ipv4() { 32 } else { 128 };
         self.runtime
-            .block_on(self.netlink.address().add(index, address.into(), 32).execute())
+            .block_on(self.netlink.address().add(index, address, length).execute())
             .map_err(|source| Error::refused(format!("add {address}"), source))
     }
 
@@ -170,6 +195,17 @@ fn attached(link: &LinkMessage) -> Option<Attached> {
     }
     let mode = if generic { Mode::Generic } else { Mode::Native };
     id.map(|id| Attached { id, mode })
+}
+
+/// Whether IPv6 is switched off on an interface.
+pub(super) fn ipv6_is_off(interface: &str) -> Result<bool, Error> {
+    let path: PathBuf = ["/proc/sys/net/ipv6/conf", interface, "disable_ipv6"].iter().collect();
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim() != "0"),
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(source) => Err(Error::file("read", &path, source)),
+    }
 }
 
 /// A setting of an interface, or of `all`, below `net.ipv4.conf`.

@@ -3,16 +3,18 @@
 //! A real server of these methods gets packets for the VIP itself. So it must
 //! hold the VIP, and must not answer ARP for it, which is the director's to
 //! do: the VIP goes on lo, with `arp_ignore` and `arp_announce` set as LVS's
-//! scripts do (`Documentation/networking/ip-sysctl.rst`). With TUN the packets
-//! come wrapped in IP, and a small XDP program unwraps them, so that no kernel
-//! module is needed.
+//! scripts do (`Documentation/networking/ip-sysctl.rst`). IPv6 needs no
+//! settings: the kernel answers neighbour solicitations only for addresses of
+//! the interface that they came in by (`ndisc_recv_ns`), and checks no reverse
+//! path. With TUN the packets come wrapped in IPv4 or IPv6, and a small XDP
+//! program unwraps them, so that no kernel module is needed.
 //!
 //! The program is attached by netlink and not tied to a process or to bpffs,
 //! and stays until `down`. It takes packets that are sent to an address which
 //! this machine had when `up` ran last. Where the driver cannot run it, or not
 //! with the interface's MTU, it runs in generic mode, which is slower.
 //!
-//! A wrapped packet is 20 bytes longer: raise the MTU between director and
+//! A wrapped packet is 20 bytes longer, or 40 in IPv6: raise the MTU between director and
 //! real servers by as much, or let clients learn the smaller one.
 
 mod decap;
@@ -21,14 +23,14 @@ mod state;
 
 use std::fs;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use decap::Decapsulator;
-use host::{Host, Sysctl};
+use host::{Host, Sysctl, ipv6_is_off};
 use state::{Entry, State, Store};
 
 /// `sluice realserver ...`
@@ -79,12 +81,15 @@ impl Method {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// IPv6
-    #[error("{0} is an IPv6 address, and IPv6 VIPs are not supported by this version of Sluice")]
-    Ipv6(IpAddr),
+    /// An IPv6 VIP where there is no IPv6
+    #[error("IPv6 is off on {interface}; switch it on: sysctl -w net.ipv6.conf.{interface}.disable_ipv6=0")]
+    NoIpv6 {
+        /// Where
+        interface: String,
+    },
     /// Not an address that a service can have
     #[error("{0} cannot be a VIP; use the unicast address of the virtual service")]
-    NotUnicast(Ipv4Addr),
+    NotUnicast(IpAddr),
     /// No such interface
     #[error("there is no interface {0:?}; `ip link` lists those that exist")]
     NoDevice(String),
@@ -93,11 +98,12 @@ pub enum Error {
     Loopback,
     /// The VIP is on a real interface
     #[error(
-        "{vip} is an address of {device}, so this machine answers ARP for it; remove it there first: ip address del {vip} dev {device}"
+        "{vip} is an address of {device}, so this machine answers {} for it; remove it there first: ip address del {vip} dev {device}",
+        if vip.is_ipv4() { "ARP" } else { "neighbour solicitations" }
     )]
     Elsewhere {
         /// The VIP
-        vip: Ipv4Addr,
+        vip: IpAddr,
         /// Where it is
         device: String,
     },
@@ -169,11 +175,12 @@ impl Error {
 /// When something could not be done; what was changed until then is undone.
 pub fn run(command: &Command, out: &mut dyn Write) -> Result<bool, Error> {
     let (Command::Up(target) | Command::Down(target) | Command::Status(target)) = command;
-    let vip = match target.vip {
-        IpAddr::V4(v4) => v4,
-        IpAddr::V6(_) => return Err(Error::Ipv6(target.vip)),
+    let vip = target.vip;
+    let unfit = match vip {
+        IpAddr::V4(v4) => v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
     };
-    if vip.is_unspecified() || vip.is_loopback() || vip.is_multicast() || vip.is_broadcast() {
+    if vip.is_unspecified() || vip.is_loopback() || vip.is_multicast() || unfit {
         return Err(Error::NotUnicast(vip));
     }
     if target.dev == "lo" {
@@ -207,8 +214,9 @@ struct Setting {
 
 /// What ARP needs: answer only for addresses of the interface that the request
 /// came in by, and never name the VIP in requests of one's own.
-fn arp_settings(dev: &str) -> impl Iterator<Item = Setting> {
-    ["all", "lo", dev].map(str::to_owned).into_iter().flat_map(|interface| {
+fn arp_settings(entry: &Entry) -> impl Iterator<Item = Setting> {
+    let interfaces = ["all", "lo", entry.dev.as_str()].map(str::to_owned);
+    interfaces.into_iter().filter(|_| entry.vip.is_ipv4()).flat_map(|interface| {
         [("arp_ignore", 1), ("arp_announce", 2)].map(|(key, value)| Setting {
             sysctl: Sysctl::new(&interface, key),
             value,
@@ -217,17 +225,36 @@ fn arp_settings(dev: &str) -> impl Iterator<Item = Setting> {
     })
 }
 
-/// Whether the reverse-path filter of a device is strict (RFC 3704). Packets
-/// of clients come out of the tunnel there, whichever way leads to the client.
-fn strict_reverse_path(dev: &str) -> Result<bool, Error> {
+/// Whether the reverse-path filter drops what comes out of an entry's tunnel:
+/// packets of clients, whichever way leads to the client (RFC 3704).
+fn filters_tunnelled(entry: &Entry) -> Result<bool, Error> {
+    if entry.method != Method::Tun || entry.vip.is_ipv6() {
+        return Ok(false);
+    }
+    let dev = &entry.dev;
     let all = Sysctl::new("all", "rp_filter").read()?;
     Ok(all.max(Sysctl::new(dev, "rp_filter").read()?) == 1)
+}
+
+/// An interface that an IPv6 VIP needs and that has IPv6 switched off.
+fn without_ipv6(entry: &Entry) -> Result<Option<&str>, Error> {
+    if entry.vip.is_ipv6() {
+        for interface in ["lo", &entry.dev] {
+            if ipv6_is_off(interface)? {
+                return Ok(Some(interface));
+            }
+        }
+    }
+    Ok(None)
 }
 
 impl Server {
     fn up(&mut self, entry: &Entry, out: &mut dyn Write) -> Result<(), Error> {
         let lo = self.host.device("lo")?.index;
         self.host.device(&entry.dev)?;
+        if let Some(interface) = without_ipv6(entry)? {
+            return Err(Error::NoIpv6 { interface: interface.to_owned() });
+        }
         let addresses = self.host.addresses()?;
         if let Some(found) = addresses.iter().find(|a| a.address == entry.vip && a.index != lo) {
             return Err(Error::Elsewhere { vip: entry.vip, device: self.host.name(found.index) });
@@ -248,8 +275,8 @@ impl Server {
         if !self.state.entries.contains(entry) {
             self.state.entries.push(entry.clone());
         }
-        let mut settings: Vec<Setting> = arp_settings(&entry.dev).collect();
-        if entry.method == Method::Tun && strict_reverse_path(&entry.dev)? {
+        let mut settings: Vec<Setting> = arp_settings(entry).collect();
+        if filters_tunnelled(entry)? {
             let sysctl = Sysctl::new(&entry.dev, "rp_filter");
             settings.push(Setting { sysctl, value: 2, or_more: false });
         }
@@ -295,8 +322,9 @@ impl Server {
     }
 
     /// The addresses that a director may send tunnelled packets to.
-    fn own_addresses(&self, lo: u32) -> Result<Vec<Ipv4Addr>, Error> {
-        Ok(self.host.addresses()?.iter().filter(|a| a.index != lo).map(|a| a.address).collect())
+    fn own_addresses(&self, lo: u32) -> Result<Vec<IpAddr>, Error> {
+        let addresses = self.host.addresses()?;
+        Ok(addresses.iter().filter(|a| a.index != lo && a.lasts()).map(|a| a.address).collect())
     }
 
     fn down(&mut self, entry: &Entry, out: &mut dyn Write) -> Result<(), Error> {
@@ -338,9 +366,10 @@ impl Server {
         let needed: Vec<PathBuf> = rest
             .iter()
             .flat_map(|other| {
-                arp_settings(&other.dev)
-                    .map(|setting| setting.sysctl)
-                    .chain((other.method == Method::Tun).then(|| Sysctl::new(&other.dev, "rp_filter")))
+                arp_settings(other).map(|setting| setting.sysctl).chain(
+                    (other.method == Method::Tun && other.vip.is_ipv4())
+                        .then(|| Sysctl::new(&other.dev, "rp_filter")),
+                )
             })
             .map(|sysctl| sysctl.path())
             .collect();
@@ -379,17 +408,20 @@ impl Server {
         let lo = self.host.device("lo")?.index;
         let device = self.host.device(&entry.dev)?;
         let mut missing = Vec::new();
+        if let Some(interface) = without_ipv6(entry)? {
+            missing.push(format!("IPv6 is off on {interface}"));
+        }
         if !self.host.addresses()?.iter().any(|a| a.address == entry.vip && a.index == lo) {
             missing.push(format!("{} is not on lo", entry.vip));
         }
-        for Setting { sysctl, value, .. } in arp_settings(&entry.dev) {
+        for Setting { sysctl, value, .. } in arp_settings(entry) {
             let now = sysctl.read()?;
             if now < value {
                 missing.push(format!("{sysctl} is {now}, not {value}"));
             }
         }
         if entry.method == Method::Tun {
-            if strict_reverse_path(&entry.dev)? {
+            if filters_tunnelled(entry)? {
                 missing.push(format!("the reverse-path filter of {} is strict", entry.dev));
             }
             match Decapsulator::find(&entry.dev, &device) {

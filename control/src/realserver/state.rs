@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ const DIRECTORY: &str = "/run/sluice/realserver";
 /// A VIP that is up.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
 pub(super) struct Entry {
-    pub(super) vip: Ipv4Addr,
+    pub(super) vip: IpAddr,
     pub(super) method: Method,
     pub(super) dev: String,
 }
@@ -29,7 +29,7 @@ pub(super) struct Entry {
 pub(super) struct State {
     pub(super) entries: Vec<Entry>,
     /// VIPs that were put on lo, and not found there
-    pub(super) added: BTreeSet<Ipv4Addr>,
+    pub(super) added: BTreeSet<IpAddr>,
     /// Files below /proc/sys and what they held before
     pub(super) sysctls: BTreeMap<PathBuf, i32>,
 }

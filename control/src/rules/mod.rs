@@ -526,22 +526,19 @@ impl Rules {
 
     fn check_server(&self, service: &ServiceName, server: &Server) -> Result<(), RulesError> {
         let same_family = Family::of(server.address) == service.family();
-        if !same_family && server.method != Method::Tun {
+        // IPVS crosses families by tunnels only, and has no FULLNAT.
+        if !same_family && !matches!(server.method, Method::Tun | Method::FullNat) {
             return Err(RulesError::Invalid);
         }
-        if self.refuse_unsupported {
-            if let Some(index) = self.find(service) {
-                unsupported::pair(&self.services[index].settings, server)?;
+        match self.find(service) {
+            Some(index) if self.refuse_unsupported => {
+                unsupported::pair(&self.services[index].settings, server)
             }
-            unsupported::server(server)?;
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn check_local_address(&self, address: IpAddr) -> Result<(), RulesError> {
-        if self.refuse_unsupported {
-            unsupported::local_address(address)?;
-        }
         if is_unicast(address) { Ok(()) } else { Err(RulesError::Invalid) }
     }
 }

@@ -312,6 +312,20 @@ pub enum Tunnel {
     },
 }
 
+impl From<Tunnel> for service::Encapsulation {
+    fn from(tunnel: Tunnel) -> Self {
+        match tunnel {
+            Tunnel::Ipip => service::Encapsulation::Ipip,
+            Tunnel::Gue { port, checksum } => {
+                service::Encapsulation::Gue { port, checksum: checksum != TunnelChecksum::None }
+            }
+            Tunnel::Gre { checksum } => {
+                service::Encapsulation::Gre { checksum: checksum != TunnelChecksum::None }
+            }
+        }
+    }
+}
+
 /// A real server as configured.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

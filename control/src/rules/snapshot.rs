@@ -78,6 +78,7 @@ fn real_server(
         address: entry.server.address.into(),
         port: entry.server.port,
         method: entry.server.method.into(),
+        encapsulation: entry.server.tunnel.into(),
         weight: entry.server.weight,
         last_weight: entry.last_weight,
         edits: entry.edits,

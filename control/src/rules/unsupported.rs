@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Method, Protocol, RulesError, Server, ServiceName, ServiceSettings, Tunnel};
+use super::{Method, Protocol, RulesError, Server, ServiceName, ServiceSettings};
 
 fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
     Err(RulesError::Unsupported(what.into()))
@@ -16,11 +16,10 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     match name {
         ServiceName::Mark { .. } => return refuse("a firewall-mark service (-f)"),
         ServiceName::Address { protocol: Protocol::Sctp, .. } => return refuse("an SCTP service"),
-        // This one stays when IPv6 comes: the data plane cannot tell it apart.
+        // The data plane cannot tell it from an IPv4 one.
         ServiceName::Address { address: IpAddr::V6(v6), .. } if v6.to_ipv4_mapped().is_some() => {
             return refuse("an IPv4-mapped IPv6 service");
         }
-        ServiceName::Address { address: IpAddr::V6(_), .. } => return refuse("an IPv6 service"),
         ServiceName::Address { .. } => {}
     }
     // This one stays: IPVS takes it and then schedules nothing.
@@ -29,19 +28,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     }
     if settings.engine.is_some() {
         return refuse("a persistence engine (--pe)");
-    }
-    Ok(())
-}
-
-/// Refuses a real server that cannot be reached.
-pub(super) fn server(server: &Server) -> Result<(), RulesError> {
-    if server.address.is_ipv6() {
-        return refuse("an IPv6 real server");
-    }
-    match server.tunnel {
-        Tunnel::Ipip => {}
-        Tunnel::Gue { .. } => return refuse("tunnel type gue"),
-        Tunnel::Gre { .. } => return refuse("tunnel type gre"),
     }
     Ok(())
 }
@@ -56,18 +42,10 @@ pub(super) fn pair(service: &ServiceSettings, server: &Server) -> Result<(), Rul
     Ok(())
 }
 
-/// Refuses a LIP that connections cannot be made from.
-pub(super) fn local_address(address: IpAddr) -> Result<(), RulesError> {
-    if address.is_ipv6() {
-        return refuse("an IPv6 local address");
-    }
-    Ok(())
-}
-
 /// Refuses to start or stop a sync daemon.
 pub(super) fn daemon() -> Result<(), RulesError> {
     refuse("sync daemon")
 }
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str = "  --pe, -f, -6, IPv6, SCTP, --tun-type gue|gre, the sync daemon";
+pub const SUMMARY: &str = "  --pe, -f, SCTP, the sync daemon";

@@ -54,5 +54,13 @@ pub struct Entry {
     pub template: TemplateId,
 }
 
+impl Entry {
+    /// Whether client and server are of the same address family.
+    #[inline]
+    pub fn is_of_one_family(&self) -> bool {
+        self.client.source.is_v4() == self.server.source.is_v4()
+    }
+}
+
 /// No next hop known.
 pub const NO_HOP: HopId = HopId(u32::MAX);

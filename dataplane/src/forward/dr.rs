@@ -9,7 +9,7 @@ use crate::packet::Packet;
 use crate::port::Frame;
 use crate::stats::DropReason;
 use crate::wire::checksum::Delta;
-use crate::wire::{Address, ipv4};
+use crate::wire::{Address, ipv4, ipv6};
 
 /// Replies do not come by, so the server's tuple only names the server.
 pub(super) fn plan(client: Tuple, server: (Address, u16)) -> Plan {
@@ -21,8 +21,14 @@ pub(super) fn plan(client: Tuple, server: (Address, u16)) -> Plan {
 #[inline]
 pub(super) fn apply<F: Frame>(packet: &Packet, frame: &mut F) -> Result<Rewritten, Refused> {
     let offset = packet.network as usize;
-    let (ip, _) = ipv4::Header::mut_from_prefix(&mut frame.bytes_mut()[offset..])
-        .map_err(|_| Refused::Drop(DropReason::Truncated))?;
-    ip.decrement_ttl();
+    let truncated = Refused::Drop(DropReason::Truncated);
+    let bytes = &mut frame.bytes_mut()[offset..];
+    if packet.is_v4 {
+        let (ip, _) = ipv4::Header::mut_from_prefix(bytes).map_err(|_| truncated)?;
+        ip.decrement_ttl();
+    } else {
+        let (ip, _) = ipv6::Header::mut_from_prefix(bytes).map_err(|_| truncated)?;
+        ip.hop_limit -= 1;
+    }
     Ok(Rewritten { offset, length: packet.length as usize })
 }

@@ -2,12 +2,12 @@
 
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Rewritten;
+use super::{Rewritten, icmpv6};
 use crate::packet::Packet;
 use crate::port::Frame;
-use crate::wire::{icmp, ipv4};
+use crate::wire::{Address, icmp, ipv4};
 
-/// Most bytes of an error's IP packet (RFC 1812, section 4.3.2.3).
+/// Most bytes of an error's IPv4 packet (RFC 1812, section 4.3.2.3).
 const LARGEST: usize = 576;
 
 /// TOS of an error: precedence "internetwork control" (RFC 1812, section
@@ -20,9 +20,10 @@ const TTL: u8 = 64;
 /// Which error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
-    /// TTL used up
+    /// TTL or hop limit used up
     TimeExceeded,
-    /// Larger than this MTU and not to be fragmented (RFC 1191)
+    /// Larger than this MTU and not to be fragmented (RFC 1191); "packet too
+    /// big" for IPv6 (RFC 8201)
     FragmentationNeeded(u16),
     /// The service has no server left: IPVS answers TCP so as well
     PortUnreachable,
@@ -37,12 +38,29 @@ pub enum Error {
     },
 }
 
-/// Writes the error about an IPv4 `packet` into `answer`, with the IP packet at
+/// Writes the error about `packet` into `answer`, with the IP packet at
 /// `offset`. `source` is an address of the director.
 ///
-/// Returns `None` for what must not be answered (RFC 1122, section 3.2.2):
-/// packets from or to multicast, broadcast and unspecified addresses.
+/// Returns `None` for a source of the other family, and for what must not be
+/// answered (RFC 1122, section 3.2.2; RFC 4443, section 2.4): packets from or to
+/// multicast, broadcast and unspecified addresses.
 pub fn write<F: Frame>(
+    error: Error,
+    source: Address,
+    packet: &Packet,
+    frame: &[u8],
+    answer: &mut F,
+    offset: usize,
+    id: u16,
+) -> Option<Rewritten> {
+    match (source.v4(), packet.is_v4) {
+        (Some(source), true) => write_v4(error, source, packet, frame, answer, offset, id),
+        (None, false) => icmpv6::write(error, source.bytes(), packet, frame, answer, offset),
+        _ => None,
+    }
+}
+
+fn write_v4<F: Frame>(
     error: Error,
     source: [u8; 4],
     packet: &Packet,

@@ -8,9 +8,11 @@ mod dr;
 mod egress;
 mod fullnat;
 pub mod icmp;
+mod icmpv6;
 mod nat;
 pub mod related;
 mod split;
+mod translate;
 mod tun;
 
 pub use egress::{link_header_len, put_link_header};
@@ -20,10 +22,10 @@ pub use tun::OVERHEAD as TUNNEL_OVERHEAD;
 use crate::conn::{Entry, Side, Tuple};
 use crate::packet::Packet;
 use crate::port::Frame;
-use crate::service::Method;
+use crate::service::{Encapsulation, Method};
 use crate::stats::DropReason;
-use crate::wire::Address;
 use crate::wire::checksum::Delta;
+use crate::wire::{Address, ipv6};
 
 /// What is done to a packet before it is sent to its next hop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,12 +43,16 @@ pub enum Rewrite {
         /// What this adds to the sum of the transport header
         transport_delta: Delta,
     },
-    /// The packet is put behind another IPv4 header
+    /// The packet is put behind another IP header, of either family
     Encapsulate {
+        /// What is between the two
+        encapsulation: Encapsulation,
         /// Outer source: the director
-        source: [u8; 4],
+        source: Address,
         /// Outer destination: the real server
-        destination: [u8; 4],
+        destination: Address,
+        /// UDP source port of GUE, the same for all packets of a connection
+        source_port: u16,
     },
 }
 
@@ -99,18 +105,18 @@ impl Plan {
     }
 }
 
-/// What is done to a packet from `side` of a connection. `outer_source` is
-/// the address that a tunnel starts at.
+/// What is done to a packet from `side` of a connection. A tunnel starts at
+/// `outer_source` and is of the kind `encapsulation`.
 #[inline]
-pub fn rewrite(entry: &Entry, side: Side, outer_source: Address) -> Rewrite {
+pub fn rewrite(entry: &Entry, side: Side, outer_source: Address, encapsulation: Encapsulation) -> Rewrite {
     match entry.method {
         Method::Nat | Method::FullNat => nat::rewrite(entry, side),
         Method::DirectRoute => Rewrite::Keep,
-        Method::Tunnel => tun::rewrite(entry, outer_source),
+        Method::Tunnel => tun::rewrite(entry, outer_source, encapsulation),
     }
 }
 
-/// Applies a rewrite to an IPv4 packet that will leave over a link with `mtu`,
+/// Applies a rewrite to a packet that will leave over a link with `mtu`,
 /// and takes one hop off its TTL as a router does.
 ///
 /// A refused packet is as it was.
@@ -128,17 +134,35 @@ pub fn apply<F: Frame>(
         return Err(Refused::TtlExceeded);
     }
     let room = match rewrite {
-        Rewrite::Encapsulate { .. } => mtu.saturating_sub(tun::OVERHEAD),
+        Rewrite::Encapsulate { encapsulation, destination, .. } => {
+            mtu.saturating_sub(tun::overhead(*encapsulation, *destination))
+        }
+        Rewrite::Replace { destination, .. } if packet.is_v4 != destination.0.is_v4() => {
+            translate::room(mtu, packet, frame.bytes())
+        }
         Rewrite::Keep | Rewrite::Replace { .. } => mtu,
     };
     if packet.length > room {
+        // A sender of IPv6 cannot make use of less (RFC 8200, section 5), and
+        // IPVS then has no route (__ip_vs_get_out_rt_v6).
+        if !packet.is_v4 && room < ipv6::MIN_MTU {
+            return Err(Refused::Drop(DropReason::TooBig));
+        }
         return Err(if packet.dont_fragment { Refused::TooBig(room) } else { Refused::Split(room) });
     }
     match *rewrite {
         Rewrite::Keep => dr::apply(packet, frame),
+        Rewrite::Replace { source, destination, transport_delta, .. }
+            if packet.is_v4 != destination.0.is_v4() =>
+        {
+            translate::apply(packet, frame, source, destination, transport_delta, id)
+        }
         Rewrite::Replace { source, destination, ip_delta, transport_delta } => {
             nat::apply(packet, frame, source, destination, ip_delta, transport_delta)
         }
-        Rewrite::Encapsulate { source, destination } => tun::apply(packet, frame, source, destination, id),
+        Rewrite::Encapsulate { encapsulation, source, destination, source_port } => {
+            let between = tun::Between { encapsulation, source_port };
+            tun::apply(packet, frame, source, destination, between, id)
+        }
     }
 }

@@ -10,7 +10,7 @@ use crate::port::Frame;
 use crate::service::Protocol;
 use crate::stats::DropReason;
 use crate::wire::checksum::Delta;
-use crate::wire::{Address, ipv4, tcp, udp};
+use crate::wire::{Address, ipv4, ipv6, tcp, udp};
 
 /// The server answers the client's address and port.
 pub(super) fn plan(client: Tuple, server: (Address, u16)) -> Plan {
@@ -36,11 +36,13 @@ pub(super) fn replacing(client: Tuple, source: (Address, u16), server: (Address,
     }
 }
 
-/// The transport checksum covers the addresses too, by its pseudo header.
+/// The transport checksum covers the addresses too, by its pseudo header. What
+/// makes an IPv4 address IPv4-mapped adds up to nothing, so that one sum does
+/// for both families.
 fn deltas(before: [(Address, u16); 2], after: [(Address, u16); 2]) -> (Delta, Delta) {
     let (mut addresses, mut ports) = (Delta::default(), Delta::default());
     for ((old, old_port), (new, new_port)) in before.into_iter().zip(after) {
-        addresses = addresses.and(Delta::of_bytes(&old.v4_bytes(), &new.v4_bytes()));
+        addresses = addresses.and(Delta::of_bytes(&old.bytes(), &new.bytes()));
         ports = ports.and(Delta::new(old_port, new_port));
     }
     (addresses, addresses.and(ports))
@@ -76,28 +78,59 @@ pub(super) fn apply<F: Frame>(
     let (network, transport) = bytes.split_at_mut(packet.transport as usize);
 
     let offset = packet.network as usize;
-    let (ip, _) = ipv4::Header::mut_from_prefix(&mut network[offset..]).map_err(|_| truncated)?;
-    ip.source = source.0.v4_bytes();
-    ip.destination = destination.0.v4_bytes();
-    ip.checksum = ip_delta.apply(ip.checksum.get()).into();
-    ip.decrement_ttl();
+    if packet.is_v4 {
+        let (ip, _) = ipv4::Header::mut_from_prefix(&mut network[offset..]).map_err(|_| truncated)?;
+        ip.source = source.0.v4_bytes();
+        ip.destination = destination.0.v4_bytes();
+        ip.checksum = ip_delta.apply(ip.checksum.get()).into();
+        ip.decrement_ttl();
+    } else {
+        let (ip, _) = ipv6::Header::mut_from_prefix(&mut network[offset..]).map_err(|_| truncated)?;
+        ip.source = source.0.bytes();
+        ip.destination = destination.0.bytes();
+        ip.hop_limit -= 1;
+    }
     if packet.later {
         return Ok(Rewritten { offset, length: packet.length as usize });
     }
+    let end = packet.transport_length();
+    let transport = transport.get_mut(..end).ok_or(truncated)?;
+    rewrite_transport(transport, packet.tuple.protocol, source, destination, transport_delta)?;
+    Ok(Rewritten { offset, length: packet.length as usize })
+}
 
-    match packet.tuple.protocol {
+/// Gives a whole segment or datagram other ports, and the checksum that goes
+/// with them and with the new addresses.
+#[inline]
+pub(super) fn rewrite_transport(
+    transport: &mut [u8],
+    protocol: Protocol,
+    source: (Address, u16),
+    destination: (Address, u16),
+    delta: Delta,
+) -> Result<(), Refused> {
+    let truncated = Refused::Drop(DropReason::Truncated);
+
+    match protocol {
         Protocol::Tcp => {
             let (tcp, _) = tcp::Header::mut_from_prefix(transport).map_err(|_| truncated)?;
             tcp.source = source.1.into();
             tcp.destination = destination.1.into();
-            tcp.checksum = transport_delta.apply(tcp.checksum.get()).into();
+            tcp.checksum = delta.apply(tcp.checksum.get()).into();
         }
         Protocol::Udp => {
             let (udp, _) = udp::Header::mut_from_prefix(transport).map_err(|_| truncated)?;
             udp.source = source.1.into();
             udp.destination = destination.1.into();
-            udp.checksum = transport_delta.apply_udp(udp.checksum.get()).into();
+            udp.checksum = delta.apply_udp(udp.checksum.get()).into();
+            // IPv6 has no datagrams without a checksum (RFC 8200, section
+            // 8.1). As IPVS (udp_dnat_handler), which makes one here.
+            if udp.checksum.get() == 0 && !destination.0.is_v4() {
+                let length = udp.length.get();
+                let datagram = transport.get_mut(..usize::from(length)).ok_or(truncated)?;
+                udp::fill_checksum_v6(datagram, &source.0.bytes(), &destination.0.bytes());
+            }
         }
     }
-    Ok(Rewritten { offset, length: packet.length as usize })
+    Ok(())
 }

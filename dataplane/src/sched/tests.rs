@@ -1,5 +1,7 @@
 use super::*;
-use crate::service::{Protocol, SchedulerFlags, ServiceId, ServiceOptions, ServiceTableBuilder};
+use crate::service::{
+    Encapsulation, Protocol, SchedulerFlags, ServiceId, ServiceOptions, ServiceTableBuilder,
+};
 use crate::stats::TrafficCounters;
 use std::collections::BTreeMap;
 
@@ -43,6 +45,7 @@ impl Control {
                 address: Address::from_v4([10, 1, (slot >> 8) as u8, *slot as u8]),
                 port: 80,
                 method: Method::Nat,
+                encapsulation: Encapsulation::Ipip,
                 weight: *weight,
                 last_weight: *weight,
                 thresholds: Thresholds::default(),

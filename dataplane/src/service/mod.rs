@@ -76,9 +76,34 @@ pub enum Method {
     /// Only the destination MAC is rewritten; the server holds the VIP and
     /// answers the client itself (`-g`, "Route")
     DirectRoute,
-    /// The packet is wrapped in IP-in-IP (RFC 2003) to the server, which
-    /// answers the client itself (`-i`, "Tunnel")
+    /// The packet is wrapped in another ([`Encapsulation`]) to the server,
+    /// which answers the client itself (`-i`, "Tunnel")
     Tunnel,
+}
+
+/// What is between the two IP headers of a tunnelled packet (`--tun-type`).
+///
+/// `--tun-remcsum` is as [`Encapsulation::Gue`] with a checksum: IPVS adds the
+/// option for a remote checksum only to packets whose own checksum hardware is
+/// still to finish, which received packets never are (`ipvs_gue_encap` in
+/// `net/netfilter/ipvs/ip_vs_xmit.c`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Encapsulation {
+    /// Nothing (RFC 2003, RFC 2473, RFC 4213)
+    #[default]
+    Ipip,
+    /// UDP and a GUE header
+    Gue {
+        /// UDP destination port, in host order
+        port: u16,
+        /// Whether UDP has a checksum
+        checksum: bool,
+    },
+    /// A GRE header (RFC 2784)
+    Gre {
+        /// Whether it has a checksum
+        checksum: bool,
+    },
 }
 
 impl Method {
@@ -130,6 +155,8 @@ pub struct RealServer {
     pub port: u16,
     /// How packets reach it
     pub method: Method,
+    /// What they are wrapped in where that is by a tunnel
+    pub encapsulation: Encapsulation,
     /// Its weight; 0 takes no new connections
     pub weight: u32,
     /// The last weight that was not 0 since the server was added; mh goes by

@@ -9,7 +9,7 @@
  *     worker leaves to the kernel what it does not know;
  *   - ICMP errors about a packet that went the other way, or to a tunnel's
  *     real server;
- *   - with one or two VLAN tags as without.
+ *   - with one or two VLAN tags as without, and behind IPv6 extension headers.
  * All else is passed: ARP, other ICMP, ssh, BGP, VRRP, frames that are
  * not for our MAC (a bridge may flood them to us, and forwarding them again
  * would duplicate packets).
@@ -20,6 +20,7 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/in6.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
@@ -104,6 +105,39 @@ struct ports {
 	__be16 source;
 	__be16 dest;
 };
+
+/* Extension headers that are looked past; as wire/ipv6.rs. */
+#define MOST_EXTENSIONS 6
+
+/* What all of those have in common. */
+struct extension {
+	__u8 next;
+	__u8 length;
+	__u8 type;
+	__u8 segments_left;
+};
+
+/* Looks past hop-by-hop options, destination options and routing headers that
+ * lead nowhere else. Returns what follows them, and its protocol; NULL where
+ * that is not to be had.
+ */
+static __always_inline void *upper_layer(void *header, void *end, __u8 *protocol)
+{
+#pragma unroll
+	for (int i = 0; i <= MOST_EXTENSIONS; i++) {
+		struct extension *extension = header;
+
+		if (*protocol != IPPROTO_HOPOPTS && *protocol != IPPROTO_DSTOPTS && *protocol != IPPROTO_ROUTING)
+			return header;
+		if (i == MOST_EXTENSIONS || (void *)(extension + 1) > end)
+			return 0;
+		if (*protocol == IPPROTO_ROUTING && extension->segments_left)
+			return 0;
+		*protocol = extension->next;
+		header += (extension->length + 1) * 8;
+	}
+	return 0;
+}
 
 static __always_inline int known(const struct address *address, __be16 port, __u8 protocol, __u8 role)
 {
@@ -256,7 +290,9 @@ int sluice_steer(struct xdp_md *ctx)
 		__builtin_memcpy(&source, &ip->saddr, sizeof(source));
 		__builtin_memcpy(&dest, &ip->daddr, sizeof(dest));
 		protocol = ip->nexthdr;
-		ports = (void *)(ip + 1);
+		ports = upper_layer(ip + 1, end, &protocol);
+		if (!ports)
+			return XDP_PASS;
 	} else {
 		return XDP_PASS;
 	}

@@ -43,6 +43,12 @@ pub fn pseudo_v4(source: [u8; 4], destination: [u8; 4], protocol: u8, length: u1
     fold(total)
 }
 
+/// Sum of the IPv6 pseudo header (RFC 8200, section 8.1).
+pub fn pseudo_v6(source: &[u8; 16], destination: &[u8; 16], protocol: u8, length: u32) -> u16 {
+    let rest = fold(u64::from(length) + u64::from(protocol));
+    sum(sum(rest, source), destination)
+}
+
 /// What a change of some words adds to a sum.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Delta(u16);

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Be16, Be32};
+use super::{Be16, Be32, checksum, ipv6};
 
 /// Bytes of the header.
 pub const LEN: usize = size_of::<Header>();
@@ -14,6 +14,10 @@ pub const PACKET_TOO_BIG: u8 = 2;
 pub const TIME_EXCEEDED: u8 = 3;
 /// Type: parameter problem.
 pub const PARAMETER_PROBLEM: u8 = 4;
+/// Code of [`UNREACHABLE`]: port.
+pub const CODE_PORT: u8 = 4;
+/// Code of [`TIME_EXCEEDED`]: hop limit in transit.
+pub const CODE_HOP_LIMIT: u8 = 0;
 
 /// The header; what follows depends on the type.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -33,4 +37,14 @@ pub struct Header {
 #[inline]
 pub fn is_error(kind: u8) -> bool {
     kind < 128
+}
+
+/// Sets the checksum of a whole ICMPv6 message between two addresses.
+pub fn fill_checksum(message: &mut [u8], source: &[u8; 16], destination: &[u8; 16]) {
+    let length = message.len() as u32;
+    let Ok((header, _)) = Header::mut_from_prefix(message) else { return };
+    header.checksum = 0.into();
+    let pseudo = checksum::pseudo_v6(source, destination, ipv6::ICMPV6, length);
+    let sum = !checksum::sum(pseudo, message);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
 }

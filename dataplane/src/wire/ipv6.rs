@@ -6,8 +6,41 @@ use super::{Be16, Be32};
 
 /// Bytes of the header.
 pub const LEN: usize = size_of::<Header>();
+/// Every link takes packets of as many bytes (RFC 8200, section 5).
+pub const MIN_MTU: u16 = 1280;
+/// Next header: IPv6 in IP (RFC 2473).
+pub const IPV6: u8 = 41;
 /// Next header: ICMPv6.
 pub const ICMPV6: u8 = 58;
+/// Next header: hop-by-hop options.
+const HOP_BY_HOP: u8 = 0;
+/// Next header: routing.
+const ROUTING: u8 = 43;
+/// Next header: destination options.
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Next header: fragment.
+pub const FRAGMENT: u8 = 44;
+/// Bytes of the fragment header.
+pub const FRAGMENT_LEN: usize = size_of::<Fragment>();
+
+/// The fragment header (RFC 8200, section 4.5).
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Fragment {
+    /// What follows
+    pub next_header: u8,
+    /// 0
+    pub reserved: u8,
+    /// Offset in units of eight bytes, two reserved bits, "more fragments"
+    pub offset_more: Be16,
+    /// Identification of the packet
+    pub id: Be32,
+}
+
+/// Extension headers that are looked past. RFC 8200 (section 4.1) lets a packet
+/// have four of the kinds that are; `steer.bpf.c` looks past as many.
+pub const MOST_EXTENSIONS: usize = 6;
 
 /// The fixed header.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -32,5 +65,108 @@ impl Header {
     #[inline]
     pub fn version(&self) -> u8 {
         (self.version_class_flow.get() >> 28) as u8
+    }
+
+    /// DSCP and ECN.
+    #[inline]
+    pub fn traffic_class(&self) -> u8 {
+        (self.version_class_flow.get() >> 20) as u8
+    }
+
+    /// A header with flow label 0.
+    pub fn new(
+        traffic_class: u8,
+        payload_length: u16,
+        next_header: u8,
+        hop_limit: u8,
+        source: [u8; 16],
+        destination: [u8; 16],
+    ) -> Self {
+        Header {
+            version_class_flow: (6 << 28 | u32::from(traffic_class) << 20).into(),
+            payload_length: payload_length.into(),
+            next_header,
+            hop_limit,
+            source,
+            destination,
+        }
+    }
+}
+
+/// Where extension headers lead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UpperLayer {
+    /// Protocol number
+    pub protocol: u8,
+    /// Offset in what follows the fixed header
+    pub offset: usize,
+}
+
+/// Why there is no upper layer to be had.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NoUpperLayer {
+    /// A header is not whole
+    Truncated,
+    /// More headers than [`MOST_EXTENSIONS`], or a routing header with
+    /// addresses left to visit (RFC 8200, section 4.4): for a host to judge
+    ForHost,
+}
+
+/// Looks past the hop-by-hop, destination options and routing headers of a
+/// payload. Anything else, a fragment header included, is the upper layer.
+pub fn upper_layer(first: u8, payload: &[u8]) -> Result<UpperLayer, NoUpperLayer> {
+    let (mut protocol, mut offset) = (first, 0);
+    for _ in 0..=MOST_EXTENSIONS {
+        if !matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) {
+            return Ok(UpperLayer { protocol, offset });
+        }
+        let [next, length, _, segments_left, ..] = payload[offset..] else {
+            return Err(NoUpperLayer::Truncated);
+        };
+        if protocol == ROUTING && segments_left != 0 {
+            return Err(NoUpperLayer::ForHost);
+        }
+        protocol = next;
+        offset += (usize::from(length) + 1) * 8;
+        if offset > payload.len() {
+            return Err(NoUpperLayer::Truncated);
+        }
+    }
+    Err(NoUpperLayer::ForHost)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TCP: u8 = 6;
+
+    #[test]
+    fn headers_are_looked_past() {
+        let options = |next: u8, length: u8| {
+            let mut header = vec![0; (usize::from(length) + 1) * 8];
+            header[..2].copy_from_slice(&[next, length]);
+            header
+        };
+        let routing = |segments_left: u8| vec![TCP, 0, 2, segments_left, 0, 0, 0, 0];
+        let at = |protocol, offset| Ok(UpperLayer { protocol, offset });
+        for (what, first, payload, expected) in [
+            ("none", TCP, vec![], at(TCP, 0)),
+            ("a fragment", 44, vec![0; 8], at(44, 0)),
+            ("options", HOP_BY_HOP, [options(DESTINATION_OPTIONS, 0), options(TCP, 2)].concat(), at(TCP, 32)),
+            ("routing that is over", ROUTING, routing(0), at(TCP, 8)),
+            ("routing that is not", ROUTING, routing(1), Err(NoUpperLayer::ForHost)),
+            ("cut off", HOP_BY_HOP, vec![TCP, 0, 0], Err(NoUpperLayer::Truncated)),
+            ("too short", HOP_BY_HOP, options(TCP, 1)[..15].to_vec(), Err(NoUpperLayer::Truncated)),
+            (
+                "as many as may be",
+                HOP_BY_HOP,
+                [options(0, 0).repeat(5), options(TCP, 0)].concat(),
+                at(TCP, 48),
+            ),
+            ("too many", HOP_BY_HOP, options(0, 0).repeat(9), Err(NoUpperLayer::ForHost)),
+        ] {
+            assert_eq!(upper_layer(first, &payload), expected, "{what}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use crate::conn::{
 };
 use crate::forward::{self, Plan, Refused, Rewrite, Rewritten, icmp};
 use crate::local::LocalPorts;
-use crate::neigh::{HopId, NextHops, Resolution};
+use crate::neigh::{HopId, NextHop, NextHops, Resolution};
 use crate::packet::Packet;
 use crate::port::Frame;
 use crate::sched::{Arrival, Scheduler};
@@ -236,13 +236,14 @@ impl Flows {
         }
         self.wheel.touch(id, deadline(now, view.services.timeouts().seconds(state)));
 
-        let outer_source = hop.source.unwrap_or(entry.client.destination);
-        let rewrite = forward::rewrite(entry, side, outer_source);
+        let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
+        let rewrite = forward::rewrite(entry, side, outer_source, server.encapsulation);
         // A packet is for a VIP or a LIP, but for a NAT server's, which is for
         // the client: the director answers that in its own name.
         let for_client = side == Side::Server && entry.method == Method::Nat;
         let packet_id = match entry.method {
             Method::Tunnel => self.next_id(),
+            Method::FullNat if !entry.is_of_one_family() => self.next_id(),
             Method::Nat | Method::FullNat | Method::DirectRoute => 0,
         };
         let (error, reason) = match forward::apply(&rewrite, packet, frame, hop.mtu, packet_id) {
@@ -306,9 +307,6 @@ impl Flows {
     /// Makes the connection that a packet begins.
     fn connect(&mut self, view: &View, packet: &Packet, now: u32) -> Result<EntryId, Verdict> {
         let tuple = packet.tuple;
-        if !packet.is_v4 {
-            return Err(Verdict::Unclaimed);
-        }
         let services = &view.services;
         let service_id = services
             .find(tuple.protocol, tuple.destination, tuple.destination_port)
@@ -431,6 +429,14 @@ fn deadline(now: u32, seconds: u32) -> u32 {
 #[inline]
 fn rport(server: &RealServer, port: u16) -> u16 {
     if server.port == 0 { port } else { server.port }
+}
+
+/// Where a tunnel to the server begins: at the VIP where the route names no
+/// address, unless that is of the other family.
+#[inline]
+pub(super) fn outer_source(entry: &Entry, hop: &NextHop) -> Option<Address> {
+    let vip_fits = entry.method != Method::Tunnel || entry.is_of_one_family();
+    hop.source.or(vip_fits.then_some(entry.client.destination))
 }
 
 /// Where packets from `side` of a connection go.

@@ -339,7 +339,7 @@ impl<P: Port> Worker<P> {
         frame: &P::Frame,
         now: u64,
     ) {
-        if !packet.is_v4 || !self.icmp_limit.take(now) {
+        if !self.icmp_limit.take(now) {
             return;
         }
         let sender = packet.tuple.source;
@@ -352,7 +352,7 @@ impl<P: Port> Worker<P> {
         if hop.mac.is_none() {
             return self.ask(sender, now);
         }
-        let Some(source) = source.or(hop.source).and_then(Address::v4) else { return };
+        let Some(source) = source.or(hop.source) else { return };
         let offset = forward::link_header_len(hop);
         let Some(mut answer) = self.port.allocate() else { return };
         let packet_id = self.flows.next_id();

@@ -2,7 +2,7 @@
 //! came from.
 
 use super::Worker;
-use super::flow::{Flows, Verdict, View, target, towards};
+use super::flow::{Flows, Verdict, View, outer_source, target, towards};
 use crate::conn::{EntryId, Side, Tuple};
 use crate::forward::{self, Refused, related};
 use crate::packet::{Related, Unparsed};
@@ -48,6 +48,10 @@ impl Flows {
         let Some((id, side)) = self.find(&error.packet.tuple) else { return Verdict::Unclaimed };
         let packet_id = self.next_id();
         let Some(entry) = self.table.get_mut(id) else { return Verdict::Unclaimed };
+        // It would have to become an error of the other family.
+        if entry.method == Method::FullNat && !entry.is_of_one_family() {
+            return Verdict::Unclaimed;
+        }
         // As in IPVS: what is not changed is not checked, that being its
         // receiver's business.
         if entry.method.has_replies() && !error.intact {
@@ -74,8 +78,9 @@ impl Flows {
                 total.add(bytes);
             }
         }
-        let outer_source = hop.source.unwrap_or(entry.client.destination);
-        let rewrite = forward::rewrite(entry, side, outer_source);
+        let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
+        let encapsulation = view.services.server(entry.server_id).map(|server| server.encapsulation);
+        let rewrite = forward::rewrite(entry, side, outer_source, encapsulation.unwrap_or_default());
         let source = related::source(entry, side);
         match related::apply(&rewrite, error, source, frame, hop.mtu, packet_id) {
             Ok(rewritten) => Verdict::Send(rewritten, hop_id),

@@ -6,21 +6,23 @@
 //!
 //! ```text
 //! clients -- router 203.0.113.254 -- [0] director 192.0.2.10 (VIP) [1] -- 10.0.2.0/24: servers .1, .2, .3
+//!            fe80::c                     2001:db8:f::10                   2001:db8:2::/64: servers ::1, ::2, ::3
 //!                                                10.0.2.200 (LIP)
 //! ```
 
 pub mod packets;
+pub mod packets_v6;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
 use sluice_dataplane::conn::{ConnectionRecord, Timeouts};
 use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::{
-    Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey,
-    ServiceOptions, ServiceTableBuilder, Thresholds, Tunables, VirtualService,
+    Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
+    ServiceKey, ServiceOptions, ServiceTableBuilder, Thresholds, Tunables, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::wire::Address;
@@ -43,6 +45,15 @@ pub const SERVER_2: &str = "10.0.2.2:80";
 /// Where FULLNAT connections come from, and tunnels start.
 pub const LIP: [u8; 4] = [10, 0, 2, 200];
 pub const INSIDE_ADDRESS: [u8; 4] = [10, 0, 2, 254];
+
+/// The same in IPv6.
+pub const VIP6: &str = "[2001:db8:f::10]:80";
+pub const DNS_VIP6: &str = "[2001:db8:f::10]:53";
+pub const CLIENT6: &str = "[2001:db8:c::7]:40000";
+pub const SERVER6: &str = "[2001:db8:2::1]:80";
+pub const DNS_SERVER6: &str = "[2001:db8:2::1]:53";
+pub const LIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x200);
+pub const INSIDE_ADDRESS6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0xff);
 
 pub const SECOND: u64 = 1_000_000_000;
 
@@ -165,20 +176,36 @@ impl Director {
         director
     }
 
+    /// The same over IPv6, with the server 2001:db8:2::1.
+    pub fn serving_v6(method: Method) -> Self {
+        Director::serving_between(VIP6, DNS_VIP6, SERVER6, DNS_SERVER6, method)
+    }
+
+    /// A director with a TCP and a UDP service, each with one server.
+    pub fn serving_between(http: &str, dns: &str, server: &str, dns_server: &str, method: Method) -> Self {
+        let mut director = Director::new();
+        for (protocol, vip, server) in [(Protocol::Tcp, http, server), (Protocol::Udp, dns, dns_server)] {
+            let service = director.add_service(protocol, vip);
+            director.add_server(service, server, method, 1);
+        }
+        director.publish();
+        director
+    }
+
     /// The TCP and the UDP service of [`Director::serving`], without servers.
     pub fn both_services(&mut self) -> (ServiceId, ServiceId) {
         (self.add_service(Protocol::Tcp, VIP), self.add_service(Protocol::Udp, DNS_VIP))
     }
 
     pub fn add_service(&mut self, protocol: Protocol, at: &str) -> ServiceId {
-        let at = packets::address(at);
+        let at = socket(at);
         let id = ServiceId(self.services.len() as u32);
         let service = VirtualService {
-            key: ServiceKey { protocol, address: (*at.ip()).into(), port: at.port() },
+            key: ServiceKey { protocol, address: at.ip().into(), port: at.port() },
             scheduler: SchedulerKind::Rr,
             scheduler_flags: SchedulerFlags::default(),
             servers: Vec::new(),
-            local_addresses: vec![Address::from_v4(LIP)],
+            local_addresses: vec![Address::from_v4(LIP), LIP6.into()],
             options: ServiceOptions::default(),
             counters: Arc::new(TrafficCounters::new(self.workers.len())),
         };
@@ -191,16 +218,17 @@ impl Director {
     }
 
     pub fn add_server(&mut self, service: ServiceId, at: &str, method: Method, weight: u32) -> ServerId {
-        let at = packets::address(at);
+        let at = socket(at);
         let id = ServerId(self.servers.len() as u32);
         let workers = self.workers.len();
         let owner = self.services.get_mut(&service).expect("a service that was added");
         let server = RealServer {
             service,
             service_key: owner.key,
-            address: (*at.ip()).into(),
+            address: at.ip().into(),
             port: at.port(),
             method,
+            encapsulation: Encapsulation::Ipip,
             weight,
             last_weight: weight,
             thresholds: Thresholds::default(),
@@ -328,10 +356,18 @@ impl Director {
 
     /// The (LIP, port) of the only connection.
     pub fn local_end(&mut self) -> SocketAddrV4 {
+        match self.any_local_end() {
+            SocketAddr::V4(v4) => v4,
+            SocketAddr::V6(v6) => panic!("{v6} is not IPv4"),
+        }
+    }
+
+    /// The (LIP, port) of the only connection, of either family.
+    pub fn any_local_end(&mut self) -> SocketAddr {
         let list = self.list();
         assert_eq!(list.len(), 1, "{list:?}");
         let (address, port) = list[0].local.expect("a FULLNAT connection");
-        SocketAddrV4::new(address.v4_bytes().into(), port)
+        SocketAddr::new(address.into(), port)
     }
 }
 
@@ -340,6 +376,8 @@ pub struct Routes {
     pub builder: NextHopsBuilder,
     pub outside: EgressId,
     pub inside: EgressId,
+    /// For IPv6
+    pub inside6: EgressId,
 }
 
 impl Routes {
@@ -351,6 +389,9 @@ impl Routes {
     /// The same over other links.
     pub fn over(generation: u64, outside: Egress, inside: Egress) -> Self {
         let mut builder = NextHopsBuilder::new(generation);
+        let of_v6 =
+            |egress: Egress| Egress { source: egress.source.map(|_| INSIDE_ADDRESS6.into()), ..egress };
+        let (outside6, inside6) = (builder.egress(of_v6(outside)), builder.egress(of_v6(inside)));
         let outside = builder.egress(outside);
         let inside = builder.egress(inside);
         let router = Address::from_v4([203, 0, 113, 254]);
@@ -358,7 +399,12 @@ impl Routes {
         builder.connected("10.0.2.0/24".parse().expect("a prefix"), inside);
         builder.via("0.0.0.0/0".parse().expect("a prefix"), outside, router);
         builder.local("192.0.2.10/32".parse().expect("a prefix"));
-        Routes { builder, outside, inside }
+        let router: IpAddr = "fe80::c".parse().expect("an address");
+        builder.neighbour(outside6, router.into(), Some(CLIENT_ROUTER));
+        builder.connected("2001:db8:2::/64".parse().expect("a prefix"), inside6);
+        builder.via("::/0".parse().expect("a prefix"), outside6, router.into());
+        builder.local("2001:db8:f::10/128".parse().expect("a prefix"));
+        Routes { builder, outside, inside, inside6 }
     }
 
     /// All servers are known.
@@ -366,11 +412,18 @@ impl Routes {
         (1..=3).fold(self, Routes::known)
     }
 
-    /// The server 10.0.2.`last` is known.
+    /// The server 10.0.2.`last`, also 2001:db8:2::`last`, is known.
     pub fn known(mut self, last: u8) -> Self {
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, last.into());
+        self.builder.neighbour(self.inside6, v6.into(), Some(server_mac(last)));
         self.builder.neighbour(self.inside, Address::from_v4([10, 0, 2, last]), Some(server_mac(last)));
         self
     }
+}
+
+/// An address of either family with a port.
+pub fn socket(text: &str) -> SocketAddr {
+    text.parse().unwrap_or_else(|_| panic!("{text} is not ADDRESS:PORT"))
 }
 
 /// The link to the servers.

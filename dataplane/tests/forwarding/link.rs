@@ -146,9 +146,8 @@ fn what_is_no_packet_of_ours() {
     }
 }
 
-/// IPv6 does not forward yet: it is the kernel's.
 #[test]
-fn ipv6_is_left_to_the_kernel() {
+fn ipv6_without_a_service_is_left_to_the_kernel() {
     let mut packet = vec![0x60, 0, 0, 0, 0, 20, 6, 64];
     packet.extend([[0x20; 16], [0x21; 16]].concat());
     packet.extend([0, 1, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 2, 0, 0, 0, 0, 0, 0]);

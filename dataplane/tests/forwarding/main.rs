@@ -7,9 +7,11 @@ mod director;
 
 mod connections;
 mod dr;
+mod families;
 mod fragments;
 mod fullnat;
 mod icmp;
+mod ipv6;
 mod link;
 mod nat;
 mod next_hops;
@@ -19,4 +21,5 @@ mod related;
 mod thresholds;
 mod tun;
 mod tunables;
+mod tunnel_types;
 mod workers;

@@ -112,6 +112,19 @@ fn with(packet: &Datagram, changes: &[(usize, u8)]) -> Vec<u8> {
     frame
 }
 
+/// The packet to the service behind extension headers: the number, length
+/// field and fourth byte of each.
+fn v6_behind(extensions: &[(u8, u8, u8)], last: u8) -> Vec<u8> {
+    let mut packet = v6(V6_VIP, extensions[0].0, 80);
+    let segment = packet.split_off(14 + 40);
+    for (place, (_, length, fourth)) in extensions.iter().enumerate() {
+        let next = extensions.get(place + 1).map_or(last, |(number, ..)| *number);
+        packet.extend([next, *length, 1, *fourth]);
+        packet.extend(vec![0; usize::from(*length) * 8 + 4]);
+    }
+    [packet, segment].concat()
+}
+
 fn v6(destination: [u8; 16], next_header: u8, port: u16) -> Vec<u8> {
     let mut packet = vec![0x60, 0, 0, 0, 0, 20, next_header, 64];
     packet.extend(V6_CLIENT);
@@ -203,7 +216,17 @@ fn cases() -> Vec<(&'static str, Vec<u8>, u32)> {
         ("IPv6, another port", v6(V6_VIP, 6, 443), PASS),
         ("IPv6, another address", v6(V6_CLIENT, 6, 80), PASS),
         ("IPv6, ICMPv6", v6(V6_VIP, 58, 80), PASS),
-        ("IPv6, an extension header", v6(V6_VIP, 44, 80), PASS),
+        ("IPv6, a fragment", v6(V6_VIP, 44, 80), PASS),
+        ("IPv6, one extension header", v6_behind(&[(60, 1, 0)], 6), REDIRECT),
+        (
+            "IPv6, six of all lengths",
+            v6_behind(&[(0, 0, 0), (60, 2, 9), (43, 2, 0), (60, 0, 1), (60, 5, 0), (0, 0, 0)], 6),
+            REDIRECT,
+        ),
+        ("IPv6, seven", v6_behind(&[(60, 0, 0); 7], 6), PASS),
+        ("IPv6, routing that is not over", v6_behind(&[(43, 2, 1)], 6), PASS),
+        ("IPv6, another protocol behind them", v6_behind(&[(60, 0, 0)], 58), PASS),
+        ("IPv6, extension headers cut off", v6_behind(&[(60, 0, 0)], 6)[..60].to_vec(), PASS),
         ("IPv6, half a header", v6(V6_VIP, 6, 80)[..53].to_vec(), PASS),
         ("IPv6, no ports", v6(V6_VIP, 6, 80)[..54].to_vec(), PASS),
     ]
