@@ -530,12 +530,12 @@ impl Rules {
         if !same_family && !matches!(server.method, Method::Tun | Method::FullNat) {
             return Err(RulesError::Invalid);
         }
-        if self.refuse_unsupported
-            && let Some(index) = self.find(service)
-        {
-            unsupported::pair(&self.services[index].settings, server)?;
+        match self.find(service) {
+            Some(index) if self.refuse_unsupported => {
+                unsupported::pair(&self.services[index].settings, server)
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn check_local_address(&self, address: IpAddr) -> Result<(), RulesError> {
