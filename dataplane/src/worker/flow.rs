@@ -124,15 +124,8 @@ impl Flows {
         now: u32,
     ) -> Verdict {
         let (id, side) = match found {
-            Some((id, Side::Client)) if self.begins_anew(view, id, packet) => {
-                self.expire(view, id);
-                match self.connect(view, packet, now) {
-                    Ok(id) => (id, Side::Client),
-                    Err(verdict) => return verdict,
-                }
-            }
             // In the end it is as if there had been none.
-            Some((id, Side::Client)) if self.is_abandoned(view, id) => {
+            Some((id, Side::Client)) if self.begins_anew(view, id, packet) || self.is_abandoned(view, id) => {
                 self.expire(view, id);
                 match self.connect(view, packet, now) {
                     Ok(id) => (id, Side::Client),
@@ -175,14 +168,10 @@ impl Flows {
         }
 
         // Before anything is counted: a packet that has to wait comes again.
-        let hop_id = match towards(entry, side, &view.hops) {
-            Ok(hop) => hop,
+        let (hop_id, hop) = match resolved(entry, side, &view.hops) {
+            Ok(resolved) => resolved,
             Err(verdict) => return verdict,
         };
-        let Some(hop) = view.hops.hop(hop_id) else { return Verdict::Drop(DropReason::NoRoute) };
-        if hop.mac.is_none() {
-            return Verdict::Wait(target(entry, side));
-        }
 
         let share = server.counters.share(self.worker);
         let service_share = server.service_counters.share(self.worker);
@@ -441,16 +430,31 @@ pub(super) fn outer_source(entry: &Entry, hop: &NextHop) -> Option<Address> {
 
 /// Where packets from `side` of a connection go.
 #[inline]
-pub(super) fn target(entry: &Entry, side: Side) -> Address {
+fn target(entry: &Entry, side: Side) -> Address {
     match side {
         Side::Client => entry.server.source,
         Side::Server => entry.client.source,
     }
 }
 
+/// The next hop for packets from `side`, whose MAC is known.
+#[inline]
+pub(super) fn resolved<'a>(
+    entry: &mut Entry,
+    side: Side,
+    hops: &'a NextHops,
+) -> Result<(HopId, &'a NextHop), Verdict> {
+    let id = towards(entry, side, hops)?;
+    let hop = hops.hop(id).ok_or(Verdict::Drop(DropReason::NoRoute))?;
+    if hop.mac.is_none() {
+        return Err(Verdict::Wait(target(entry, side)));
+    }
+    Ok((id, hop))
+}
+
 /// The next hop for packets from `side`, from the entry unless routes changed.
 #[inline]
-pub(super) fn towards(entry: &mut Entry, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
+fn towards(entry: &mut Entry, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
     if entry.hop_generation != hops.generation() {
         entry.hops = [NO_HOP; 2];
         entry.hop_generation = hops.generation();

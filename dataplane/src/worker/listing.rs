@@ -2,7 +2,7 @@
 
 use crossbeam::channel::{Sender, TrySendError};
 
-use super::flow::{Flows, View};
+use super::flow::Flows;
 use crate::conn::timer::TICKS_PER_SECOND;
 use crate::conn::{ConnectionRecord, Entry, EntryId, Template, TemplateKey};
 use crate::service::{Method, Protocol};
@@ -26,7 +26,7 @@ impl Listing {
 
     /// Goes on; returns false at the end. Connections that come and go
     /// meanwhile may be in it or not.
-    pub(super) fn proceed(&mut self, flows: &Flows, _view: &View, now: u32) -> bool {
+    pub(super) fn proceed(&mut self, flows: &Flows, now: u32) -> bool {
         if self.slice.is_empty() {
             self.fill(flows, now);
         }

@@ -440,8 +440,8 @@ impl<P: Port> Worker<P> {
             }
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
-        let (flows, view) = (&self.flows, &self.view);
-        self.listings.retain_mut(|listing| listing.proceed(flows, view, tick(now)));
+        let flows = &self.flows;
+        self.listings.retain_mut(|listing| listing.proceed(flows, tick(now)));
     }
 
     /// Lets go of all frames and opens the port anew.

@@ -2,7 +2,7 @@
 //! came from.
 
 use super::Worker;
-use super::flow::{Flows, Verdict, View, outer_source, target, towards};
+use super::flow::{Flows, Verdict, View, outer_source, resolved};
 use crate::conn::{EntryId, Side, Tuple};
 use crate::forward::{self, Refused, related};
 use crate::packet::{Related, Unparsed};
@@ -57,14 +57,10 @@ impl Flows {
         if entry.method.has_replies() && !error.intact {
             return Verdict::Drop(DropReason::BadChecksum);
         }
-        let hop_id = match towards(entry, side, &view.hops) {
-            Ok(hop) => hop,
+        let (hop_id, hop) = match resolved(entry, side, &view.hops) {
+            Ok(resolved) => resolved,
             Err(verdict) => return verdict,
         };
-        let Some(hop) = view.hops.hop(hop_id) else { return Verdict::Drop(DropReason::NoRoute) };
-        if hop.mac.is_none() {
-            return Verdict::Wait(target(entry, side));
-        }
         if let Some(server) = view.services.server(entry.server_id).filter(|server| server.available) {
             let bytes = u64::from(error.packet.length);
             let shares =
