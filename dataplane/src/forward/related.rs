@@ -155,7 +155,7 @@ pub fn in_tunnel(related: &Related) -> Option<super::icmp::Error> {
     let said = (kind, code, info);
     let said = match (of_v4, to_v4) {
         (true, true) => Some(said),
-        (true, false) if kind != icmp::PARAMETER_PROBLEM => said_in_v6(said, 0),
+        (true, false) => said_in_v6(said, 0).filter(|(kind, ..)| *kind != icmpv6::PARAMETER_PROBLEM),
         (false, true) if kind != icmpv6::PARAMETER_PROBLEM => said_in_v4(said, 0),
         (false, false) if kind != icmpv6::PARAMETER_PROBLEM => Some(said),
         _ => None,
