@@ -13,11 +13,11 @@ mod nat;
 pub mod related;
 mod split;
 mod translate;
+mod translate_error;
 mod tun;
 
 pub use egress::{link_header_len, put_link_header};
 pub use split::Split;
-pub use tun::OVERHEAD as TUNNEL_OVERHEAD;
 
 use crate::conn::{Entry, Side, Tuple};
 use crate::packet::Packet;

@@ -12,9 +12,6 @@ use crate::service::Encapsulation;
 use crate::stats::DropReason;
 use crate::wire::{Address, ethernet, gre, gue, ipv4, ipv6, udp};
 
-/// Bytes that IPv4 in IPv4 adds to a packet.
-pub const OVERHEAD: u16 = ipv4::LEN as u16;
-
 /// Congestion experienced, in the two ECN bits (RFC 3168).
 const CE: u8 = 0b11;
 /// ECN-capable, in the two ECN bits.
