@@ -69,7 +69,7 @@ fn forwarded(
     };
     let quoted = quoted.ip_packet();
     let quoted = &quoted[..length.min(quoted.len())];
-    let frame = icmpv6_error_with((INSIDE, server_mac(1)), (source, to), kind.clone(), quoted, 63);
+    let frame = icmpv6_error_with((INSIDE, server_mac(1)), (source, to), *kind, quoted, 63);
     match method {
         Method::Tunnel => {
             let packet = in_v6_tunnel(&frame[14..], 41, (INSIDE_ADDRESS6, RIP6), 63, 0);
@@ -82,7 +82,7 @@ fn forwarded(
 fn arriving(reply: &Datagram6, kind: &Icmpv6Type, length: usize) -> Vec<u8> {
     let quoted = reply.ip_packet();
     let quoted = &quoted[..length.min(quoted.len())];
-    icmpv6_error_with(FROM_CLIENTS, (ROUTER6, ip(VIP6)), kind.clone(), quoted, 64)
+    icmpv6_error_with(FROM_CLIENTS, (ROUTER6, ip(VIP6)), *kind, quoted, 64)
 }
 
 #[test]
@@ -177,10 +177,10 @@ fn errors_from_servers_reach_the_client() {
                 let (_, forwarded) = only_sent(director.arrive(0, &request.bytes()), &what);
                 let to = if method == Method::Nat { ip(CLIENT6) } else { LIP6 };
                 let link = (server_mac(1), INSIDE);
-                let arriving = icmpv6_error_with(link, (source, to), kind.clone(), &forwarded[14..], 64);
+                let arriving = icmpv6_error_with(link, (source, to), kind, &forwarded[14..], 64);
                 let quoted = request.clone().hop().ip_packet();
                 let ends = (ip(VIP6), ip(CLIENT6));
-                let expected = icmpv6_error_with((OUTSIDE, CLIENT_ROUTER), ends, kind.clone(), &quoted, 63);
+                let expected = icmpv6_error_with((OUTSIDE, CLIENT_ROUTER), ends, kind, &quoted, 63);
                 assert_eq!(only_sent(director.arrive(1, &arriving), &what), (0, expected), "{what}");
             }
         }

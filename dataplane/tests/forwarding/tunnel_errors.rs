@@ -51,7 +51,7 @@ fn v4(type_u8: u8, code_u8: u8, bytes5to8: [u8; 4]) -> Icmpv4Type {
 fn about(quoted: &[u8], of_v4: &Icmpv4Type, of_v6: &Icmpv6Type) -> Vec<u8> {
     let (from_mac, to_mac) = (server_mac(1), INSIDE);
     if quoted[0] >> 4 == 6 {
-        return icmpv6_error((from_mac, to_mac), (INNER_ROUTER6, INSIDE_ADDRESS6), of_v6.clone(), quoted);
+        return icmpv6_error((from_mac, to_mac), (INNER_ROUTER6, INSIDE_ADDRESS6), *of_v6, quoted);
     }
     let (source, destination) = ([10, 0, 2, 253], INSIDE_ADDRESS);
     IcmpError { from_mac, to_mac, source, destination, kind: of_v4.clone(), quoted, id: 77 }.bytes()
@@ -63,7 +63,7 @@ fn told(vip: &str, to_v4: &Icmpv4Type, to_v6: &Icmpv6Type, quoted: usize, id: u1
     if vip == VIP6 {
         let packet = tcp6(CLIENT6, vip, SYN).length(600).hop().ip_packet();
         let quoted = &packet[..quoted.min(packet.len())];
-        return icmpv6_error(link, (ip(VIP6), ip(CLIENT6)), to_v6.clone(), quoted);
+        return icmpv6_error(link, (ip(VIP6), ip(CLIENT6)), *to_v6, quoted);
     }
     let packet = tcp(CLIENT, vip, SYN).length(600).hop().ip_packet();
     let address = |text| match socket(text).ip() {
