@@ -1,7 +1,7 @@
 //! Malformed, truncated, bit-flipped and random frames: a worker never panics,
 //! loses no frame, counts each of them once, and carries on with the
-//! connections that it has. ICMP errors with what they quote and fragments are
-//! among them.
+//! connections that it has. ICMP and ICMPv6 errors with what they quote,
+//! extension headers and fragments are among them.
 //!
 //! `SLUICE_FUZZ_SEED` repeats a run, and `SLUICE_FUZZ_FRAMES` sets its length.
 
@@ -10,13 +10,15 @@
 mod director;
 #[path = "fuzz/parts.rs"]
 mod parts;
+#[path = "fuzz/parts_v6.rs"]
+mod parts_v6;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use director::packets::{ACK, Datagram, SYN, UdpChecksum, ethernet, tcp, udp};
 use director::{CLIENT_ROUTER, Director, FRAMES, INSIDE, OUTSIDE, Outcome, Routes, SECOND, server_mac};
-use sluice_dataplane::service::{Method, Protocol, ServerId, ServiceId};
+use sluice_dataplane::service::{Encapsulation, Method, Protocol, ServerId, ServiceId};
 use sluice_dataplane::stats::DropReason;
 
 /// Frames that arrive together, most times.
@@ -78,6 +80,30 @@ fn serve_by(director: &mut Director, server: u8) {
             let port = if protocol == Protocol::Tcp { 80 } else { 53 };
             director.add_server(service, &format!("10.0.2.{server}:{port}"), method, 1);
         }
+    }
+}
+
+/// Services of IPv6, and those between families, with server 2 each. Tunnels are
+/// of all types.
+fn serve_ipv6(director: &mut Director) {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let port = if protocol == Protocol::Tcp { 80 } else { 53 };
+        let (four, six) = (format!("10.0.2.2:{port}"), format!("[2001:db8:2::2]:{port}"));
+        let mut add = |vip: &str, server: &str, method| {
+            let service = director.add_service(protocol, vip);
+            let id = director.add_server(service, server, method, 1);
+            director.server(id).encapsulation = match (server == six, protocol) {
+                (true, Protocol::Tcp) => Encapsulation::Gue { port: 6080, checksum: true },
+                (true, Protocol::Udp) => Encapsulation::Gre { checksum: true },
+                (false, _) => Encapsulation::Ipip,
+            };
+        };
+        for (n, method) in METHODS.into_iter().enumerate() {
+            add(&parts_v6::vip(n, protocol), &six, method);
+        }
+        add(&parts_v6::vip(4, protocol), &four, Method::FullNat);
+        add(&parts_v6::vip(5, protocol), &four, Method::Tunnel);
+        add(&vip(4, protocol), &six, Method::FullNat);
     }
 }
 
@@ -179,7 +205,7 @@ fn without_outer_id(mut frame: Vec<u8>) -> Vec<u8> {
 /// it, or cannot be; and the interface that it comes by.
 fn valid(random: &mut Random) -> (usize, Datagram) {
     let protocol = random.of(&[Protocol::Tcp, Protocol::Udp]);
-    let method = random.below(METHODS.len());
+    let method = random.below(METHODS.len() + 1);
     // Few clients, so that frames meet the connections of earlier ones.
     let client = format!("198.51.100.{}:{}", random.below(16), 1000 + random.below(16));
     let port = if protocol == Protocol::Tcp { 80 } else { 53 };
@@ -228,6 +254,9 @@ fn frame(random: &mut Random) -> (usize, Vec<u8>) {
     if random.chance(3) {
         let length = random.below(1800);
         return (random.below(2), (0..length).map(|_| random.byte()).collect());
+    }
+    if random.chance(40) {
+        return parts_v6::frame(random);
     }
     let (interface, packet) = valid(random);
     if random.chance(3) {
@@ -379,6 +408,7 @@ fn fuzz(workers: usize, frames: u64) {
         let (method, key) = (METHODS[id as usize / 2], director.service(ServiceId(id)).key);
         director.add_server(ServiceId(id), &format!("10.0.2.2:{}", key.port), method, 1);
     }
+    serve_ipv6(&mut director);
     director.publish();
 
     let mut arrived = 0;
@@ -448,6 +478,7 @@ fn fuzz(workers: usize, frames: u64) {
         DropReason::TtlExceeded,
         DropReason::TooBig,
         DropReason::TunnelError,
+        DropReason::Untranslatable,
         DropReason::FragmentQueueFull,
         DropReason::TableFull,
         DropReason::Unresolved,
