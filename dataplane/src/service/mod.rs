@@ -19,8 +19,9 @@ use std::sync::Arc;
 pub use options::{ClientMask, Persistence, ServiceOptions};
 pub use scheduler::{SchedulerFlags, SchedulerKind};
 pub use table::{ServiceTable, ServiceTableBuilder};
-pub use tunables::Tunables;
+pub use tunables::{Defense, Tunables};
 
+use crate::conn::Timeouts;
 use crate::stats::{ServerCounters, TrafficCounters};
 use crate::wire::Address;
 
@@ -163,6 +164,8 @@ pub struct RealServer {
     /// it, so that a server that is quiesced for a while has the same clients
     /// afterwards (`dest->last_weight`)
     pub last_weight: u32,
+    /// How long its connections live, where that is not as everywhere
+    pub timeouts: Option<Arc<Timeouts>>,
     /// How many connections it may have
     pub thresholds: Thresholds,
     /// How often it was edited, wrapping around: wrr begins its round anew even

@@ -41,6 +41,12 @@ drop_reasons! {
     NoServer = "no_server",
     /// The connection's server was removed
     ServerGone = "server_gone",
+    /// The connection table is nearly full, and `drop_packet` says that some
+    /// packets that begin a connection are dropped
+    Overload = "overload",
+    /// A NAT server's packet of no connection, which it was told with
+    /// `nat_icmp_send`
+    NoConnection = "no_connection",
     /// The connection table is full
     TableFull = "table_full",
     /// No (LIP, port) is free towards the server, or no LIP is configured

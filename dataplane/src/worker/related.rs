@@ -76,7 +76,9 @@ impl Flows {
         }
         let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
         let encapsulation = view.services.server(entry.server_id).map(|server| server.encapsulation);
-        let rewrite = forward::rewrite(entry, side, outer_source, encapsulation.unwrap_or_default());
+        let pmtu_disc = view.services.tunables().pmtu_disc;
+        let encapsulation = encapsulation.unwrap_or_default();
+        let rewrite = forward::rewrite(entry, side, outer_source, encapsulation, pmtu_disc);
         let source = related::source(entry, side);
         match related::apply(&rewrite, error, source, frame, hop.mtu, packet_id) {
             Ok(rewritten) => Verdict::Send(rewritten, hop_id),
