@@ -272,3 +272,17 @@ fn errors_do_not_touch_the_connection() {
         assert_eq!(traffic.in_packets.get(), 2, "{method:?}");
     }
 }
+
+/// Not even a NAT server is told that its packet, which an error is about, is
+/// nobody's.
+#[test]
+fn an_error_about_nothing_is_not_answered() {
+    let mut director = Director::serving_v6(Method::Nat);
+    director.tunables.nat_icmp_send = true;
+    director.publish();
+    let stray = tcp6(CLIENT6, &format!("[{RIP6}]:80"), ACK);
+    assert_eq!(director.arrive(1, &tcp6(&format!("[{RIP6}]:80"), CLIENT6, ACK).bytes()).sent.len(), 1);
+    let link = (server_mac(1), INSIDE);
+    let frame = icmpv6_error_with(link, (RIP6, ip(CLIENT6)), said(1, 4, 0), &stray.ip_packet(), 64);
+    assert_eq!(director.arrive(1, &frame), Outcome::punted(1, frame));
+}

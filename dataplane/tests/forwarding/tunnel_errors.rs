@@ -129,6 +129,18 @@ fn what_a_client_can_do_nothing_about() {
     }
 }
 
+/// Routers do not fragment IPv6, whatever the packet in it allows.
+#[test]
+fn who_lets_fragment_is_told_of_a_tunnel_of_ipv6() {
+    let (mut director, _) = tunnel(VIP, SERVER6, Encapsulation::Ipip);
+    let request = tcp(CLIENT, VIP, ACK).length(500).may_be_fragmented();
+    let sent = director.arrive(0, &request.bytes()).sent.swap_remove(0).1.split_off(14);
+    let arriving = about(&sent, &v4(3, 4, [0; 4]), &said(2, 0, 1400));
+    let outcome = director.arrive(1, &arriving);
+    assert_eq!((outcome.dropped, outcome.sent.len()), (vec![DropReason::TunnelError], 1));
+    assert_eq!(outcome.sent[0].1[40..42], 1360u16.to_be_bytes());
+}
+
 #[test]
 fn errors_about_what_the_director_did_not_send() {
     let kinds = (v4(3, 1, [0; 4]), said(1, 0, 0));
