@@ -91,6 +91,16 @@ fn big_answers_by_two_workers() -> Result<()> {
     big_answers(Method::FullNat, SiteOptions { queues: 2, ..SiteOptions::default() })
 }
 
+#[test]
+fn big_ipv6_answers_by_two_workers() -> Result<()> {
+    if std::thread::available_parallelism()?.get() < 2 {
+        lab::skipped("big_ipv6_answers_by_two_workers", "needs two CPUs");
+        return Ok(());
+    }
+    let options = SiteOptions { queues: 2, ipv6: true, ..SiteOptions::default() };
+    big_answers_between(VIP6.into(), Method::FullNat, |server| ipv6_of(server).into(), options)
+}
+
 /// Sends back what it gets, from the address that it came to; ends with the process.
 fn serve(server: &Netns, address: IpAddr) -> Result<()> {
     let socket = server.enter(|| UdpSocket::bind((address, 4000)))??;

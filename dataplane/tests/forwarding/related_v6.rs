@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use etherparse::Icmpv6Type;
-use sluice_dataplane::service::{Method, ServerId};
+use sluice_dataplane::service::{Method, Protocol, ServerId};
 use sluice_dataplane::stats::DropReason;
 
 use crate::director::packets::{ACK, SYN};
@@ -285,4 +285,19 @@ fn an_error_about_nothing_is_not_answered() {
     let link = (server_mac(1), INSIDE);
     let frame = icmpv6_error_with(link, (RIP6, ip(CLIENT6)), said(1, 4, 0), &stray.ip_packet(), 64);
     assert_eq!(director.arrive(1, &frame), Outcome::punted(1, frame));
+}
+
+#[test]
+fn errors_on_another_queue_reach_their_connection() {
+    for queue in 0..3 {
+        let mut director = Director::with(3, 100);
+        let service = director.add_service(Protocol::Tcp, VIP6);
+        director.add_server(service, &format!("[{RIP6}]:80"), Method::FullNat, 1);
+        director.publish();
+        director.arrive_at(1, 0, &[&tcp6(CLIENT6, VIP6, SYN).bytes()]);
+        let reply = tcp6(VIP6, CLIENT6, ACK);
+        let outcome = director.arrive_at(queue, 0, &[&arriving(&reply, &too_big(1300), 1500)]);
+        let expected = forwarded(&mut director, Method::FullNat, &reply, &too_big(1300), 1500);
+        assert_eq!(only_sent(outcome, "an error"), (1, expected), "queue {queue}");
+    }
 }

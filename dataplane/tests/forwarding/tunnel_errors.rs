@@ -109,6 +109,26 @@ fn the_client_is_told() {
     }
 }
 
+/// Which worker has the connection, the datagram of GUE does not tell.
+#[test]
+fn errors_on_another_queue_reach_their_connection() {
+    for queue in 0..3 {
+        let mut director = Director::with(3, 100);
+        let service = director.add_service(Protocol::Tcp, VIP);
+        let id = director.add_server(service, SERVER, Method::Tunnel, 1);
+        director.server(id).encapsulation = GUE;
+        director.publish();
+        let sent = director.arrive_at(1, 0, &[&request(VIP)]).sent.swap_remove(0).1.split_off(14);
+        let arriving = about(&sent, &v4(3, 1, [0; 4]), &said(1, 0, 0));
+        let outcome = director.arrive_at(queue, 1, &[&arriving]);
+        assert_eq!(
+            (outcome.dropped, outcome.sent.len()),
+            (vec![DropReason::TunnelError], 1),
+            "queue {queue}"
+        );
+    }
+}
+
 /// A client of IPv6 makes its packets no smaller than 1280 bytes, and cannot
 /// mend an outer header.
 #[test]
