@@ -14,6 +14,8 @@ pub struct Tunables {
     pub conn_reuse_mode: u32,
     /// TCP connections begin with any packet but RST
     pub sloppy_tcp: bool,
+    /// SCTP connections begin with any packet but ABORT
+    pub sloppy_sctp: bool,
     /// When connections that look unused are ended to make room
     pub drop_entry: Defense,
     /// When one in so many packets that begin a connection is dropped
@@ -68,6 +70,7 @@ impl Default for Tunables {
             expire_quiescent_template: false,
             conn_reuse_mode: 1,
             sloppy_tcp: false,
+            sloppy_sctp: false,
             drop_entry: Defense::Off,
             drop_packet: Defense::Off,
             secure_tcp: Defense::Off,

@@ -9,7 +9,7 @@ use sluice_dataplane::wire::checksum;
 
 use super::Random;
 use super::director::packets::{ACK, SYN};
-use super::director::packets_v6::{Datagram6, icmpv6_error, in_v6_tunnel, tcp6, udp6};
+use super::director::packets_v6::{Datagram6, icmpv6_error, in_v6_tunnel, sctp6, tcp6, udp6};
 use super::director::{CLIENT_ROUTER, INSIDE, INSIDE_ADDRESS6, OUTSIDE, server_mac};
 
 const NETWORK: usize = 14;
@@ -21,7 +21,7 @@ const RIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 2);
 pub const SERVICES: usize = 6;
 
 pub fn vip(service: usize, protocol: Protocol) -> String {
-    format!("[2001:db8:f::{}]:{}", 10 + service, if protocol == Protocol::Tcp { 80 } else { 53 })
+    format!("[2001:db8:f::{}]:{}", 10 + service, super::port(protocol))
 }
 
 /// A frame to be fuzzed with, and the interface that it comes by.
@@ -41,9 +41,9 @@ pub fn frame(random: &mut Random) -> (usize, Vec<u8>) {
 
 /// Of connections that exist, are made by it, or cannot be.
 fn valid(random: &mut Random) -> (usize, Datagram6) {
-    let protocol = random.of(&[Protocol::Tcp, Protocol::Udp]);
+    let protocol = random.of(&super::PROTOCOLS);
     let client = format!("[2001:db8:c::{}]:{}", random.below(10), 1000 + random.below(16));
-    let server = format!("[{RIP6}]:{}", if protocol == Protocol::Tcp { 80 } else { 53 });
+    let server = format!("[{RIP6}]:{}", super::port(protocol));
     let (interface, from, to) = match random.below(8) {
         0..5 => (0, client, vip(random.below(SERVICES), protocol)),
         5 => (1, server, client),
@@ -56,6 +56,7 @@ fn valid(random: &mut Random) -> (usize, Datagram6) {
             tcp6(&from, &to, random.of(&[SYN, SYN, SYN, ACK, ACK, ACK, flags]))
         }
         Protocol::Udp => udp6(&from, &to),
+        Protocol::Sctp => sctp6(&from, &to, &[random.below(16) as u8]),
     };
     if interface == 1 {
         packet = packet.link(server_mac(2), INSIDE);

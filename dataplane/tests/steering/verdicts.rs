@@ -8,7 +8,7 @@ use sluice_dataplane::service::Protocol;
 use sluice_dataplane::steer::{ModeChoice, Steering, SteeringRules, Target};
 use sluice_dataplane::wire::Address;
 
-use crate::director::packets::{ACK, Datagram, IcmpError, SYN, address, ethernet, tcp, udp};
+use crate::director::packets::{ACK, Datagram, IcmpError, SYN, address, ethernet, sctp, tcp, udp};
 use crate::kernel;
 
 const PASS: u32 = 2;
@@ -31,9 +31,11 @@ fn rules() -> SteeringRules {
         target(Protocol::Tcp, "192.0.2.10:80"),
         target(Protocol::Udp, "192.0.2.10:53"),
         target(Protocol::Tcp, "192.0.2.11:0"),
+        target(Protocol::Sctp, "192.0.2.10:2905"),
         Target { address: Address::from_v6(V6_VIP), port: 80, protocol: Protocol::Tcp },
     ]);
     rules.nat_servers.extend([target(Protocol::Tcp, "10.0.2.1:8080"), target(Protocol::Udp, "10.0.2.2:0")]);
+    rules.nat_servers.insert(target(Protocol::Sctp, "10.0.2.1:2906"));
     rules.nat_servers.insert(Target { address: Address::from_v6(V6_RIP), port: 0, protocol: Protocol::Udp });
     rules.local_addresses.extend([Address::from_v4([10, 0, 2, 200]), Address::from_v6(V6_LIP)]);
     rules.tunnel_servers.extend([Address::from_v4([10, 0, 2, 3]), Address::from_v6(V6_TUNNEL)]);
@@ -97,6 +99,7 @@ fn error_cases() -> Vec<(&'static str, Vec<u8>, u32)> {
         ("about a LIP's ssh", about(tcp("10.0.2.200:1023", "10.0.2.9:22", ACK)), PASS),
         ("about a packet to a NAT server", about(tcp(CLIENT, "10.0.2.1:8080", ACK)), REDIRECT),
         ("about a packet to its ssh", about(tcp(CLIENT, "10.0.2.1:22", ACK)), PASS),
+        ("about an association", about(sctp("192.0.2.10:2905", CLIENT, &[0])), REDIRECT),
         ("about a tunnel's packet", tunnel([10, 0, 2, 3]), REDIRECT),
         ("about somebody else's tunnel", tunnel([10, 0, 2, 1]), PASS),
         ("about a tunnel's packet of IPv6", outer(41), REDIRECT),
@@ -294,12 +297,19 @@ fn cases() -> Vec<(&'static str, Vec<u8>, u32)> {
         ),
         ("a fragment for a VIP without UDP", fragment(udp(CLIENT, "192.0.2.11:53")), PASS),
         ("a fragment for an address without services", fragment(udp(CLIENT, "192.0.2.12:53")), PASS),
+        ("an association", whole(sctp(CLIENT, "192.0.2.10:2905", &[1])), REDIRECT),
+        ("an association at another port", whole(sctp(CLIENT, "192.0.2.10:80", &[1])), PASS),
+        ("an association's server", whole(sctp("10.0.2.1:2906", CLIENT, &[2])), REDIRECT),
+        ("an association at an address without", whole(sctp(CLIENT, "192.0.2.11:80", &[1])), PASS),
+        ("an association with a LIP", whole(sctp("10.0.2.9:80", "10.0.2.200:65535", &[1])), PASS),
+        ("a fragment of an association", fragment(sctp(CLIENT, "192.0.2.10:1", &[0])), REDIRECT),
+        ("one at an address without", fragment(sctp(CLIENT, "192.0.2.11:1", &[0])), PASS),
         ("a fragment for a LIP", fragment(udp("10.0.2.9:53", "10.0.2.200:80")), REDIRECT),
         ("a fragment from a NAT server", fragment(tcp("10.0.2.1:8080", CLIENT, ACK)), REDIRECT),
         ("a fragment from a NAT server, another protocol", fragment(udp("10.0.2.1:8080", CLIENT)), PASS),
         ("a fragment to a NAT server", fragment(tcp(CLIENT, "10.0.2.1:8080", ACK)), PASS),
         ("a fragment of ICMP", with(&syn, &[(20, 0x20), (23, 1)]), PASS),
-        ("a fragment of SCTP", with(&syn, &[(20, 0x20), (23, 132)]), PASS),
+        ("a fragment of DCCP", with(&syn, &[(20, 0x20), (23, 33)]), PASS),
         ("a fragment without its data", fragment(syn.clone())[..34].to_vec(), REDIRECT),
         ("ICMP to the VIP", with(&syn, &[(23, 1)]), PASS),
         ("VRRP", with(&syn, &[(23, 112)]), PASS),
