@@ -37,8 +37,8 @@ drop_reasons! {
     /// An ICMP error about a tunnel's packet, of which the client was told where
     /// it concerns it and the rate allows
     TunnelError = "tunnel_error",
-    /// An ICMP error, or an IPv6 extension header of a fragment, for which the
-    /// other address family has no equal (RFC 7915)
+    /// An ICMP error, an extension header of a fragment, or a fragment without a
+    /// UDP checksum, for which the other address family has no equal (RFC 7915)
     Untranslatable = "untranslatable",
     /// The service has no server that takes connections
     NoServer = "no_server",
