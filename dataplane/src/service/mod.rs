@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use options::{ClientMask, Persistence, ServiceOptions};
 pub use scheduler::{SchedulerFlags, SchedulerKind};
 pub use table::{ServiceTable, ServiceTableBuilder};
-pub use tunables::Tunables;
+pub use tunables::{FTP, FtpPorts, MOST_FTP_PORTS, Tunables};
 
 use crate::stats::{ServerCounters, TrafficCounters};
 use crate::wire::Address;
