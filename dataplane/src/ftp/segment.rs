@@ -55,8 +55,9 @@ fn is_fragment(packet: &Packet, frame: &[u8]) -> bool {
 
 /// Takes a segment of `sent` to the numbers and bytes of its receiver, and what
 /// it acknowledges to those of `other`'s sender. `room` is the most bytes that
-/// the IP packet may have: what does not fit is cut off, and its sender will
-/// send it again by itself. `scratch` is lent.
+/// the IP packet may have: what does not fit is cut off, as is data beyond the
+/// segment's length, and its sender will send it again by itself. `scratch` is
+/// lent.
 ///
 /// Returns the packet as it is now, or `None` where it has no room at all; it is
 /// as it was then.
@@ -73,7 +74,7 @@ pub fn rewrite<F: Frame>(
     let payload = frame.bytes().get(segment.data..segment.data + segment.length)?;
     sent.write(segment.sequence, payload, scratch);
     let most = room.min(frame.capacity().saturating_sub(network)).checked_sub(segment.data - network)?;
-    let cut = scratch.len() > most;
+    let cut = scratch.len() > most || segment.length < packet.transport_length() - (segment.data - transport);
     scratch.truncate(most);
 
     let old_length = packet.transport_length();

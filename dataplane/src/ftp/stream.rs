@@ -175,7 +175,8 @@ impl Stream {
 
     /// Takes note of the bytes of a segment that are new, and tells `each` line
     /// that ends in them with its number: the next one must be among them, so
-    /// that none is missed.
+    /// that none is missed. A whole line for which `each` fails was not read, nor
+    /// was what follows.
     pub fn read<E>(
         &mut self,
         sequence: u32,
@@ -189,7 +190,7 @@ impl Stream {
             self.next = start.wrapping_add(part.len() as u32);
             let ends = part.ends_with(b"\n");
             if ends && self.line_length == 0 {
-                each(self, start, Line::Whole(without_end(part)))?;
+                each(self, start, Line::Whole(without_end(part))).inspect_err(|_| self.next = start)?;
                 continue;
             }
             let kept = usize::from(self.line_length);

@@ -63,7 +63,7 @@ impl Flows {
             return Ok(*packet);
         }
         let known = self.ftp.streams(id);
-        let Some(segment) = Segment::read(packet, frame.bytes()) else {
+        let Some(mut segment) = Segment::read(packet, frame.bytes()) else {
             return if known.is_some() { drop } else { Ok(*packet) };
         };
         let mut streams = match known {
@@ -86,13 +86,24 @@ impl Flows {
             return drop;
         }
         self.ftp.keep(id, streams);
+        let mut cut = false;
         let (sent, _) = streams.of(side);
         if segment.length > 0 && stream::before(sent.next(), segment.end()) {
             let payload = frame.bytes().get(segment.data..segment.data + segment.length).unwrap_or_default();
-            self.read_lines(view, &mut streams, (id, &entry, side), segment.sequence, payload, now)?;
+            let read =
+                self.read_lines(view, &mut streams, (id, &entry, side), segment.sequence, payload, now);
+            if let Err(verdict) = read {
+                // What comes before the line in question may pass.
+                let length = streams.of(side).0.next().wrapping_sub(segment.sequence);
+                if !(1..segment.length as u32).contains(&length) {
+                    return Err(verdict);
+                }
+                segment.length = length as usize;
+                cut = true;
+            }
             self.ftp.keep(id, streams);
         }
-        if streams.client.is_unchanged() && streams.server.is_unchanged() {
+        if !cut && streams.client.is_unchanged() && streams.server.is_unchanged() {
             return Ok(*packet);
         }
         let (sent, other) = streams.of(side);
@@ -175,7 +186,12 @@ impl Flows {
                     Some(Reply::ExtendedPassive { address, port, place }) => {
                         let vip = entry.client.destination;
                         let is_server = address.is_none_or(|a| a == entry.server.source || a == vip);
-                        let Some(asked) = mode.filter(|_| whole && is_server) else { return Ok(()) };
+                        // A server of IPv6 was asked for this whatever the client asked for.
+                        let answers =
+                            |asked: &Mode| *asked == Mode::ExtendedPassive || !entry.server.source.is_v4();
+                        let Some(asked) = mode.filter(|asked| whole && is_server && answers(asked)) else {
+                            return Ok(());
+                        };
                         self.expect_passive(view, id, entry, port, now)?;
                         *mode = None;
                         match (asked, vip.v4()) {

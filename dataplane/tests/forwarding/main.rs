@@ -9,6 +9,7 @@ mod connections;
 mod dr;
 mod families;
 mod fragments;
+mod ftp;
 mod fullnat;
 mod icmp;
 mod ipv6;
