@@ -45,9 +45,9 @@ pub enum Unparsed {
     /// It is whole as far as was looked, but not TCP or UDP over IP: the
     /// kernel's business
     Kernel,
-    /// A fragment over IPv4, whose header is at this offset
+    /// A fragment of what may be TCP or UDP, whose IP header is at this offset
     Fragment(u16),
-    /// ICMP over IPv4, whose header is at this offset
+    /// ICMP over IPv4 or ICMPv6 over IPv6, whose header is at this offset
     Icmp(u16),
     /// It is broken
     Drop(DropReason),
@@ -135,18 +135,16 @@ fn parse_v6(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
     let length = ipv6::LEN + ip.payload_length.get() as usize;
     let packet = packet.get(..length).ok_or(TRUNCATED)?;
     let payload = &packet[ipv6::LEN..];
-    let upper = ipv6::upper_layer(ip.next_header, payload).map_err(|error| match error {
-        ipv6::NoUpperLayer::Truncated => TRUNCATED,
-        ipv6::NoUpperLayer::ForHost => Unparsed::Kernel,
-    })?;
+    let upper = upper_layer_v6(ip, payload)?;
+    if fragment_header(&upper, payload).is_some_and(|header| !header.is_atomic()) {
+        return Err(Unparsed::Fragment(network as u16));
+    }
+    if upper.protocol == ipv6::ICMPV6 {
+        return Err(Unparsed::Icmp(network as u16));
+    }
     let protocol = Protocol::from_number(upper.protocol).ok_or(Unparsed::Kernel)?;
     let (source_port, destination_port, flags) = transport(protocol, &payload[upper.offset..])?;
-    let (source, destination) = (Address::from_v6(ip.source), Address::from_v6(ip.destination));
-    // On the wire these are nobody's (RFC 4291, section 2.5.5.2), and would be
-    // taken for IPv4 here.
-    if source.is_v4() || destination.is_v4() {
-        return Err(Unparsed::Kernel);
-    }
+    let (source, destination) = addresses_v6(ip)?;
     Ok(Packet {
         tuple: Tuple { source, destination, source_port, destination_port, protocol },
         network: network as u16,
@@ -158,6 +156,26 @@ fn parse_v6(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         dont_fragment: true,
         later: false,
     })
+}
+
+fn upper_layer_v6(ip: &ipv6::Header, payload: &[u8]) -> Result<ipv6::UpperLayer, Unparsed> {
+    ipv6::upper_layer(ip.next_header, payload).map_err(|error| match error {
+        // Also of a first fragment: it has to hold all headers (RFC 7112).
+        ipv6::NoUpperLayer::Truncated => TRUNCATED,
+        ipv6::NoUpperLayer::ForHost => Unparsed::Kernel,
+    })
+}
+
+fn fragment_header<'a>(upper: &ipv6::UpperLayer, payload: &'a [u8]) -> Option<&'a ipv6::Fragment> {
+    let (header, _) = ipv6::Fragment::ref_from_prefix(payload.get(upper.fragment?..)?).ok()?;
+    Some(header)
+}
+
+/// IPv4-mapped addresses on the wire are nobody's (RFC 4291, section 2.5.5.2),
+/// and would be taken for IPv4 here.
+fn addresses_v6(ip: &ipv6::Header) -> Result<(Address, Address), Unparsed> {
+    let (source, destination) = (Address::from_v6(ip.source), Address::from_v6(ip.destination));
+    if source.is_v4() || destination.is_v4() { Err(Unparsed::Kernel) } else { Ok((source, destination)) }
 }
 
 /// Ports and TCP flags of a whole segment or datagram.

@@ -45,7 +45,7 @@ fn transitions_are_those_of_ipvs() {
             from = State::None;
         }
         if after != "gone" {
-            let next = from.next(direction, flags);
+            let next = from.next(direction, flags, false);
             assert_eq!(next.name(), after, "{line}");
             assert_eq!(timeouts.seconds(next).to_string(), seconds, "{line}");
         }

@@ -90,6 +90,7 @@ impl Check<'_> {
             ),
             socket: file.socket.as_ref().map(|path| self.socket(path)),
             tunables: self.tunables(file),
+            timeouts: self.timeouts(&file.timeouts),
         }
     }
 
@@ -187,7 +188,7 @@ impl Check<'_> {
         PathBuf::from(text)
     }
 
-    fn choice<T: Copy + Default>(
+    pub(super) fn choice<T: Copy + Default>(
         &mut self,
         key: &str,
         value: Option<&Spanned<String>>,
@@ -277,6 +278,7 @@ impl Check<'_> {
             let scheduler = self.scheduler(service.scheduler.as_ref());
             let flags = self.flags(scheduler, &service.flags);
             let options = self.options(service, protocol);
+            let timeouts = self.timeouts(&service.timeouts);
             let local_addresses = self.local_addresses(&service.local_addresses);
             let at = self.virtual_address(&service.address);
             if at.is_some_and(|(_, port)| port == 0) && service.persistent.is_none() {
@@ -309,7 +311,7 @@ impl Check<'_> {
             let servers = self.servers(&service.server, at, locals);
             if let (Some((address, port)), Some(protocol)) = (at, protocol) {
                 let key = ServiceKey { protocol, address, port };
-                services.push(Service { key, scheduler, flags, options, local_addresses, servers });
+                services.push(Service { key, scheduler, flags, options, timeouts, local_addresses, servers });
             }
         }
         self.addresses_apart(file, &vips);
@@ -406,6 +408,7 @@ impl Check<'_> {
         for spanned in list {
             let server = spanned.as_ref();
             let method = self.one_of("method", &server.method, &METHODS);
+            let encapsulation = self.encapsulation(server, method);
             let weight = self.weight(server.weight.as_ref());
             let (upper_threshold, lower_threshold) = self.thresholds(server);
             let Some((address, port)) = self.real_address(&server.address) else {
@@ -460,7 +463,15 @@ impl Check<'_> {
                 );
             }
             if let Some(method) = method {
-                servers.push(Server { address, port, method, weight, upper_threshold, lower_threshold });
+                servers.push(Server {
+                    address,
+                    port,
+                    method,
+                    encapsulation,
+                    weight,
+                    upper_threshold,
+                    lower_threshold,
+                });
             }
         }
         servers
@@ -544,7 +555,7 @@ fn family(address: Address) -> &'static str {
 }
 
 /// `a`, `b` or `c`.
-fn or_list(names: &[String]) -> String {
+pub(super) fn or_list(names: &[String]) -> String {
     match names {
         [] => String::new(),
         [only] => only.clone(),

@@ -52,6 +52,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let mut rules = Rules::new(settings.workers.len());
     rules.set_default_local_addresses(settings.local_addresses.iter().map(|a| (*a).into()).collect())?;
     rules.set_tunables(settings.tunables);
+    rules.set_state_timeouts(settings.timeouts);
     rules.load(config.services.iter().map(service_rules))?;
 
     let mode = match settings.xdp_mode {
@@ -190,6 +191,7 @@ fn service_rules(service: &crate::config::Service) -> ServiceRules {
     let name = ServiceName::from(service.key);
     ServiceRules {
         name,
+        timeouts: service.timeouts,
         settings: ServiceSettings {
             scheduler_flags: service.flags,
             ..ServiceSettings::plain(service.scheduler.name(), name.family()).with(service.options)
@@ -200,6 +202,7 @@ fn service_rules(service: &crate::config::Service) -> ServiceRules {
             .map(|s| Server {
                 upper_threshold: s.upper_threshold,
                 lower_threshold: s.lower_threshold,
+                tunnel: s.encapsulation.into(),
                 ..Server::plain(s.address.into(), s.port, s.method.into(), s.weight)
             })
             .collect(),

@@ -96,8 +96,11 @@ impl State {
     /// Of several flags one decides, RST before SYN before FIN before ACK. A
     /// packet with none of them closes the connection, as in IPVS. UDP flows
     /// stay what they are, whatever `flags` holds.
+    ///
+    /// `secure` is the defence against floods of SYN (`secure_tcp`): a
+    /// connection is established only once its server took part in it.
     #[inline]
-    pub fn next(self, direction: Direction, flags: u8) -> State {
+    pub fn next(self, direction: Direction, flags: u8, secure: bool) -> State {
         let row = if flags & RST != 0 {
             3
         } else if flags & SYN != 0 {
@@ -109,7 +112,8 @@ impl State {
         } else {
             4
         };
-        NEXT[direction as usize][row][self as usize]
+        let table = if secure { &NEXT_SECURE } else { &NEXT };
+        table[direction as usize][row][self as usize]
     }
 }
 
@@ -134,44 +138,78 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// `NEXT[direction][deciding flag][state]`, generated from the rows below.
-static NEXT: [[[State; STATES]; 5]; 3] = {
-    use State::{
-        Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI,
-        SynRecv as SR, SynSent as SS, TimeWait as TW, Udp as UD,
-    };
-    // No deciding flag: `set_tcp_state` falls back to CLOSE.
-    const BARE: [State; STATES] = [CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, UD];
-    [
-        // Input, from:
-        // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
-        [
-            [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR, UD], // SYN
-            [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW, UD], // FIN
-            [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES, UD], // ACK
-            [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR, UD], // RST
-            BARE,
-        ],
-        // Output, from:
-        // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
-        [
-            [SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR, UD], // SYN
-            [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW, UD], // FIN
-            [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES, UD], // ACK
-            [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL, UD], // RST
-            BARE,
-        ],
-        // InputOnly, from:
-        // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
-        [
-            [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR, UD], // SYN
-            [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW, UD], // FIN
-            [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES, UD], // ACK
-            [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL, UD], // RST
-            BARE,
-        ],
-    ]
+/// The next state by direction, deciding flag and state.
+type Transitions = [[[State; STATES]; 5]; 3];
+
+use State::{
+    Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI,
+    SynAck as SA, SynRecv as SR, SynSent as SS, TimeWait as TW, Udp as UD,
 };
+
+/// No deciding flag: `set_tcp_state` falls back to CLOSE.
+const BARE: [State; STATES] = [CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, UD];
+
+/// `tcp_states`
+static NEXT: Transitions = [
+    // Input, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR, UD], // SYN
+        [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW, UD], // FIN
+        [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES, UD], // ACK
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR, UD], // RST
+        BARE,
+    ],
+    // Output, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR, UD], // SYN
+        [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW, UD], // FIN
+        [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES, UD], // ACK
+        [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL, UD], // RST
+        BARE,
+    ],
+    // InputOnly, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR, UD], // SYN
+        [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW, UD], // FIN
+        [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES, UD], // ACK
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL, UD], // RST
+        BARE,
+    ],
+];
+
+/// `tcp_states_dos`
+static NEXT_SECURE: Transitions = [
+    // Input, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SA, UD], // SYN
+        [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, SA, UD], // FIN
+        [ES, ES, SS, SR, FW, TW, CL, CW, CL, LI, SA, UD], // ACK
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL, UD], // RST
+        BARE,
+    ],
+    // Output, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SS, ES, SS, SA, SS, SS, SS, SS, SS, LI, SA, UD], // SYN
+        [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW, UD], // FIN
+        [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES, UD], // ACK
+        [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL, UD], // RST
+        BARE,
+    ],
+    // InputOnly, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA, UD], // SYN
+        [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW, UD], // FIN
+        [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES, UD], // ACK
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL, UD], // RST
+        BARE,
+    ],
+];
 
 /// How long a connection lives after its last packet, in seconds by state.
 ///
@@ -215,6 +253,35 @@ impl Timeouts {
             }
         }
     }
+
+    /// These, but for what is in `overrides`.
+    pub fn overridden(mut self, overrides: &TimeoutOverrides) -> Self {
+        for (seconds, new) in self.0.iter_mut().zip(overrides.0) {
+            *seconds = new.unwrap_or(*seconds);
+        }
+        self
+    }
+}
+
+/// Timeouts of some states, instead of those that hold for all services.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct TimeoutOverrides([Option<u32>; STATES]);
+
+impl TimeoutOverrides {
+    /// Sets how many seconds a connection lives in `state` without a packet.
+    pub fn set(&mut self, state: State, seconds: u32) {
+        self.0[state as usize] = Some(seconds);
+    }
+
+    /// What was set for `state`, taken out.
+    pub fn take(&mut self, state: State) -> Option<u32> {
+        self.0[state as usize].take()
+    }
+
+    /// Whether nothing was set.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
 }
 
 #[cfg(test)]
@@ -227,7 +294,7 @@ mod tests {
         let mut state = State::None;
         for (i, &(direction, flags, expected)) in packets.iter().enumerate() {
             let before = state;
-            state = state.next(direction, flags);
+            state = state.next(direction, flags, false);
             assert_eq!(state, expected, "packet {i}: {before:?} {direction:?} flags {flags:#04x}");
         }
     }
@@ -291,7 +358,12 @@ mod tests {
         ] {
             for direction in [Input, Output, InputOnly] {
                 for state in State::ALL {
-                    assert_eq!(state.next(direction, flags), state.next(direction, as_if));
+                    for secure in [false, true] {
+                        assert_eq!(
+                            state.next(direction, flags, secure),
+                            state.next(direction, as_if, secure)
+                        );
+                    }
                 }
             }
         }
@@ -301,7 +373,8 @@ mod tests {
     fn no_deciding_flag_closes() {
         for direction in [Input, Output, InputOnly] {
             for state in State::ALL.into_iter().filter(|s| *s != State::Udp) {
-                assert_eq!(state.next(direction, 0), State::Close);
+                assert_eq!(state.next(direction, 0, false), State::Close);
+                assert_eq!(state.next(direction, 0, true), State::Close);
             }
         }
     }
@@ -310,7 +383,8 @@ mod tests {
     fn udp_has_one_state() {
         for direction in [Input, Output, InputOnly] {
             for flags in 0..=255 {
-                assert_eq!(State::Udp.next(direction, flags), State::Udp);
+                assert_eq!(State::Udp.next(direction, flags, false), State::Udp);
+                assert_eq!(State::Udp.next(direction, flags, true), State::Udp);
             }
         }
     }

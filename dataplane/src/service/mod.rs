@@ -9,6 +9,7 @@
 //! [`RealServer::available`]` == false` until its last connection is gone,
 //! as IPVS keeps one in its trash (`net/netfilter/ipvs/ip_vs_ctl.c`).
 
+mod ftp;
 mod options;
 mod scheduler;
 mod table;
@@ -16,11 +17,13 @@ mod tunables;
 
 use std::sync::Arc;
 
+pub use ftp::{FTP, FtpPorts, MOST_FTP_PORTS};
 pub use options::{ClientMask, Persistence, ServiceOptions};
 pub use scheduler::{SchedulerFlags, SchedulerKind};
 pub use table::{ServiceTable, ServiceTableBuilder};
-pub use tunables::{FTP, FtpPorts, MOST_FTP_PORTS, Tunables};
+pub use tunables::{Defense, Tunables};
 
+use crate::conn::Timeouts;
 use crate::stats::{ServerCounters, TrafficCounters};
 use crate::wire::Address;
 
@@ -163,6 +166,8 @@ pub struct RealServer {
     /// it, so that a server that is quiesced for a while has the same clients
     /// afterwards (`dest->last_weight`)
     pub last_weight: u32,
+    /// How long its connections live, where that is not as everywhere
+    pub timeouts: Option<Arc<Timeouts>>,
     /// How many connections it may have
     pub thresholds: Thresholds,
     /// How often it was edited, wrapping around: wrr begins its round anew even

@@ -1,5 +1,7 @@
 //! The sysctls of IPVS (`net.ipv4.vs.*`) that a director has as settings.
 
+use super::FtpPorts;
+
 /// What operators tune, for all services.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tunables {
@@ -16,50 +18,49 @@ pub struct Tunables {
     pub sloppy_tcp: bool,
     /// Where FTP is followed
     pub ftp: FtpPorts,
+    /// When connections that look unused are ended to make room
+    pub drop_entry: Defense,
+    /// When one in so many packets that begin a connection is dropped
+    pub drop_packet: Defense,
+    /// When TCP connections are established only with the server's consent
+    pub secure_tcp: Defense,
+    /// Room for connections, over all workers, below which it is short: in
+    /// pages of 4 KiB, as the kernel counts free memory
+    pub amemthresh: u32,
+    /// With `drop_packet` always on: one in how many packets is dropped
+    pub am_droprate: u32,
+    /// A NAT server that sends a packet of no connection is told so
+    pub nat_icmp_send: bool,
+    /// A tunnel takes over "do not fragment", so that clients learn of its MTU
+    pub pmtu_disc: bool,
+    /// How long lblc keeps a destination, in seconds
+    pub lblc_expiration: u32,
+    /// How long lblcr keeps a set of servers as it is, in seconds
+    pub lblcr_expiration: u32,
 }
 
-/// Control ports that may be configured (`IP_VS_APP_MAX_PORTS`).
-pub const MOST_FTP_PORTS: usize = 8;
-
-/// Ports of FTP, all in host order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct FtpPorts {
-    /// Ports of VIPs whose connections are control connections; 0 for none
-    pub control: [u16; MOST_FTP_PORTS],
-    /// The first and the last port of servers in passive mode: what comes to
-    /// these at the VIP is looked at by workers
-    pub passive: (u16, u16),
+/// When a defence against overload is on.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Defense {
+    /// Never (0)
+    #[default]
+    Off,
+    /// While room for connections is short (1, which the kernel shows as 2
+    /// while it is on)
+    WhenShort,
+    /// Always (3)
+    Always,
 }
 
-impl Default for FtpPorts {
-    /// Port 21, and any port that servers take.
-    fn default() -> Self {
-        let mut control = [0; MOST_FTP_PORTS];
-        control[0] = FTP;
-        FtpPorts { control, passive: (1024, u16::MAX) }
-    }
-}
-
-/// The control port of FTP (RFC 959).
-pub const FTP: u16 = 21;
-
-impl FtpPorts {
-    /// Whether connections to a port are control connections.
+impl Defense {
+    /// Whether it is on.
     #[inline]
-    pub fn is_control(&self, port: u16) -> bool {
-        port != 0 && self.control.contains(&port)
-    }
-
-    /// Whether a port may be one of passive mode.
-    #[inline]
-    pub fn is_passive(&self, port: u16) -> bool {
-        (self.passive.0..=self.passive.1).contains(&port)
-    }
-
-    /// The port that a server opens data connections from, which is one less
-    /// than the control port (RFC 959, section 3.3).
-    pub fn active(control: u16) -> u16 {
-        control.wrapping_sub(1)
+    pub fn is_on(self, short: bool) -> bool {
+        match self {
+            Defense::Off => false,
+            Defense::WhenShort => short,
+            Defense::Always => true,
+        }
     }
 }
 
@@ -72,6 +73,15 @@ impl Default for Tunables {
             conn_reuse_mode: 1,
             sloppy_tcp: false,
             ftp: FtpPorts::default(),
+            drop_entry: Defense::Off,
+            drop_packet: Defense::Off,
+            secure_tcp: Defense::Off,
+            amemthresh: 1024,
+            am_droprate: 10,
+            nat_icmp_send: false,
+            pmtu_disc: true,
+            lblc_expiration: 86_400,
+            lblcr_expiration: 86_400,
         }
     }
 }

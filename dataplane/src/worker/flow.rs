@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::defense::Overload;
 use super::persist::{Kept, Unserved};
 use super::sweep::Sweep;
 use crate::conn::timer::{Wheel, ticks};
@@ -66,6 +67,7 @@ pub(super) struct Flows {
     pub(super) sweep: Sweep,
     pub(super) local_ports: LocalPorts,
     pub(super) ftp: Sessions,
+    pub(super) overload: Overload,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
     pub(super) worker: usize,
@@ -85,6 +87,7 @@ impl Flows {
             wheel: Wheel::new(capacity, now),
             templates: Templates::new(capacity, seed, now),
             sweep: Sweep::Done,
+            overload: Overload::new(seed, now),
             local_ports: LocalPorts::new(worker, workers).starting_at(seed.word()),
             ftp: Sessions::default(),
             schedulers: Vec::new(),
@@ -107,6 +110,11 @@ impl Flows {
                 (None, gone) => *gone = None,
             }
         }
+    }
+
+    /// Connections that there is still room for.
+    pub(super) fn room(&self) -> usize {
+        self.capacity - self.table.len()
     }
 
     /// The next identification for a packet of our own.
@@ -221,7 +229,7 @@ impl Flows {
             Side::Server => Direction::Output,
         };
         let state = match packet.later {
-            false => entry.state.next(direction, packet.flags),
+            false => entry.state.next(direction, packet.flags, self.overload.secure_tcp()),
             true => entry.state,
         };
         entry.state = state;
@@ -238,10 +246,12 @@ impl Flows {
             from.sub(1);
             to.add(1);
         }
-        self.wheel.touch(id, deadline(now, view.services.timeouts().seconds(state)));
+        let timeouts = server.timeouts.as_deref().unwrap_or(view.services.timeouts());
+        self.wheel.touch(id, deadline(now, timeouts.seconds(state)));
 
         let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
-        let rewrite = forward::rewrite(entry, side, outer_source, server.encapsulation);
+        let pmtu_disc = view.services.tunables().pmtu_disc;
+        let rewrite = forward::rewrite(entry, side, outer_source, server.encapsulation, pmtu_disc);
         // A packet is for a VIP or a LIP, but for a NAT server's, which is for
         // the client: the director answers that in its own name.
         let (role, for_client) = (entry.ftp, side == Side::Server && entry.method == Method::Nat);
@@ -340,8 +350,11 @@ impl Flows {
         if tuple.protocol == Protocol::Tcp && !begins {
             return Err(Verdict::Unclaimed);
         }
-        if self.table.len() >= self.capacity {
+        if self.room() == 0 {
             return Err(Verdict::Drop(DropReason::TableFull));
+        }
+        if self.overload.drops() {
+            return Err(Verdict::Drop(DropReason::Overload));
         }
         let chosen = match service.options.persistence {
             Some(persistence) => match self.keep(view, service_id, service, persistence, &tuple, now) {
@@ -400,7 +413,10 @@ impl Flows {
             self.give_back(&entry);
             return Err(Verdict::Drop(DropReason::TableFull));
         };
-        let seconds = if entry.one_packet { LONGEST_WAIT } else { services.timeouts().seconds(state) };
+        let seconds = match entry.one_packet {
+            true => LONGEST_WAIT,
+            false => services.timeouts_of(server_id).seconds(state),
+        };
         self.wheel.schedule(id, deadline(now, seconds));
         self.templates.adopt(template, now);
         let share = server.counters.share(self.worker);
