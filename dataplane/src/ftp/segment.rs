@@ -26,7 +26,7 @@ pub struct Segment {
 impl Segment {
     /// Reads the segment of a TCP packet; `None` for a fragment.
     pub fn read(packet: &Packet, frame: &[u8]) -> Option<Segment> {
-        if packet.later || packet.is_v4 && is_fragment(packet, frame) {
+        if packet.later || is_fragment(packet, frame) {
             return None;
         }
         let start = usize::from(packet.transport);
@@ -48,9 +48,15 @@ impl Segment {
 }
 
 fn is_fragment(packet: &Packet, frame: &[u8]) -> bool {
-    let ip =
-        frame.get(usize::from(packet.network)..).and_then(|rest| ipv4::Header::ref_from_prefix(rest).ok());
-    ip.is_none_or(|(ip, _)| ip.is_fragment())
+    let Some(bytes) = frame.get(usize::from(packet.network)..) else { return true };
+    if packet.is_v4 {
+        return ipv4::Header::ref_from_prefix(bytes).is_ok_and(|(ip, _)| ip.is_fragment());
+    }
+    let Ok((ip, payload)) = ipv6::Header::ref_from_prefix(bytes) else { return true };
+    let upper = ipv6::upper_layer(ip.next_header, payload).ok();
+    let header = upper.and_then(|upper| upper.fragment).and_then(|at| payload.get(at..));
+    let header = header.and_then(|rest| ipv6::Fragment::ref_from_prefix(rest).ok());
+    header.is_some_and(|(header, _)| !header.is_atomic())
 }
 
 /// Takes a segment of `sent` to the numbers and bytes of its receiver, and what

@@ -145,6 +145,9 @@ impl Flows {
 
     /// Whether a connection may be ended to make room.
     fn is_dispensable(&mut self, view: &View, id: EntryId, entry: &Entry, now: u32) -> bool {
+        if self.ftp.children(id) > 0 {
+            return false;
+        }
         match entry.state {
             State::SynRecv | State::SynAck => true,
             State::Established | State::Udp => {

@@ -303,7 +303,8 @@ impl Flows {
             self.give_back(&data);
             return Err(full);
         };
-        self.wheel.schedule(id, deadline(now, view.services.timeouts().seconds(State::Listen)));
+        self.wheel
+            .schedule(id, deadline(now, view.services.timeouts_of(entry.server_id).seconds(State::Listen)));
         // As in IPVS, it counts as a connection of the server, but not as one that
         // was scheduled.
         real.counters.share(self.worker).inactive.add(1);
