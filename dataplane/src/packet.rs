@@ -14,20 +14,21 @@ pub use quoted::{Quoted, Related};
 use crate::conn::Tuple;
 use crate::service::Protocol;
 use crate::stats::DropReason;
+use crate::wire::sctp::{self, Chunk};
 use crate::wire::{Address, checksum, ethernet, ipv4, ipv6, tcp, udp, vlan};
 
-/// Where the headers of a TCP or UDP packet are, and what it is about.
+/// Where the headers of a TCP, UDP or SCTP packet are, and what it is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
     /// Addresses, ports and protocol
     pub tuple: Tuple,
     /// Offset of the IP header
     pub network: u16,
-    /// Offset of the TCP or UDP header
+    /// Offset of the transport header
     pub transport: u16,
     /// Bytes of the IP packet; the frame may be longer, being padded
     pub length: u16,
-    /// TCP flags; 0 for UDP
+    /// TCP flags, or the [`Chunk`] of SCTP that decides; 0 for UDP
     pub flags: u8,
     /// Hops left
     pub ttl: u8,
@@ -37,12 +38,14 @@ pub struct Packet {
     pub dont_fragment: bool,
     /// A fragment other than the first: `transport` is where its data begins
     pub later: bool,
+    /// A fragment, the first or a later one: not all of the segment is there
+    pub partial: bool,
 }
 
 /// Why a frame is not a [`Packet`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unparsed {
-    /// It is whole as far as was looked, but not TCP or UDP over IP: the
+    /// It is whole as far as was looked, but not TCP, UDP or SCTP over IP: the
     /// kernel's business
     Kernel,
     /// A fragment of what may be TCP or UDP, whose IP header is at this offset
@@ -54,7 +57,28 @@ pub enum Unparsed {
 }
 
 impl Packet {
-    /// Bytes of the TCP segment or UDP datagram.
+    /// Whether it can begin a connection, and begins one anew where the old one
+    /// is over (`is_new_conn` in ip_vs_core.c).
+    #[inline]
+    pub fn opens(&self) -> bool {
+        match self.tuple.protocol {
+            Protocol::Tcp => self.flags & tcp::SYN != 0,
+            Protocol::Udp => false,
+            Protocol::Sctp => self.flags == Chunk::Init as u8,
+        }
+    }
+
+    /// Whether it ends a connection at once, and so begins none.
+    #[inline]
+    pub fn resets(&self) -> bool {
+        match self.tuple.protocol {
+            Protocol::Tcp => self.flags & tcp::RST != 0,
+            Protocol::Udp => false,
+            Protocol::Sctp => self.flags == Chunk::Abort as u8,
+        }
+    }
+
+    /// Bytes of the segment or datagram.
     #[inline]
     pub fn transport_length(&self) -> usize {
         (self.length - (self.transport - self.network)) as usize
@@ -123,6 +147,7 @@ fn parse_v4(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         is_v4: true,
         dont_fragment: ip.dont_fragment(),
         later: false,
+        partial: false,
     })
 }
 
@@ -155,6 +180,7 @@ fn parse_v6(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         is_v4: false,
         dont_fragment: true,
         later: false,
+        partial: false,
     })
 }
 
@@ -178,7 +204,7 @@ fn addresses_v6(ip: &ipv6::Header) -> Result<(Address, Address), Unparsed> {
     if source.is_v4() || destination.is_v4() { Err(Unparsed::Kernel) } else { Ok((source, destination)) }
 }
 
-/// Ports and TCP flags of a whole segment or datagram.
+/// Ports and flags of a whole segment or datagram.
 #[inline]
 fn transport(protocol: Protocol, segment: &[u8]) -> Result<(u16, u16, u8), Unparsed> {
     match protocol {
@@ -196,6 +222,10 @@ fn transport(protocol: Protocol, segment: &[u8]) -> Result<(u16, u16, u8), Unpar
                 return Err(MALFORMED);
             }
             Ok((udp.source.get(), udp.destination.get(), 0))
+        }
+        Protocol::Sctp => {
+            let (sctp, chunks) = sctp::Header::ref_from_prefix(segment).map_err(|_| TRUNCATED)?;
+            Ok((sctp.source.get(), sctp.destination.get(), Chunk::deciding(chunks) as u8))
         }
     }
 }

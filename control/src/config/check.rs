@@ -16,6 +16,10 @@ use super::{
     Server, Service, XdpMode, file,
 };
 
+/// What `protocol` may be.
+const PROTOCOLS: [(&str, Protocol); 3] =
+    [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
+
 /// Longest interface name (`IFNAMSIZ` less its NUL).
 const MAX_NAME: usize = 15;
 
@@ -273,8 +277,7 @@ impl Check<'_> {
         let mut vips = Vec::new();
         for spanned in &file.service {
             let service = spanned.as_ref();
-            let protocol =
-                self.one_of("protocol", &service.protocol, &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]);
+            let protocol = self.one_of("protocol", &service.protocol, &PROTOCOLS);
             let scheduler = self.scheduler(service.scheduler.as_ref());
             let flags = self.flags(scheduler, &service.flags);
             let options = self.options(service, protocol);
@@ -308,7 +311,7 @@ impl Check<'_> {
             }
             let locals =
                 if local_addresses.is_empty() { &director.local_addresses } else { &local_addresses };
-            let servers = self.servers(&service.server, at, locals);
+            let servers = self.servers(&service.server, protocol, at, locals);
             if let (Some((address, port)), Some(protocol)) = (at, protocol) {
                 let key = ServiceKey { protocol, address, port };
                 services.push(Service { key, scheduler, flags, options, timeouts, local_addresses, servers });
@@ -394,6 +397,7 @@ impl Check<'_> {
     fn servers(
         &mut self,
         list: &[Spanned<file::Server>],
+        protocol: Option<Protocol>,
         service: Option<(Address, u16)>,
         locals: &[Address],
     ) -> Vec<Server> {
@@ -434,6 +438,13 @@ impl Check<'_> {
                     server.method.span(),
                     format!("fullnat needs an {its_family} local address to send from, and there is none"),
                     "add local_addresses = [\"...\"] to [director] or to this [[service]]",
+                );
+            }
+            if (method, protocol) == (Some(Method::FullNat), Some(Protocol::Sctp)) {
+                self.problem(
+                    server.method.span(),
+                    "fullnat does not forward SCTP",
+                    "choose \"nat\", \"dr\" or \"tun\"",
                 );
             }
             if address == vip {

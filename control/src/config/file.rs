@@ -32,6 +32,7 @@ pub(super) struct Director {
     pub(super) sloppy_tcp: Option<bool>,
     pub(super) ftp_ports: Option<Spanned<Vec<Spanned<i64>>>>,
     pub(super) ftp_passive_ports: Option<Spanned<String>>,
+    pub(super) sloppy_sctp: Option<bool>,
     pub(super) drop_entry: Option<Spanned<i64>>,
     pub(super) drop_packet: Option<Spanned<i64>>,
     pub(super) secure_tcp: Option<Spanned<i64>>,

@@ -14,7 +14,9 @@ const MAX_PERSISTENCE: u32 = 31 * 86_400;
 impl Check<'_> {
     pub(super) fn options(&mut self, service: &file::Service, protocol: Option<Protocol>) -> ServiceOptions {
         let one_packet = service.one_packet.as_ref().is_some_and(|value| *value.as_ref());
-        if let (true, Some(Protocol::Tcp), Some(value)) = (one_packet, protocol, &service.one_packet) {
+        if let (true, Some(Protocol::Tcp | Protocol::Sctp), Some(value)) =
+            (one_packet, protocol, &service.one_packet)
+        {
             self.problem(
                 value.span(),
                 "one_packet is for UDP services only",

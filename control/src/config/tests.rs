@@ -194,7 +194,7 @@ fn every_mistake_of_a_service_is_shown() {
     let text = r#"
 [[service]]
 address = "192.0.2.10"
-protocol = "sctp"
+protocol = "dccp"
 scheduler = "fastest"
 [[service.server]]
 address = "10.0.2.1:http"
@@ -217,8 +217,8 @@ s.toml:4:20: local address 10.0.2.200 is also the address of the service in line
     hint: use an address that no service has
 s.toml:7:11: \"192.0.2.10\" is not an address and port
     hint: write IP:PORT, as in \"192.0.2.10:80\" or \"[2001:db8::10]:80\"
-s.toml:8:12: there is no protocol \"sctp\"
-    hint: choose \"tcp\" or \"udp\"
+s.toml:8:12: there is no protocol \"dccp\"
+    hint: choose \"tcp\", \"udp\" or \"sctp\"
 s.toml:9:13: there is no scheduler \"fastest\"
     hint: choose \"rr\", \"wrr\", \"lc\", \"wlc\", \"sh\", \"dh\", \"sed\", \"nq\", \"lblc\", \"lblcr\", \"mh\", \"fo\" or \"ovf\"
 s.toml:11:11: \"10.0.2.1:http\" is not an address, nor an address and port
@@ -434,6 +434,7 @@ s.toml:10:11: \"24\" is not an IPv4 netmask
 fn sysctls_are_settings_of_the_director() {
     let all =
         "expire_nodest_conn = true\nexpire_quiescent_template = true\nconn_reuse_mode = 3\nsloppy_tcp = true
+sloppy_sctp = true
 drop_entry = 1\ndrop_packet = 2\nsecure_tcp = 3\namemthresh = 2048\nam_droprate = 20\nnat_icmp_send = true
 pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n";
     let expected = Tunables {
@@ -442,6 +443,7 @@ pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n";
         conn_reuse_mode: 3,
         sloppy_tcp: true,
         ftp: FtpPorts::default(),
+        sloppy_sctp: true,
         drop_entry: Defense::WhenShort,
         drop_packet: Defense::WhenShort,
         secure_tcp: Defense::Always,

@@ -38,6 +38,8 @@ impl Check<'_> {
     }
 }
 
+/// The name of a state in the file, where SCTP's are told from TCP's.
 fn key(state: State) -> String {
-    state.name().to_ascii_lowercase()
+    let name = state.name().to_ascii_lowercase().replace('-', "_");
+    if state.is_of_sctp() { format!("sctp_{name}") } else { name }
 }

@@ -231,7 +231,7 @@ impl Rules {
         self.check_service(name, &settings)?;
         if self.refuse_unsupported {
             let servers = &self.services[index].servers;
-            servers.iter().try_for_each(|entry| unsupported::pair(&settings, &entry.server))?;
+            servers.iter().try_for_each(|entry| unsupported::pair(name, &settings, &entry.server))?;
         }
         self.services[index].settings = settings;
         Ok(())
@@ -555,7 +555,7 @@ impl Rules {
         }
         match self.find(service) {
             Some(index) if self.refuse_unsupported => {
-                unsupported::pair(&self.services[index].settings, server)
+                unsupported::pair(service, &self.services[index].settings, server)
             }
             _ => Ok(()),
         }

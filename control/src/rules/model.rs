@@ -70,6 +70,7 @@ impl From<service::Protocol> for Protocol {
         match protocol {
             service::Protocol::Tcp => Protocol::Tcp,
             service::Protocol::Udp => Protocol::Udp,
+            service::Protocol::Sctp => Protocol::Sctp,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod entry;
 mod index;
 mod record;
+mod sctp;
 mod state;
 mod table;
 mod template;

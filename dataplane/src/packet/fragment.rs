@@ -1,4 +1,4 @@
-//! Fragments of TCP and UDP packets.
+//! Fragments of TCP, UDP and SCTP packets.
 //!
 //! Only the first has the ports. The later ones are known by what all of a
 //! packet's fragments have in common (RFC 791, section 3.2; RFC 8200, section
@@ -58,7 +58,7 @@ impl Fragment {
     /// [`Packet::parse`].
     ///
     /// # Errors
-    /// [`Unparsed::Kernel`] where it is not of TCP or UDP, and a reason to drop
+    /// [`Unparsed::Kernel`] where it is not of a protocol that services have, and a reason to drop
     /// it where its parts contradict each other.
     pub fn parse(frame: &[u8], network: u16) -> Result<Fragment, Unparsed> {
         match frame.get(usize::from(network)) {
@@ -95,6 +95,7 @@ impl Fragment {
             is_v4: true,
             dont_fragment: ip.dont_fragment(),
             later,
+            partial: true,
         };
         Ok(Fragment { key, packet })
     }
@@ -133,6 +134,7 @@ impl Fragment {
             is_v4: false,
             dont_fragment: true,
             later,
+            partial: true,
         };
         Ok(Fragment { key, packet })
     }
@@ -150,11 +152,11 @@ fn later_ports(protocol: Protocol, offset: usize) -> Result<(u16, u16, u8), Unpa
     if protocol == Protocol::Tcp && offset < tcp::LEN { Err(MALFORMED) } else { Ok((0, 0, 0)) }
 }
 
-/// Ports and TCP flags of a first fragment, which has to hold the header
+/// Ports and flags of a first fragment, which has to hold the header
 /// (RFC 1858, section 3; RFC 7112).
 fn first_ports(protocol: Protocol, data: &[u8]) -> Result<(u16, u16, u8), Unparsed> {
     match protocol {
-        Protocol::Tcp => super::transport(protocol, data),
+        Protocol::Tcp | Protocol::Sctp => super::transport(protocol, data),
         Protocol::Udp => {
             let (udp, _) = udp::Header::ref_from_prefix(data).map_err(|_| TRUNCATED)?;
             // Its length is that of the whole datagram.

@@ -43,7 +43,7 @@ pub struct Quoted {
     pub tuple: Tuple,
     /// Offset of its IP header in the frame
     pub network: u16,
-    /// Offset of its TCP or UDP header, of which four bytes at least are there
+    /// Offset of its transport header, of which four bytes at least are there
     pub transport: u16,
     /// Whether it may not be fragmented
     pub dont_fragment: bool,
@@ -118,6 +118,7 @@ impl Related {
             is_v4,
             dont_fragment,
             later: false,
+            partial: true,
         };
         Ok(Related { packet, kind, code, info, quoted, tunnel, intact })
     }
@@ -313,7 +314,7 @@ impl Quotation {
         Some((Quotation::of_family(bytes, at, protocol)?, tunnel(Between::Gre, at)))
     }
 
-    /// The TCP or UDP packet that this is. The frame has the quoting packet at
+    /// The packet of a connection that this is. The frame has the quoting packet at
     /// `network`.
     fn quoted(&self, bytes: &[u8], network: u16) -> Result<Quoted, Unparsed> {
         let protocol = Protocol::from_number(self.protocol).ok_or(Unparsed::Kernel)?;

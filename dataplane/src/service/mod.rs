@@ -35,6 +35,8 @@ pub enum Protocol {
     Tcp = 6,
     /// UDP (RFC 768)
     Udp = 17,
+    /// SCTP (RFC 9260)
+    Sctp = 132,
 }
 
 impl Protocol {
@@ -44,6 +46,7 @@ impl Protocol {
         match number {
             6 => Some(Protocol::Tcp),
             17 => Some(Protocol::Udp),
+            132 => Some(Protocol::Sctp),
             _ => None,
         }
     }

@@ -18,6 +18,8 @@ pub struct Tunables {
     pub sloppy_tcp: bool,
     /// Where FTP is followed
     pub ftp: FtpPorts,
+    /// SCTP connections begin with any packet but ABORT
+    pub sloppy_sctp: bool,
     /// When connections that look unused are ended to make room
     pub drop_entry: Defense,
     /// When one in so many packets that begin a connection is dropped
@@ -73,6 +75,7 @@ impl Default for Tunables {
             conn_reuse_mode: 1,
             sloppy_tcp: false,
             ftp: FtpPorts::default(),
+            sloppy_sctp: false,
             drop_entry: Defense::Off,
             drop_packet: Defense::Off,
             secure_tcp: Defense::Off,

@@ -28,6 +28,9 @@ drop_reasons! {
     BadChecksum = "bad_checksum",
     /// TTL used up; time exceeded was sent where the rate allows
     TtlExceeded = "ttl_exceeded",
+    /// A fragment of SCTP whose ports would change: its checksum cannot be
+    /// corrected without the rest
+    SctpFragment = "sctp_fragment",
     /// Larger than the next hop's MTU, and not to be fragmented, or not into
     /// pieces that fit
     TooBig = "too_big",

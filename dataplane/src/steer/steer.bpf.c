@@ -1,12 +1,12 @@
 /* Which packets come to the director's workers, and which stay with the kernel.
  *
  * Redirected to the AF_XDP socket of the receiving queue:
- *   - TCP and UDP to VIP:port of a service (port 0 stands for all ports);
+ *   - TCP, UDP and SCTP to VIP:port of a service (port 0 stands for all ports);
  *   - TCP and UDP to a LIP, from the first port that FULLNAT uses;
- *   - TCP and UDP from RIP:port of a NAT real server;
+ *   - TCP, UDP and SCTP from RIP:port of a NAT real server;
  *   - TCP to a VIP of FTP, and from an FTP server by NAT, where the port is one
  *     of passive mode;
- *   - fragments of TCP and UDP, of which only the first has ports: to a VIP
+ *   - fragments of TCP, UDP and SCTP, of which only the first has ports: to a VIP
  *     with services of the protocol, to a LIP, or from a NAT real server; the
  *     worker leaves to the kernel what it does not know;
  *   - ICMP and ICMPv6 errors about a packet that went the other way, or to a tunnel's
@@ -36,8 +36,9 @@
 /* Protocols of the services or NAT servers at an address. */
 #define ROLE_TCP 16
 #define ROLE_UDP 32
+#define ROLE_SCTP 64
 /* A VIP or RIP of FTP: its passive ports are not known beforehand. */
-#define ROLE_FTP 64
+#define ROLE_FTP 128
 
 /* ICMP errors (RFC 792). <linux/icmp.h> does not compile for BPF. */
 #define ICMP_UNREACHABLE 3
@@ -182,7 +183,7 @@ static __always_inline int wanted(const struct address *source, const struct add
 		if ((*role & ROLE_VIP) && (passive(ports->dest, protocol, *role, self) ||
 					   known(dest, ports->dest, protocol, ROLE_VIP)))
 			return 1;
-		if ((*role & ROLE_LIP) && bpf_ntohs(ports->dest) >= bpf_ntohs(self->first_local_port))
+		if ((*role & ROLE_LIP) && protocol != IPPROTO_SCTP && bpf_ntohs(ports->dest) >= bpf_ntohs(self->first_local_port))
 			return 1;
 	}
 	role = bpf_map_lookup_elem(&roles, source);
@@ -202,13 +203,15 @@ static __always_inline int wanted_fragment(const struct address *source, const s
 		of_protocol = ROLE_TCP;
 	else if (protocol == IPPROTO_UDP)
 		of_protocol = ROLE_UDP;
+	else if (protocol == IPPROTO_SCTP)
+		of_protocol = ROLE_SCTP;
 	else if (is_v6 && (protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_DSTOPTS ||
 			   protocol == IPPROTO_ROUTING))
-		of_protocol = ROLE_TCP | ROLE_UDP;
+		of_protocol = ROLE_TCP | ROLE_UDP | ROLE_SCTP;
 	else
 		return 0;
 	role = bpf_map_lookup_elem(&roles, dest);
-	if (role && ((*role & ROLE_LIP) || ((*role & ROLE_VIP) && (*role & of_protocol))))
+	if (role && (((*role & ROLE_LIP) && of_protocol != ROLE_SCTP) || ((*role & ROLE_VIP) && (*role & of_protocol))))
 		return 1;
 	role = bpf_map_lookup_elem(&roles, source);
 	return role && (*role & ROLE_RIP) && (*role & of_protocol);
@@ -231,7 +234,7 @@ static __always_inline int wanted_quoted(const struct address *source, const str
 		if (role && (*role & ROLE_TUNNEL))
 			return 1;
 	}
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_SCTP)
 		return 0;
 	if ((void *)(ports + 1) > end)
 		return 0;
@@ -380,7 +383,7 @@ int sluice_steer(struct xdp_md *ctx)
 	} else {
 		return XDP_PASS;
 	}
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_SCTP)
 		return XDP_PASS;
 	if ((void *)(ports + 1) > end)
 		return XDP_PASS;

@@ -149,8 +149,8 @@ impl Flows {
             return false;
         }
         match entry.state {
-            State::SynRecv | State::SynAck => true,
-            State::Established | State::Udp => {
+            State::SynRecv | State::SynAck | State::SctpInit1 | State::SctpInit => true,
+            State::Established | State::SctpEstablished | State::Udp => {
                 let Some(deadline) = self.wheel.deadline(id) else { return false };
                 let timeout = ticks(view.services.timeouts_of(entry.server_id).seconds(entry.state));
                 let idle = now.saturating_add(timeout).saturating_sub(deadline);

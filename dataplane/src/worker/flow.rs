@@ -19,7 +19,7 @@ use crate::port::Frame;
 use crate::sched::{Arrival, Scheduler};
 use crate::service::{Method, Protocol, RealServer, ServerId, ServiceId, ServiceTable, VirtualService};
 use crate::stats::DropReason;
-use crate::wire::{Address, tcp};
+use crate::wire::Address;
 
 /// The snapshots in use, both unchanged for the length of a burst.
 #[derive(Clone, Default)]
@@ -234,7 +234,9 @@ impl Flows {
         };
         entry.state = state;
         // `ip_vs_control_assure_ct`
-        if state == State::Established || state == State::Udp && side == Side::Server {
+        if matches!(state, State::Established | State::SctpEstablished)
+            || state == State::Udp && side == Side::Server
+        {
             self.templates.assure(entry.template);
         }
         if state.is_active() != entry.active {
@@ -284,7 +286,7 @@ impl Flows {
     /// (`ip_vs_in_hook` and `is_new_conn_expected` in ip_vs_core.c).
     #[inline]
     fn begins_anew(&self, view: &View, id: EntryId, packet: &Packet) -> bool {
-        if packet.flags & tcp::SYN == 0 {
+        if !packet.opens() {
             return false;
         }
         let tunables = view.services.tunables();
@@ -345,9 +347,13 @@ impl Flows {
         if let Some(keeper) = self.keeper(service, &tuple) {
             return Err(Verdict::Hand(keeper));
         }
-        let begins =
-            packet.flags & tcp::RST == 0 && (packet.flags & tcp::SYN != 0 || services.tunables().sloppy_tcp);
-        if tuple.protocol == Protocol::Tcp && !begins {
+        let tunables = services.tunables();
+        let any = match tuple.protocol {
+            Protocol::Tcp => tunables.sloppy_tcp,
+            Protocol::Udp => true,
+            Protocol::Sctp => tunables.sloppy_sctp,
+        };
+        if packet.resets() || !(any || packet.opens()) {
             return Err(Verdict::Unclaimed);
         }
         if self.room() == 0 {
@@ -389,10 +395,7 @@ impl Flows {
             Method::Nat | Method::DirectRoute | Method::Tunnel => (tuple.source, tuple.source_port),
         };
         let plan = Plan::new(server.method, tuple, destination, local);
-        let state = match tuple.protocol {
-            Protocol::Tcp => State::None,
-            Protocol::Udp => State::Udp,
-        };
+        let state = State::first(tuple.protocol);
         let entry = Entry {
             client: tuple,
             server: plan.server,

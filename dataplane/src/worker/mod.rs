@@ -28,7 +28,7 @@ use crate::packet::{Packet, Unparsed};
 use crate::port::{BURST, Frame, Port};
 use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
-use crate::wire::{Address, tcp};
+use crate::wire::Address;
 
 pub use exchange::{Command, Event, Exchange, Handed, Published};
 use flow::{Flows, Verdict, View};
@@ -459,7 +459,7 @@ impl<P: Port> Worker<P> {
     fn is_strays(&self, packet: &Packet) -> bool {
         let Tuple { protocol, source, source_port, .. } = packet.tuple;
         self.view.services.tunables().nat_icmp_send
-            && packet.flags & tcp::RST == 0
+            && !packet.resets()
             && self.view.services.is_nat_server(protocol, source, source_port)
     }
 

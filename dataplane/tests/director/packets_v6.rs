@@ -9,7 +9,7 @@ use etherparse::{
 use sluice_dataplane::service::Protocol;
 
 use super::Mac;
-use super::packets::{ACK, FIN, RST, SYN, set_tos};
+use super::packets::{ACK, FIN, RST, SYN, sctp_packet, set_tos};
 
 /// A TCP or UDP packet over IPv6 in an Ethernet frame.
 #[derive(Clone, Debug)]
@@ -39,6 +39,12 @@ pub fn tcp6(source: &str, destination: &str, flags: u8) -> Datagram6 {
 /// A UDP datagram.
 pub fn udp6(source: &str, destination: &str) -> Datagram6 {
     Datagram6::new(Protocol::Udp, source, destination, 0, b"what is the address of www?")
+}
+
+/// An SCTP packet with the headers of these chunks.
+pub fn sctp6(source: &str, destination: &str, chunks: &[u8]) -> Datagram6 {
+    let chunks: Vec<u8> = chunks.iter().flat_map(|kind| [*kind, 0, 0, 4]).collect();
+    Datagram6::new(Protocol::Sctp, source, destination, 0, &chunks)
 }
 
 fn address(text: &str) -> SocketAddrV6 {
@@ -171,6 +177,7 @@ impl Datagram6 {
                 }
                 segment.extend(udp.to_bytes());
             }
+            Protocol::Sctp => return sctp_packet(from, to, &self.payload),
         }
         segment.extend(&self.payload);
         segment

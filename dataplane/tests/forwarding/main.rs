@@ -22,6 +22,7 @@ mod one_packet;
 mod persistence;
 mod related;
 mod related_v6;
+mod sctp;
 mod thresholds;
 mod tun;
 mod tunables;

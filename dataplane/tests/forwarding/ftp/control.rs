@@ -20,22 +20,22 @@ fn open() -> Talk {
 fn what_is_sent_again_is_the_same() {
     let mut talk = open();
     let command = talk.client.segment(PORT);
-    let first = Segment::only(&talk.from_client(&command), 1);
-    let again = Segment::only(&talk.from_client(&command), 1);
+    let first = Segment::only(&talk.client_sends(&command), 1);
+    let again = Segment::only(&talk.client_sends(&command), 1);
     assert_eq!(again, first);
     assert_eq!(talk.data().len(), 1, "it is one command");
     // With more behind it, in one segment.
     let more = talk.client.segment(&[PORT, b"LIST\r\n"].concat());
-    let seen = Segment::only(&talk.from_client(&more), 1);
+    let seen = Segment::only(&talk.client_sends(&more), 1);
     assert_eq!((seen.sequence, seen.payload), (first.sequence, [&first.payload[..], b"LIST\r\n"].concat()));
     // Acknowledged in part by the server, by all it means to the client.
     talk.server.expected = talk.server.expected.wrapping_add(first.payload.len() as u32);
-    let acknowledgment = Segment::only(&talk.from_server(&talk.server.clone().segment(b"")), 0);
+    let acknowledgment = Segment::only(&talk.server_sends(&talk.server.clone().segment(b"")), 0);
     assert_eq!(acknowledgment.acknowledgment, talk.client.next.wrapping_add(PORT.len() as u32));
     // Once it is, what is sent again does not matter, and what follows fits.
     let mut rest = talk.client.segment(b"LIST\r\n");
     rest.sequence = talk.client.next.wrapping_add(PORT.len() as u32);
-    let seen = Segment::only(&talk.from_client(&rest), 1);
+    let seen = Segment::only(&talk.client_sends(&rest), 1);
     assert_eq!((seen.sequence, seen.text()), (talk.server.expected, "LIST\r\n"));
 }
 
@@ -53,12 +53,12 @@ fn blocks_that_were_received() {
     };
     let next = talk.server.expected;
     let segment = acknowledgment(next.wrapping_add(100), next.wrapping_add(200), &talk);
-    let seen = Segment::only(&talk.from_server(&segment), 0);
+    let seen = Segment::only(&talk.server_sends(&segment), 0);
     let numbers = [100u32, 200].map(|n| talk.client.next.wrapping_add(n).to_be_bytes());
     assert_eq!(seen.options, [&[1, 1, 5, 10][..], &numbers[0], &numbers[1]].concat());
     // One that means nothing to the client is blanked.
     let segment = acknowledgment(next, next, &talk);
-    assert_eq!(Segment::only(&talk.from_server(&segment), 0).options, [1; 12]);
+    assert_eq!(Segment::only(&talk.server_sends(&segment), 0).options, [1; 12]);
 }
 
 #[test]
@@ -68,10 +68,10 @@ fn what_follows_a_missing_segment_waits() {
     second.sequence = second.sequence.wrapping_add(PORT.len() as u32);
     for flags in [ACK, FIN | ACK] {
         let early = Segment { flags, ..second.clone() };
-        assert_eq!(talk.from_client(&early), Outcome::dropped(DropReason::FtpControl));
+        assert_eq!(talk.client_sends(&early), Outcome::dropped(DropReason::FtpControl));
     }
     // What has nothing to say passes.
-    Segment::only(&talk.from_client(&Segment { payload: Vec::new(), ..second }), 1);
+    Segment::only(&talk.client_sends(&Segment { payload: Vec::new(), ..second }), 1);
     talk.client_says(std::str::from_utf8(PORT).unwrap());
     talk.client_says("LIST\r\n");
 }
@@ -112,15 +112,15 @@ fn several_commands_in_one_segment() {
 fn changes_that_nobody_acknowledges_are_bounded() {
     let mut talk = open();
     let mut many = talk.client.segment(&PORT.repeat(5));
-    let seen = Segment::only(&talk.from_client(&many), 1);
+    let seen = Segment::only(&talk.client_sends(&many), 1);
     assert_eq!(seen.text().lines().count(), 4, "the last has to wait");
     talk.server.take(&seen, talk.server.next);
     many.sequence = many.sequence.wrapping_add(4 * PORT.len() as u32);
     many.payload = PORT.to_vec();
-    assert_eq!(talk.from_client(&many), Outcome::dropped(DropReason::FtpControl));
-    let acknowledgment = Segment::only(&talk.from_server(&talk.server.clone().segment(b"")), 0);
+    assert_eq!(talk.client_sends(&many), Outcome::dropped(DropReason::FtpControl));
+    let acknowledgment = Segment::only(&talk.server_sends(&talk.server.clone().segment(b"")), 0);
     assert_eq!(acknowledgment.acknowledgment, many.sequence);
-    let seen = Segment::only(&talk.from_client(&many), 1);
+    let seen = Segment::only(&talk.client_sends(&many), 1);
     talk.server.take(&seen, talk.server.next);
 }
 
@@ -135,7 +135,7 @@ fn encrypted_connections_pass() {
     assert_eq!(talk.client_says(port), port);
     let mut early = talk.client.segment(b"\x17\x03\x03");
     early.sequence = early.sequence.wrapping_add(100);
-    assert_eq!(Segment::only(&talk.from_client(&early), 1).payload, early.payload);
+    assert_eq!(Segment::only(&talk.client_sends(&early), 1).payload, early.payload);
     // Nobody asked here.
     let mut talk = open();
     talk.server_says("234 Proceed with negotiation.\r\n");
@@ -152,17 +152,17 @@ fn what_outgrows_the_link_is_cut() {
     let mut text = PORT.to_vec();
     text.resize(600 - 40, b'x');
     let full = talk.client.segment(&text);
-    let seen = Segment::only(&talk.from_client(&full), 1);
+    let seen = Segment::only(&talk.client_sends(&full), 1);
     assert_eq!(seen.payload.len(), 560);
     let grown = seen.text().find('x').unwrap() - PORT.len();
     assert!(grown > 0, "{seen:?}");
     talk.server.take(&seen, talk.server.next);
-    let acknowledgment = Segment::only(&talk.from_server(&talk.server.clone().segment(b"")), 0);
+    let acknowledgment = Segment::only(&talk.server_sends(&talk.server.clone().segment(b"")), 0);
     let reached = 560 - grown as u32;
     assert_eq!(acknowledgment.acknowledgment, talk.client.next.wrapping_add(reached));
     let mut rest = talk.client.segment(&text[reached as usize..]);
     rest.sequence = acknowledgment.acknowledgment;
-    let seen = Segment::only(&talk.from_client(&rest), 1);
+    let seen = Segment::only(&talk.client_sends(&rest), 1);
     talk.server.take(&seen, talk.server.next);
     assert_eq!(seen.payload, vec![b'x'; grown]);
 }

@@ -29,15 +29,15 @@ fn owned(
 /// server saw it come from.
 fn opened_by_client(talk: &mut Talk, client: &str, at: &str, server: &str) -> String {
     let syn = Segment::bare(client, at, SYN);
-    let outcome = talk.from_client(&syn);
+    let outcome = talk.client_sends(&syn);
     let seen = Segment::only(&outcome, 1);
     assert_eq!(seen.destination.to_string(), server);
     let source = seen.source.to_string();
     let answer = Segment::bare(server, &source, SYN | ACK);
-    let outcome = talk.from_server(&answer);
+    let outcome = talk.server_sends(&answer);
     let seen = Segment::only(&outcome, 0);
     assert_eq!((seen.source.to_string(), seen.destination.to_string()), (at.to_owned(), client.to_owned()));
-    let ack = Segment::only(&talk.from_client(&Segment::bare(client, at, ACK)), 1);
+    let ack = Segment::only(&talk.client_sends(&Segment::bare(client, at, ACK)), 1);
     assert_eq!((ack.source.to_string(), ack.destination.to_string()), (source.clone(), server.to_owned()));
     source
 }
@@ -45,17 +45,17 @@ fn opened_by_client(talk: &mut Talk, client: &str, at: &str, server: &str) -> St
 /// The server opens a connection, which the client answers. Returns what the
 /// client saw it come from.
 fn opened_by_server(talk: &mut Talk, server: &str, at: &str, client: &str) -> String {
-    let outcome = talk.from_server(&Segment::bare(server, at, SYN));
+    let outcome = talk.server_sends(&Segment::bare(server, at, SYN));
     let seen = Segment::only(&outcome, 0);
     assert_eq!(seen.destination.to_string(), client);
     let source = seen.source.to_string();
-    let outcome = talk.from_client(&Segment::bare(client, &source, SYN | ACK));
+    let outcome = talk.client_sends(&Segment::bare(client, &source, SYN | ACK));
     let answer = Segment::only(&outcome, 1);
     assert_eq!(
         (answer.source.to_string(), answer.destination.to_string()),
         (at.to_owned(), server.to_owned())
     );
-    Segment::only(&talk.from_server(&Segment::bare(server, at, ACK)), 0);
+    Segment::only(&talk.server_sends(&Segment::bare(server, at, ACK)), 0);
     source
 }
 
@@ -293,7 +293,7 @@ fn a_control_connection_outlives_its_data() {
     opened_by_client(&mut talk, "198.51.100.7:40001", "192.0.2.10:50000", "10.0.2.1:50000");
     for _ in 0..20 {
         talk.director.pass(100 * SECOND);
-        Segment::only(&talk.from_client(&Segment::bare("198.51.100.7:40001", "192.0.2.10:50000", ACK)), 1);
+        Segment::only(&talk.client_sends(&Segment::bare("198.51.100.7:40001", "192.0.2.10:50000", ACK)), 1);
     }
     assert_eq!(talk.director.list().len(), 2);
     talk.server_says("226 Transfer complete.\r\n");
@@ -335,10 +335,10 @@ fn a_table_full_of_expectations_drops_what_announces_more() {
         talk.client_says(&format!("PORT 198,51,100,7,100,{port}\r\n"));
     }
     let more = talk.client.segment(b"PORT 198,51,100,7,100,5\r\n");
-    assert_eq!(talk.from_client(&more), Outcome::dropped(DropReason::TableFull));
+    assert_eq!(talk.client_sends(&more), Outcome::dropped(DropReason::TableFull));
     // Sent again when there is room, it passes.
     talk.director.pass(121 * SECOND);
-    Segment::only(&talk.from_client(&more), 1);
+    Segment::only(&talk.client_sends(&more), 1);
 }
 
 #[test]
@@ -357,8 +357,8 @@ fn counters_are_those_of_ipvs() {
     assert_eq!(counts(&mut talk), (1, 2, 0));
     for from_client in [true, false] {
         match from_client {
-            true => talk.from_client(&Segment::bare("198.51.100.7:40001", "192.0.2.10:50000", FIN | ACK)),
-            false => talk.from_server(&Segment::bare("10.0.2.1:50000", "198.51.100.7:40001", FIN | ACK)),
+            true => talk.client_sends(&Segment::bare("198.51.100.7:40001", "192.0.2.10:50000", FIN | ACK)),
+            false => talk.server_sends(&Segment::bare("10.0.2.1:50000", "198.51.100.7:40001", FIN | ACK)),
         };
     }
     assert_eq!(counts(&mut talk), (1, 1, 1));
@@ -409,7 +409,7 @@ fn a_new_control_connection_has_no_old_data() {
     talk.client_says("PASV\r\n");
     talk.server_says(PASSIVE);
     opened_by_client(&mut talk, "198.51.100.7:40001", "192.0.2.10:50000", "10.0.2.1:50000");
-    talk.from_client(&Segment { flags: RST, ..talk.client.segment(b"") });
+    talk.client_sends(&Segment { flags: RST, ..talk.client.segment(b"") });
     let id = talk.server_id;
     let director = std::mem::replace(&mut talk.director, Director::new());
     let mut again = Talk::open_at(director, (CLIENT, VIP, id), 0);
@@ -430,12 +430,12 @@ fn a_data_connection_that_is_over_makes_room_for_the_next() {
     talk.client_says("PASV\r\n");
     talk.server_says(PASSIVE);
     let first = opened_by_client(&mut talk, client, vip, server);
-    talk.from_client(&Segment::bare(client, vip, RST));
+    talk.client_sends(&Segment::bare(client, vip, RST));
     // Without another announcement it is the same again.
-    let same = Segment::only(&talk.from_client(&Segment::bare(client, vip, SYN)), 1);
+    let same = Segment::only(&talk.client_sends(&Segment::bare(client, vip, SYN)), 1);
     assert_eq!(same.source.to_string(), first);
-    talk.from_client(&Segment::bare(client, vip, ACK));
-    talk.from_client(&Segment::bare(client, vip, RST));
+    talk.client_sends(&Segment::bare(client, vip, ACK));
+    talk.client_sends(&Segment::bare(client, vip, RST));
     talk.client_says("PASV\r\n");
     talk.server_says(PASSIVE);
     let second = opened_by_client(&mut talk, client, vip, server);

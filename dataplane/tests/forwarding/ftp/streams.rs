@@ -152,7 +152,8 @@ fn check((method, short): (Method, bool), of_client: &[String], of_server: &[Str
         if step.lost_before {
             continue;
         }
-        let outcome = if step.from_client { talk.from_client(&segment) } else { talk.from_server(&segment) };
+        let outcome =
+            if step.from_client { talk.client_sends(&segment) } else { talk.server_sends(&segment) };
         assert!(outcome.punted.is_empty(), "{outcome:?}");
         if let [(_, frame)] = &outcome.sent[..] {
             if !step.lost_after {
@@ -234,11 +235,11 @@ fn anything_may_be_said() {
                 let outcome = if from_client {
                     let segment = talk.client.segment(text.as_bytes());
                     talk.client.next = talk.client.next.wrapping_add(text.len() as u32);
-                    talk.from_client(&segment)
+                    talk.client_sends(&segment)
                 } else {
                     let segment = talk.server.segment(text.as_bytes());
                     talk.server.next = talk.server.next.wrapping_add(text.len() as u32);
-                    talk.from_server(&segment)
+                    talk.server_sends(&segment)
                 };
                 prop_assert_eq!(outcome.sent.len() + outcome.dropped.len(), 1, "{:?}", outcome);
             }

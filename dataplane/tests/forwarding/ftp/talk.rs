@@ -197,33 +197,33 @@ impl Talk {
         let mut talk = Talk { director, client, server, server_id, queues: (queue, queue) };
         let mut answer = talk.server.segment(b"");
         answer.flags = SYN | ACK;
-        talk.from_server(&answer);
+        talk.server_sends(&answer);
         talk.server.next = talk.server.next.wrapping_add(1);
         talk.client.expected = talk.server.next;
         let acknowledgment = talk.client.segment(b"");
-        talk.from_client(&acknowledgment);
+        talk.client_sends(&acknowledgment);
         assert_eq!(talk.server_says("220 ready\r\n"), "220 ready\r\n");
         talk
     }
 
     /// What becomes of a client's segment.
-    pub fn from_client(&mut self, segment: &Segment) -> Outcome {
+    pub fn client_sends(&mut self, segment: &Segment) -> Outcome {
         self.director.arrive_at(self.queues.0, 0, &[&segment.frame(true)])
     }
 
     /// What becomes of a server's segment.
-    pub fn from_server(&mut self, segment: &Segment) -> Outcome {
+    pub fn server_sends(&mut self, segment: &Segment) -> Outcome {
         self.director.arrive_at(self.queues.1, 1, &[&segment.frame(false)])
     }
 
     /// Lets the client send a text; what the server gets, which acknowledges it.
     pub fn client_says(&mut self, text: &str) -> String {
         let segment = self.client.segment(text.as_bytes());
-        let outcome = self.from_client(&segment);
+        let outcome = self.client_sends(&segment);
         let got = Segment::only(&outcome, 1);
         self.server.take(&got, self.server.next);
         self.client.next = self.client.next.wrapping_add(text.len() as u32);
-        let acknowledged = Segment::only(&self.from_server(&self.server.clone().segment(b"")), 0);
+        let acknowledged = Segment::only(&self.server_sends(&self.server.clone().segment(b"")), 0);
         self.client.take(&acknowledged, self.client.next);
         got.text().to_owned()
     }
@@ -231,11 +231,11 @@ impl Talk {
     /// Lets the server send a text; what the client gets, which acknowledges it.
     pub fn server_says(&mut self, text: &str) -> String {
         let segment = self.server.segment(text.as_bytes());
-        let outcome = self.from_server(&segment);
+        let outcome = self.server_sends(&segment);
         let got = Segment::only(&outcome, 0);
         self.client.take(&got, self.client.next);
         self.server.next = self.server.next.wrapping_add(text.len() as u32);
-        let acknowledged = Segment::only(&self.from_client(&self.client.clone().segment(b"")), 1);
+        let acknowledged = Segment::only(&self.client_sends(&self.client.clone().segment(b"")), 1);
         self.server.take(&acknowledged, self.server.next);
         got.text().to_owned()
     }
