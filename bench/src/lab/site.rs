@@ -23,7 +23,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::process::run;
-use super::{Director, Dns, End, Lab, Link, Netns, Nginx, director::sluice_binary};
+use super::{Director, Dns, End, Ftp, Lab, Link, Netns, Nginx, director::sluice_binary};
 
 /// The client's first address; it also has .2, .3 and .4.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -375,6 +375,14 @@ impl Site {
     /// When one does not come up; the error has its log.
     pub fn start_dns(&self) -> Result<Vec<Dns>> {
         self.named().map(|(name, netns)| Dns::start(netns, &name, self.lab.dir())).collect()
+    }
+
+    /// Starts an FTP server on every real server, after [`Site::make_blob`].
+    ///
+    /// # Errors
+    /// When one does not come up; the error has its log.
+    pub fn start_ftp(&self) -> Result<Vec<Ftp>> {
+        self.named().map(|(name, netns)| Ftp::start(netns, &name, self.lab.dir(), self.ipv6)).collect()
     }
 
     fn named(&self) -> impl Iterator<Item = (String, &Netns)> {

@@ -6,6 +6,7 @@
 
 mod check;
 mod file;
+mod ftp;
 mod options;
 #[cfg(test)]
 mod tests;

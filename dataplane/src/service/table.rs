@@ -2,8 +2,10 @@
 
 use hashbrown::{HashMap, HashSet};
 
-use super::{Method, Protocol, RealServer, ServerId, ServiceId, ServiceKey, Tunables, VirtualService};
-use crate::conn::Timeouts;
+use super::{
+    FTP, FtpPorts, Method, Protocol, RealServer, ServerId, ServiceId, ServiceKey, Tunables, VirtualService,
+};
+use crate::conn::{Timeouts, Tuple};
 use crate::wire::Address;
 
 /// Everything that a worker needs to know of services, at one instant.
@@ -58,6 +60,27 @@ impl ServiceTable {
             .get(&ServiceKey { protocol, address, port })
             .or_else(|| self.by_key.get(&ServiceKey { protocol, address, port: 0 }))
             .copied()
+    }
+
+    /// The persistent FTP service that a data connection without a service of its
+    /// own belongs to, so that its client's template decides: how DR and TUN,
+    /// where nobody sees what the server says, have FTP (`ip_vs_service_find`).
+    #[cold]
+    pub fn find_ftp(&self, tuple: &Tuple) -> Option<ServiceId> {
+        let Tuple { destination, source_port, destination_port: port, .. } = *tuple;
+        let ports = &self.tunables.ftp;
+        let data = port == FtpPorts::active(FTP) || ports.is_passive(port);
+        // Active mode begins at the server (`ip_vs_schedule`).
+        if tuple.protocol != Protocol::Tcp
+            || !data
+            || source_port == FtpPorts::active(FTP)
+            || !ports.is_control(FTP)
+        {
+            return None;
+        }
+        let key = ServiceKey { protocol: Protocol::Tcp, address: destination, port: FTP };
+        let id = *self.by_key.get(&key)?;
+        self.service(id).filter(|service| service.options.persistence.is_some()).map(|_| id)
     }
 
     /// The service in a slot.

@@ -62,6 +62,9 @@ drop_reasons! {
     Unresolved = "unresolved",
     /// Too many fragments wait for the first of their packet
     FragmentQueueFull = "fragment_queue_full",
+    /// A segment of an FTP control connection before which another one is missing,
+    /// a fragment of one, or too many changed lines are not acknowledged
+    FtpControl = "ftp_control",
     /// The transmit ring is full
     TransmitFull = "transmit_full",
     /// No frame is free

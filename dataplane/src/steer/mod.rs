@@ -186,7 +186,7 @@ impl Steering {
             in_force: SteeringRules::default(),
             _ebpf: ebpf,
         };
-        steering.set_mac(mac)?;
+        steering.set_interface(mac)?;
         Ok(steering)
     }
 
@@ -237,7 +237,7 @@ impl Steering {
             gone(self.roles.remove(key)).map_err(failed("roles"))?;
         }
         self.in_force = rules.clone();
-        Ok(())
+        self.set_interface(self.mac)
     }
 
     /// Follows a change of the interface's MAC; returns whether there was one.
@@ -246,12 +246,17 @@ impl Steering {
         if mac == self.mac {
             return Ok(false);
         }
-        self.set_mac(mac)?;
+        self.set_interface(mac)?;
         Ok(true)
     }
 
-    fn set_mac(&mut self, mac: [u8; 6]) -> Result<(), SteerError> {
-        let value = InterfaceValue { mac, first_local_port: MIN_LOCAL_PORT.to_be_bytes() };
+    fn set_interface(&mut self, mac: [u8; 6]) -> Result<(), SteerError> {
+        let (first, last) = self.in_force.passive_ports;
+        let value = InterfaceValue {
+            mac,
+            first_local_port: MIN_LOCAL_PORT.to_be_bytes(),
+            passive_ports: [first, last].map(u16::to_be_bytes),
+        };
         self.self_map.set(0, value, 0).map_err(|source| SteerError::Map {
             interface: self.interface.clone(),
             map: "interface",

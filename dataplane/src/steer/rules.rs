@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::service::{Method, Protocol, ServiceKey, ServiceTable};
+use crate::service::{FTP, FtpPorts, Method, Protocol, ServiceKey, ServiceTable};
 use crate::wire::Address;
 
 /// A protocol and port at an address.
@@ -33,6 +33,10 @@ pub struct SteeringRules {
     pub local_addresses: BTreeSet<Address>,
     /// RIPs of tunnels, about whose packets routers may send errors
     pub tunnel_servers: BTreeSet<Address>,
+    /// VIPs and NAT servers of FTP
+    pub ftp: BTreeSet<Address>,
+    /// The ports of passive mode at those
+    pub passive_ports: (u16, u16),
 }
 
 impl SteeringRules {
@@ -40,24 +44,46 @@ impl SteeringRules {
     /// included, and so are their services, so that the connections go on
     /// being the director's.
     pub fn of(table: &ServiceTable) -> Self {
-        let mut rules = SteeringRules::default();
+        let ftp = table.tunables().ftp;
+        let mut rules = SteeringRules { passive_ports: ftp.passive, ..SteeringRules::default() };
         for (_, service) in table.services() {
             rules.services.insert(Target::of(service.key));
             rules.local_addresses.extend(service.local_addresses.iter().copied());
+            // By its template alone (`ServiceTable::find_ftp`).
+            if service.key.port == FTP && service.options.persistence.is_some() {
+                rules.add_ftp(&ftp, service.key);
+            }
         }
         for (_, server) in table.servers() {
             rules.services.insert(Target::of(server.service_key));
             if server.method == Method::Tunnel {
                 rules.tunnel_servers.insert(server.address);
             }
+            if server.method.has_replies() {
+                rules.add_ftp(&ftp, server.service_key);
+            }
             if server.method == Method::Nat {
                 let ServiceKey { protocol, port, .. } = server.service_key;
+                let control = protocol == Protocol::Tcp && ftp.is_control(port);
                 // A service of all ports keeps them (`ip_vs_sched_persist`).
                 let port = if port == 0 || server.port == 0 { port } else { server.port };
                 rules.nat_servers.insert(Target { address: server.address, port, protocol });
+                if control {
+                    rules.ftp.insert(server.address);
+                    let port = FtpPorts::active(port);
+                    rules.nat_servers.insert(Target { address: server.address, port, protocol });
+                }
             }
         }
         rules
+    }
+
+    /// Adds what the clients of an FTP service send for data connections.
+    fn add_ftp(&mut self, ports: &FtpPorts, key: ServiceKey) {
+        if key.protocol == Protocol::Tcp && ports.is_control(key.port) {
+            self.ftp.insert(key.address);
+            self.services.insert(Target::of(ServiceKey { port: FtpPorts::active(key.port), ..key }));
+        }
     }
 
     pub(super) fn roles(&self) -> BTreeMap<RoleKey, u8> {
@@ -67,6 +93,7 @@ impl SteeringRules {
         self.nat_servers.iter().for_each(|t| add(t.address, ROLE_RIP | of_protocol(t.protocol)));
         self.local_addresses.iter().for_each(|a| add(*a, ROLE_LIP));
         self.tunnel_servers.iter().for_each(|a| add(*a, ROLE_TUNNEL));
+        self.ftp.iter().for_each(|a| add(*a, ROLE_FTP));
         roles
     }
 
@@ -90,6 +117,7 @@ const ROLE_TUNNEL: u8 = 8;
 const ROLE_TCP: u8 = 16;
 const ROLE_UDP: u8 = 32;
 const ROLE_SCTP: u8 = 64;
+const ROLE_FTP: u8 = 128;
 
 fn of_protocol(protocol: Protocol) -> u8 {
     match protocol {
@@ -121,6 +149,8 @@ pub(super) struct InterfaceValue {
     pub(super) mac: [u8; 6],
     /// Big endian
     pub(super) first_local_port: [u8; 2],
+    /// Big endian
+    pub(super) passive_ports: [[u8; 2]; 2],
 }
 
 // SAFETY: plain bytes with no padding: any bit pattern is a value, and every

@@ -8,12 +8,8 @@
 
 use super::flow::{Flows, View};
 use crate::conn::{Seed, Template, TemplateId, TemplateKey, Tuple};
-use crate::service::{Persistence, ServerId, ServiceId, VirtualService};
+use crate::service::{FTP, Persistence, ServerId, ServiceId, VirtualService};
 use crate::stats::DropReason;
-
-/// The control port of FTP, whose data connections have other ports: its
-/// templates stand for all.
-const FTP: u16 = 21;
 
 /// Why there is no server for a connection.
 pub(super) enum Unserved {
@@ -37,6 +33,7 @@ pub(super) fn key(service: &VirtualService, persistence: Persistence, tuple: &Tu
         protocol: Some(tuple.protocol),
         client: persistence.mask.network(tuple.source),
         service: tuple.destination,
+        // Data connections of FTP have other ports: its templates stand for all.
         port: if tuple.destination_port == port && port != FTP { port } else { 0 },
     }
 }
