@@ -377,7 +377,7 @@ fn fuzz(workers: usize, frames: u64) {
     for id in 0..8 {
         director.server(ServerId(id)).weight = 0;
         let (method, key) = (METHODS[id as usize / 2], director.service(ServiceId(id)).key);
-        director.add_server(ServiceId(id), &format!("10.0.2.2:{}", key.port), method, 1);
+        director.add_server(ServiceId(id), &format!("10.0.2.2:{}", key.port()), method, 1);
     }
     director.publish();
 

@@ -67,7 +67,7 @@ fn the_example_of_the_documentation_resolves() {
                 tunables: Tunables::default(),
             },
             services: vec![Service {
-                key: ServiceKey { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
+                key: ServiceKey::Address { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
                 scheduler: SchedulerKind::Rr,
                 flags: 0,
                 options: ServiceOptions::default(),

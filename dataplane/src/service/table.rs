@@ -2,8 +2,12 @@
 
 use hashbrown::HashMap;
 
-use super::{Protocol, RealServer, ServerId, ServiceId, ServiceKey, Tunables, VirtualService};
-use crate::conn::Timeouts;
+use super::{
+    Family, MarkRules, Protocol, RealServer, ServerId, ServiceId, ServiceKey, Tunables, VirtualService,
+};
+use std::sync::Arc;
+
+use crate::conn::{Timeouts, Tuple};
 use crate::wire::Address;
 
 /// Everything that a worker needs to know of services, at one instant.
@@ -13,6 +17,7 @@ pub struct ServiceTable {
     services: Vec<Option<VirtualService>>,
     servers: Vec<Option<RealServer>>,
     by_key: HashMap<ServiceKey, ServiceId>,
+    marks: Arc<MarkRules>,
     timeouts: Timeouts,
     tunables: Tunables,
 }
@@ -35,13 +40,33 @@ impl ServiceTable {
         &self.tunables
     }
 
+    /// The rules that mark packets.
+    #[inline]
+    pub fn marks(&self) -> &Arc<MarkRules> {
+        &self.marks
+    }
+
+    /// The service that begins a connection with a packet that was received
+    /// on the director's interface of this number: that of its mark, else that
+    /// of where it goes (`ip_vs_service_find`).
+    #[inline]
+    pub fn find_for(&self, tuple: &Tuple, interface: usize) -> Option<ServiceId> {
+        let marked = || {
+            let mark = self.marks.mark(tuple, interface);
+            let family = Family::of(tuple.destination);
+            (mark != 0).then(|| self.by_key.get(&ServiceKey::Mark { mark, family }).copied())?
+        };
+        let by_mark = if self.marks.is_empty() { None } else { marked() };
+        by_mark.or_else(|| self.find(tuple.protocol, tuple.destination, tuple.destination_port))
+    }
+
     /// The service that a packet to `address:port` belongs to: that of the
     /// port, else that of all ports (`ip_vs_service_find`).
     #[inline]
     pub fn find(&self, protocol: Protocol, address: Address, port: u16) -> Option<ServiceId> {
         self.by_key
-            .get(&ServiceKey { protocol, address, port })
-            .or_else(|| self.by_key.get(&ServiceKey { protocol, address, port: 0 }))
+            .get(&ServiceKey::Address { protocol, address, port })
+            .or_else(|| self.by_key.get(&ServiceKey::Address { protocol, address, port: 0 }))
             .copied()
     }
 
@@ -95,6 +120,12 @@ impl ServiceTableBuilder {
     /// Sets what is the same for all services.
     pub fn tunables(&mut self, tunables: Tunables) -> &mut Self {
         self.table.tunables = tunables;
+        self
+    }
+
+    /// Sets the rules that mark packets.
+    pub fn marks(&mut self, marks: Arc<MarkRules>) -> &mut Self {
+        self.table.marks = marks;
         self
     }
 

@@ -5,6 +5,7 @@
 //! later): the kernel detaches it when this process ends, whatever ends it.
 
 mod existing;
+mod marks;
 mod rules;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,7 @@ pub use rules::{SteeringRules, Target};
 
 use crate::link::Link;
 use crate::local::MIN_LOCAL_PORT;
+use marks::MarkMaps;
 use rules::{EndpointKey, InterfaceValue, RoleKey};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
@@ -149,6 +151,9 @@ pub struct Steering {
     roles: BpfHashMap<MapData, RoleKey, u8>,
     endpoints: BpfHashMap<MapData, EndpointKey, u8>,
     self_map: Array<MapData, InterfaceValue>,
+    marks: MarkMaps,
+    /// The director's number of the interface
+    number: usize,
     in_force: SteeringRules,
     /// Owns the program and with it the attachment.
     _ebpf: Ebpf,
@@ -173,6 +178,7 @@ impl Steering {
         let roles = typed_map(&mut ebpf, interface, "roles")?;
         let endpoints = typed_map(&mut ebpf, interface, "endpoints")?;
         let self_map = typed_map(&mut ebpf, interface, "interface")?;
+        let marks = MarkMaps::take(&mut ebpf, interface)?;
         let (mode, fallback) = attach(&mut ebpf, interface, index, choice)?;
         let mut steering = Steering {
             interface: interface.to_owned(),
@@ -183,11 +189,21 @@ impl Steering {
             roles,
             endpoints,
             self_map,
+            marks,
+            number: 0,
             in_force: SteeringRules::default(),
             _ebpf: ebpf,
         };
         steering.set_mac(mac)?;
         Ok(steering)
+    }
+
+    /// Says which of the director's interfaces this is, for mark rules that are
+    /// about one; without it, it is the first. To be called before
+    /// [`Steering::update`].
+    pub fn numbered(mut self, number: usize) -> Self {
+        self.number = number;
+        self
     }
 
     /// Name of the interface.
@@ -236,6 +252,11 @@ impl Steering {
         for key in old_roles.keys().filter(|key| !roles.contains_key(key)) {
             gone(self.roles.remove(key)).map_err(failed("roles"))?;
         }
+        let had_marks = !self.marks.is_empty();
+        self.marks.update(rules, self.number).map_err(|(map, source)| failed(map)(source))?;
+        if self.marks.is_empty() == had_marks {
+            self.set_mac(self.mac)?;
+        }
         self.in_force = rules.clone();
         Ok(())
     }
@@ -251,7 +272,8 @@ impl Steering {
     }
 
     fn set_mac(&mut self, mac: [u8; 6]) -> Result<(), SteerError> {
-        let value = InterfaceValue { mac, first_local_port: MIN_LOCAL_PORT.to_be_bytes() };
+        let marks = u32::from(!self.marks.is_empty());
+        let value = InterfaceValue { mac, first_local_port: MIN_LOCAL_PORT.to_be_bytes(), marks };
         self.self_map.set(0, value, 0).map_err(|source| SteerError::Map {
             interface: self.interface.clone(),
             map: "interface",

@@ -1,8 +1,10 @@
 //! What is to be redirected, and its form in the BPF maps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::service::{Method, Protocol, ServiceKey, ServiceTable};
+use super::marks::MOST_FORMER;
+use crate::service::{Family, MarkRules, Method, Protocol, RealServer, ServiceKey, ServiceTable};
 use crate::wire::Address;
 
 /// A protocol and port at an address.
@@ -16,12 +18,6 @@ pub struct Target {
     pub protocol: Protocol,
 }
 
-impl Target {
-    fn of(ServiceKey { protocol, address, port }: ServiceKey) -> Self {
-        Target { address, port, protocol }
-    }
-}
-
 /// The set of packets that the director wants.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SteeringRules {
@@ -33,6 +29,12 @@ pub struct SteeringRules {
     pub local_addresses: BTreeSet<Address>,
     /// RIPs of tunnels, about whose packets routers may send errors
     pub tunnel_servers: BTreeSet<Address>,
+    /// Marks that services have: packets that a list of
+    /// [`SteeringRules::mark_rules`] marks so are wanted
+    pub marks: BTreeSet<(u32, Family)>,
+    /// The rules that mark packets; after those in force former ones, by which
+    /// there are connections
+    pub mark_rules: Vec<Arc<MarkRules>>,
 }
 
 impl SteeringRules {
@@ -42,22 +44,68 @@ impl SteeringRules {
     pub fn of(table: &ServiceTable) -> Self {
         let mut rules = SteeringRules::default();
         for (_, service) in table.services() {
-            rules.services.insert(Target::of(service.key));
+            rules.want(service.key);
             rules.local_addresses.extend(service.local_addresses.iter().copied());
         }
         for (_, server) in table.servers() {
-            rules.services.insert(Target::of(server.service_key));
+            rules.want(server.service_key);
             if server.method == Method::Tunnel {
                 rules.tunnel_servers.insert(server.address);
             }
             if server.method == Method::Nat {
-                let ServiceKey { protocol, port, .. } = server.service_key;
-                // A service of all ports keeps them (`ip_vs_sched_persist`).
-                let port = if port == 0 || server.port == 0 { port } else { server.port };
-                rules.nat_servers.insert(Target { address: server.address, port, protocol });
+                rules.want_replies(server, table);
             }
         }
+        if !rules.marks.is_empty() && !table.marks().is_empty() {
+            rules.mark_rules.push(Arc::clone(table.marks()));
+        }
         rules
+    }
+
+    /// Keeps mark rules of before, for the connections that were begun by
+    /// them: IPVS knows their packets whatever they are marked. To be called
+    /// with `table` as in [`SteeringRules::of`].
+    pub fn keep_former(&mut self, before: &SteeringRules, table: &ServiceTable) {
+        let marked = |server: &RealServer| matches!(server.service_key, ServiceKey::Mark { .. });
+        let connections = |server: &RealServer| server.counters.active() + server.counters.inactive() > 0;
+        if !table.servers().any(|(_, server)| marked(server) && connections(server)) {
+            return;
+        }
+        for former in &before.mark_rules {
+            if self.mark_rules.len() <= MOST_FORMER && !self.mark_rules.contains(former) {
+                self.mark_rules.push(Arc::clone(former));
+            }
+        }
+    }
+
+    fn want(&mut self, service: ServiceKey) {
+        match service {
+            ServiceKey::Address { protocol, address, port } => {
+                self.services.insert(Target { address, port, protocol });
+            }
+            ServiceKey::Mark { mark, family } => {
+                self.marks.insert((mark, family));
+            }
+        }
+    }
+
+    fn want_replies(&mut self, server: &RealServer, table: &ServiceTable) {
+        let address = server.address;
+        match server.service_key {
+            ServiceKey::Address { protocol, port, .. } => {
+                // A service of all ports keeps them (`ip_vs_sched_persist`).
+                let port = if port == 0 || server.port == 0 { port } else { server.port };
+                self.nat_servers.insert(Target { address, port, protocol });
+            }
+            ServiceKey::Mark { .. } => {
+                // A persistent one keeps them too.
+                let service = table.service(server.service).filter(|_| server.available);
+                let keeps = service.is_none_or(|service| service.options.persistence.is_some());
+                let port = if keeps { 0 } else { server.port };
+                let target = |protocol| Target { address, port, protocol };
+                self.nat_servers.extend(Protocol::ALL.map(target));
+            }
+        }
     }
 
     pub(super) fn roles(&self) -> BTreeMap<RoleKey, u8> {
@@ -119,6 +167,8 @@ pub(super) struct InterfaceValue {
     pub(super) mac: [u8; 6],
     /// Big endian
     pub(super) first_local_port: [u8; 2],
+    /// Whether there are mark rules
+    pub(super) marks: u32,
 }
 
 // SAFETY: plain bytes with no padding: any bit pattern is a value, and every

@@ -2,10 +2,12 @@
  *
  * Redirected to the AF_XDP socket of the receiving queue:
  *   - TCP and UDP to VIP:port of a service (port 0 stands for all ports);
+ *   - TCP and UDP that mark rules give a mark of a service, by destination,
+ *     source, destination port and interface;
  *   - TCP and UDP to a LIP, from the first port that FULLNAT uses;
  *   - TCP and UDP from RIP:port of a NAT real server;
  *   - fragments of TCP and UDP, of which only the first has ports: to a VIP
- *     with services of the protocol, to a LIP, or from a NAT real server; the
+ *     with services of the protocol or mark rules that fit, to a LIP, or from a NAT real server; the
  *     worker leaves to the kernel what it does not know;
  *   - ICMP errors about a packet that went the other way, or to a tunnel's
  *     real server;
@@ -56,7 +58,49 @@ struct endpoint {
 struct interface {
 	__u8 mac[6];
 	__be16 first_local_port;
+	/* Whether there are mark rules. */
+	__u32 marks;
 };
+
+/* A mark rule, or one of its ranges of ports; must agree with steer/marks.rs. */
+struct mark_step {
+	struct address source;
+	struct address source_mask;
+	__u32 value;
+	/* Bits of the mark that stay. */
+	__u32 keep;
+	/* In host order. */
+	__u16 first_port;
+	__u16 last_port;
+	/* 0 for any */
+	__u8 protocol;
+	__u8 kind;
+	__u8 padding[2];
+};
+
+#define KIND_RULE 0
+#define KIND_END 1
+
+/* The steps of a prefix: lists, each with an end. */
+struct mark_list {
+	__u32 first;
+	__u32 count;
+	/* 4 or 6: an IPv4 address is in ::/0 too, and not meant there. */
+	__u32 family;
+};
+
+struct mark_key {
+	__u32 mark;
+	__u32 family;
+};
+
+struct destination {
+	__u32 length;
+	struct address address;
+};
+
+#define MOST_STEPS_OF_ONE 1026
+#define MOST_STEPS (2 * 2 * 8192)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -88,6 +132,30 @@ struct {
 	__type(key, struct endpoint);
 	__type(value, __u8);
 } endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct destination);
+	__type(value, struct mark_list);
+} mark_lists SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MOST_STEPS);
+	__type(key, __u32);
+	__type(value, struct mark_step);
+} mark_steps SEC(".maps");
+
+/* Marks that services have. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mark_key);
+	__type(value, __u8);
+} mark_services SEC(".maps");
 
 struct vlan_header {
 	__be16 tci;
@@ -149,6 +217,72 @@ static __always_inline int known(const struct address *address, __be16 port, __u
 	return bpf_map_lookup_elem(&endpoints, &key) != 0;
 }
 
+static __always_inline int within(const struct address *address, const struct mark_step *step)
+{
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		if ((address->word[i] & step->source_mask.word[i]) != step->source.word[i])
+			return 0;
+	return 1;
+}
+
+/* A packet as mark rules see it. */
+struct to_mark {
+	struct address source;
+	struct address dest;
+	__u16 port;
+	__u8 protocol;
+	/* Whether the port is not known, and so any rule may be the one. */
+	__u8 fragment;
+};
+
+/* Whether mark rules give a packet a mark that a service has. All that match
+ * are gone through in order, and none ends it, as in iptables' mangle table.
+ */
+static __noinline int marked(const struct to_mark *packet)
+{
+	struct destination dest = { .length = 128, .address = packet->dest };
+	struct mark_key key = {};
+	struct mark_list *list;
+
+	list = bpf_map_lookup_elem(&mark_lists, &dest);
+	if (!list)
+		return 0;
+	key.family = dest.address.word[0] == 0 && dest.address.word[1] == 0 &&
+		     dest.address.word[2] == bpf_htonl(0xffff) ? 4 : 6;
+	if (list->family != key.family)
+		return 0;
+	for (__u32 i = 0; i < MOST_STEPS_OF_ONE; i++) {
+		__u32 index = list->first + i;
+		struct mark_step *step;
+
+		if (i >= list->count)
+			return 0;
+		step = bpf_map_lookup_elem(&mark_steps, &index);
+		if (!step)
+			return 0;
+		if (step->kind == KIND_END) {
+			if (key.mark && bpf_map_lookup_elem(&mark_services, &key))
+				return 1;
+			key.mark = 0;
+			continue;
+		}
+		if (step->protocol && step->protocol != packet->protocol)
+			continue;
+		if (!within(&packet->source, step))
+			continue;
+		if (packet->fragment) {
+			if (step->value)
+				return 1;
+			continue;
+		}
+		if (packet->port < step->first_port || packet->port > step->last_port)
+			continue;
+		key.mark = (key.mark & step->keep) | step->value;
+	}
+	return 0;
+}
+
 /* Whether the director wants packets from source to dest. */
 static __always_inline int wanted(const struct address *source, const struct address *dest,
 				  const struct ports *ports, __u8 protocol, const struct interface *self)
@@ -162,12 +296,21 @@ static __always_inline int wanted(const struct address *source, const struct add
 			return 1;
 	}
 	role = bpf_map_lookup_elem(&roles, source);
-	return role && (*role & ROLE_RIP) && known(source, ports->source, protocol, ROLE_RIP);
+	if (role && (*role & ROLE_RIP) && known(source, ports->source, protocol, ROLE_RIP))
+		return 1;
+	if (self->marks) {
+		struct to_mark packet = {
+			.source = *source, .dest = *dest, .port = bpf_ntohs(ports->dest), .protocol = protocol
+		};
+
+		return marked(&packet);
+	}
+	return 0;
 }
 
 /* The same for a fragment, whose ports are not there. */
 static __always_inline int wanted_fragment(const struct address *source, const struct address *dest,
-					   __u8 protocol)
+					   __u8 protocol, const struct interface *self)
 {
 	__u8 *role, of_protocol;
 
@@ -181,7 +324,14 @@ static __always_inline int wanted_fragment(const struct address *source, const s
 	if (role && ((*role & ROLE_LIP) || ((*role & ROLE_VIP) && (*role & of_protocol))))
 		return 1;
 	role = bpf_map_lookup_elem(&roles, source);
-	return role && (*role & ROLE_RIP) && (*role & of_protocol);
+	if (role && (*role & ROLE_RIP) && (*role & of_protocol))
+		return 1;
+	if (self->marks) {
+		struct to_mark packet = { .source = *source, .dest = *dest, .protocol = protocol, .fragment = 1 };
+
+		return marked(&packet);
+	}
+	return 0;
 }
 
 /* Whether an ICMP error is about a packet that the director sent: packets the
@@ -270,7 +420,7 @@ int sluice_steer(struct xdp_md *ctx)
 		dest.word[3] = ip->daddr;
 		protocol = ip->protocol;
 		if (ip->frag_off & bpf_htons(0x3fff)) {
-			if (!wanted_fragment(&source, &dest, protocol))
+			if (!wanted_fragment(&source, &dest, protocol, self))
 				return XDP_PASS;
 			goto ours;
 		}

@@ -113,13 +113,15 @@ impl Flows {
     }
 
     /// What is to be done with a packet, which is rewritten if it is to be
-    /// sent and left as it was otherwise. `found` is its connection.
+    /// sent and left as it was otherwise. `interface` is the number of that
+    /// which received it, `found` its connection.
     #[inline]
     pub(super) fn process<F: Frame>(
         &mut self,
         view: &View,
         frame: &mut F,
         packet: &Packet,
+        interface: usize,
         found: Option<(EntryId, Side)>,
         now: u32,
     ) -> Verdict {
@@ -127,13 +129,13 @@ impl Flows {
             // In the end it is as if there had been none.
             Some((id, Side::Client)) if self.begins_anew(view, id, packet) || self.is_abandoned(view, id) => {
                 self.expire(view, id);
-                match self.connect(view, packet, now) {
+                match self.connect(view, packet, interface, now) {
                     Ok(id) => (id, Side::Client),
                     Err(verdict) => return verdict,
                 }
             }
             Some(found) => found,
-            None => match self.connect(view, packet, now) {
+            None => match self.connect(view, packet, interface, now) {
                 Ok(id) => (id, Side::Client),
                 Err(verdict) => return verdict,
             },
@@ -294,12 +296,16 @@ impl Flows {
     }
 
     /// Makes the connection that a packet begins.
-    fn connect(&mut self, view: &View, packet: &Packet, now: u32) -> Result<EntryId, Verdict> {
+    fn connect(
+        &mut self,
+        view: &View,
+        packet: &Packet,
+        interface: usize,
+        now: u32,
+    ) -> Result<EntryId, Verdict> {
         let tuple = packet.tuple;
         let services = &view.services;
-        let service_id = services
-            .find(tuple.protocol, tuple.destination, tuple.destination_port)
-            .ok_or(Verdict::Unclaimed)?;
+        let service_id = services.find_for(&tuple, interface).ok_or(Verdict::Unclaimed)?;
         let service = services.service(service_id).ok_or(Verdict::Unclaimed)?;
         if let Some(keeper) = self.keeper(service, &tuple) {
             return Err(Verdict::Hand(keeper));
@@ -376,6 +382,7 @@ impl Flows {
         server.connections_changed();
         share.traffic.connections.add(1);
         server.service_counters.share(self.worker).connections.add(1);
+        services.marks().count(&tuple, interface, self.worker);
         Ok(id)
     }
 
