@@ -13,8 +13,7 @@ use crate::neigh::Prefix;
 use crate::service::{Family, MarkRule, MarkRules};
 
 /// Steps that the program goes through for one packet at most: the present
-/// rules, as many former ones, and the ends of both. Must agree with
-/// `steer.bpf.c`.
+/// rules, as many former ones, and the ends of both.
 const MOST_STEPS_OF_ONE: usize = 2 * MarkRules::MOST_STEPS_OF_ONE + 2;
 
 /// Steps in one half of the map; as many again are there for the next update.

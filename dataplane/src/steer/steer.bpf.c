@@ -99,7 +99,6 @@ struct destination {
 	struct address address;
 };
 
-#define MOST_STEPS_OF_ONE 1026
 #define MOST_STEPS (2 * 2 * 8192)
 
 struct {
@@ -226,61 +225,63 @@ static __always_inline int within(const struct address *address, const struct ma
 	return 1;
 }
 
-/* A packet as mark rules see it. */
-struct to_mark {
+/* A packet on its way through mark rules. */
+struct marking {
 	struct address source;
-	struct address dest;
+	/* In host order. */
 	__u16 port;
 	__u8 protocol;
 	/* Whether the port is not known, and so any rule may be the one. */
 	__u8 fragment;
+	__u32 first_step;
+	struct mark_key key;
+	int wanted;
 };
 
-/* Whether mark rules give a packet a mark that a service has. All that match
- * are gone through in order, and none ends it, as in iptables' mangle table.
- */
-static __noinline int marked(const struct to_mark *packet)
+/* One step of it; 1 ends it. */
+static int mark(__u64 number, struct marking *packet)
 {
-	struct destination dest = { .length = 128, .address = packet->dest };
-	struct mark_key key = {};
-	struct mark_list *list;
+	__u32 index = packet->first_step + number;
+	struct mark_step *step = bpf_map_lookup_elem(&mark_steps, &index);
 
-	list = bpf_map_lookup_elem(&mark_lists, &dest);
-	if (!list)
-		return 0;
-	key.family = dest.address.word[0] == 0 && dest.address.word[1] == 0 &&
-		     dest.address.word[2] == bpf_htonl(0xffff) ? 4 : 6;
-	if (list->family != key.family)
-		return 0;
-	for (__u32 i = 0; i < MOST_STEPS_OF_ONE; i++) {
-		__u32 index = list->first + i;
-		struct mark_step *step;
-
-		if (i >= list->count)
-			return 0;
-		step = bpf_map_lookup_elem(&mark_steps, &index);
-		if (!step)
-			return 0;
-		if (step->kind == KIND_END) {
-			if (key.mark && bpf_map_lookup_elem(&mark_services, &key))
-				return 1;
-			key.mark = 0;
-			continue;
-		}
-		if (step->protocol && step->protocol != packet->protocol)
-			continue;
-		if (!within(&packet->source, step))
-			continue;
-		if (packet->fragment) {
-			if (step->value)
-				return 1;
-			continue;
-		}
-		if (packet->port < step->first_port || packet->port > step->last_port)
-			continue;
-		key.mark = (key.mark & step->keep) | step->value;
+	if (!step)
+		return 1;
+	if (step->kind == KIND_END) {
+		packet->wanted = packet->key.mark && bpf_map_lookup_elem(&mark_services, &packet->key);
+		packet->key.mark = 0;
+		return packet->wanted;
 	}
+	if (step->protocol && step->protocol != packet->protocol)
+		return 0;
+	if (!within(&packet->source, step))
+		return 0;
+	if (packet->fragment) {
+		packet->wanted = step->value != 0;
+		return packet->wanted;
+	}
+	if (packet->port < step->first_port || packet->port > step->last_port)
+		return 0;
+	packet->key.mark = (packet->key.mark & step->keep) | step->value;
 	return 0;
+}
+
+/* Whether mark rules give a packet to dest a mark that a service has. All that
+ * match are gone through in order, and none ends it, as in iptables' mangle
+ * table.
+ */
+static __noinline int marked(const struct address *dest, struct marking *packet)
+{
+	struct destination key = { .length = 128, .address = *dest };
+	struct mark_list *list = bpf_map_lookup_elem(&mark_lists, &key);
+	int is_v4 = dest->word[0] == 0 && dest->word[1] == 0 && dest->word[2] == bpf_htonl(0xffff);
+
+	packet->key.family = is_v4 ? 4 : 6;
+	if (!list || list->family != packet->key.family)
+		return 0;
+	packet->first_step = list->first;
+	/* Not a loop, which the verifier would go through step by step. */
+	bpf_loop(list->count, mark, packet, 0);
+	return packet->wanted;
 }
 
 /* Whether the director wants packets from source to dest. */
@@ -299,11 +300,11 @@ static __always_inline int wanted(const struct address *source, const struct add
 	if (role && (*role & ROLE_RIP) && known(source, ports->source, protocol, ROLE_RIP))
 		return 1;
 	if (self->marks) {
-		struct to_mark packet = {
-			.source = *source, .dest = *dest, .port = bpf_ntohs(ports->dest), .protocol = protocol
+		struct marking packet = {
+			.source = *source, .port = bpf_ntohs(ports->dest), .protocol = protocol
 		};
 
-		return marked(&packet);
+		return marked(dest, &packet);
 	}
 	return 0;
 }
@@ -327,9 +328,9 @@ static __always_inline int wanted_fragment(const struct address *source, const s
 	if (role && (*role & ROLE_RIP) && (*role & of_protocol))
 		return 1;
 	if (self->marks) {
-		struct to_mark packet = { .source = *source, .dest = *dest, .protocol = protocol, .fragment = 1 };
+		struct marking packet = { .source = *source, .protocol = protocol, .fragment = 1 };
 
-		return marked(&packet);
+		return marked(dest, &packet);
 	}
 	return 0;
 }
