@@ -77,6 +77,7 @@ fn the_example_of_the_documentation_resolves() {
                     server("10.0.2.2", 80, Method::DirectRoute, 1),
                 ],
             }],
+            marks: vec![],
         }
     );
 }

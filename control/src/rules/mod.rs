@@ -12,6 +12,7 @@
 
 mod error;
 mod listing;
+mod marks;
 mod model;
 mod rates;
 mod slots;
@@ -35,6 +36,7 @@ pub use model::{
 };
 pub use rates::{Rates, SAMPLE_INTERVAL};
 
+use marks::Marks;
 use rates::Estimator;
 use slots::{Since, Slots};
 
@@ -67,6 +69,7 @@ pub struct Rules {
     timeouts: Timeouts,
     tunables: Tunables,
     daemons: Vec<Daemon>,
+    marks: Marks,
 }
 
 #[derive(Debug)]
@@ -136,6 +139,7 @@ impl Rules {
             timeouts: Timeouts::default(),
             tunables: Tunables::default(),
             daemons: Vec::new(),
+            marks: Marks::default(),
         }
     }
 
