@@ -219,6 +219,9 @@ pub struct ConnectionListing {
     /// A persistence template of a mark service: it is of every protocol
     #[serde(default)]
     pub any_protocol: bool,
+    /// Mark of the service, where it is a mark service
+    #[serde(default)]
+    pub mark: Option<u32>,
 }
 
 impl From<ConnectionRecord> for ConnectionListing {
@@ -234,6 +237,7 @@ impl From<ConnectionRecord> for ConnectionListing {
             server: ip(record.server),
             method: record.method.into(),
             any_protocol: record.any_protocol,
+            mark: record.mark,
         }
     }
 }

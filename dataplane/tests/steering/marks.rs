@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use sluice_dataplane::conn::Tuple;
 use sluice_dataplane::link::Link;
 use sluice_dataplane::port::afxdp::AfXdpPort;
 use sluice_dataplane::service::{Family, MarkCounters, MarkRule, MarkRules, Protocol};
@@ -234,4 +235,93 @@ fn marks_stand_beside_addresses() {
     rules.mark_rules.clear();
     stage.steering.update(&rules).unwrap();
     assert_eq!(ports.map(|at| stage.syn(at)), [REDIRECT, PASS, PASS]);
+}
+
+/// The program and the workers agree on each packet, whatever the rules are.
+#[test]
+fn the_program_marks_as_the_workers_do() {
+    if !kernel::enter_namespace() {
+        return;
+    }
+    kernel::make_veth();
+    let mut stage = Stage::new("west", 1);
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut below = |bound: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state % bound
+    };
+    let (mut redirected, mut packets) = (0, 0);
+    for round in 0..30 {
+        let mut list = Vec::new();
+        for _ in 0..below(30) {
+            let host = below(4);
+            let destination = match below(8) {
+                0 => "192.0.2.0/24".to_owned(),
+                1 => "0.0.0.0/0".to_owned(),
+                2 => "::/0".to_owned(),
+                3 => format!("2001:db8:f::{host}/128"),
+                _ => format!("192.0.2.{host}/32"),
+            };
+            let v6 = destination.contains(':');
+            let source = match below(4) {
+                0 if v6 => Some("2001:db8:c::/48"),
+                0 => Some("198.51.100.0/25"),
+                _ => None,
+            };
+            let first = below(6) as u16;
+            let ports = [(first, first + below(3) as u16), (9, 9)];
+            list.push(MarkRule {
+                source: source.map(|source| source.parse().unwrap()),
+                protocol: [None, Some(Protocol::Tcp), Some(Protocol::Udp)][below(3) as usize],
+                interfaces: 1 + below(3),
+                mask: [u32::MAX, 0, 3, 6][below(4) as usize],
+                ..mark_rule(&destination, &ports[..below(3) as usize], below(8) as u32)
+            });
+        }
+        let marking = rules(list);
+        let served: Vec<_> = [Family::V4, Family::V6]
+            .into_iter()
+            .flat_map(|family| (1..4).map(move |mark| (mark, family)))
+            .collect();
+        stage.steering.update(&steering(&served, &[&marking])).unwrap();
+        for _ in 0..200 {
+            let (host, port, client) = (below(5), below(11), below(256));
+            let (frame, tuple) = match below(3) {
+                0 => {
+                    let (from, to) = (
+                        format!("[2001:db8:{}::7]:1", ["c", "d"][client as usize % 2]),
+                        format!("[2001:db8:f::{host}]:{port}"),
+                    );
+                    (tcp6(&from, &to, SYN).bytes(), (from, to, Protocol::Tcp))
+                }
+                other => {
+                    let (from, to) = (format!("198.51.100.{client}:1"), format!("192.0.2.{host}:{port}"));
+                    match other {
+                        1 => (tcp(&from, &to, SYN).bytes(), (from, to, Protocol::Tcp)),
+                        _ => (udp(&from, &to).bytes(), (from, to, Protocol::Udp)),
+                    }
+                }
+            };
+            let [source, destination] = [&tuple.0, &tuple.1].map(|text| crate::director::socket(text));
+            let key = Tuple {
+                source: source.ip().into(),
+                destination: destination.ip().into(),
+                source_port: source.port(),
+                destination_port: destination.port(),
+                protocol: tuple.2,
+            };
+            let wanted = (1..4).contains(&marking.mark(&key, 1));
+            let verdict = stage.verdict(frame);
+            assert_eq!(
+                verdict,
+                if wanted { REDIRECT } else { PASS },
+                "round {round}: {tuple:?} by {marking:#?}"
+            );
+            packets += 1;
+            redirected += u32::from(wanted);
+        }
+    }
+    assert!(packets / 10 < redirected && redirected < packets * 9 / 10, "{redirected} of {packets}");
 }
