@@ -184,10 +184,11 @@ fn obey(command: Command, client: &Client, world: &mut World<'_>) -> Result<(), 
         }
         Command::List { numeric, json } => {
             let marks = marks(client)?;
-            return Ok(match json {
-                true => print::json(world.stdout, &marks)?,
-                false => print::list(world.stdout, &marks, (!numeric).then_some(world.names))?,
-            });
+            let printed = match json {
+                true => print::json(world.stdout, &marks),
+                false => print::list(world.stdout, &marks, (!numeric).then_some(world.names)),
+            };
+            return Ok(printed?);
         }
         Command::Save => return Ok(print::save(world.stdout, &marks(client)?)?),
     };
