@@ -3,7 +3,7 @@
 set -euo pipefail
 
 build=(clang gcc libbpf-dev libelf-dev linux-libc-dev make pkg-config zlib1g-dev)
-try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping nginx-light wrk)
+try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping libusrsctp-examples nginx-light wrk)
 
 if ! command -v dpkg-query >/dev/null; then
     echo "deps: this is no Debian. These packages are needed, by whatever name: ${build[*]} ${try[*]}" >&2

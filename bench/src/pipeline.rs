@@ -142,6 +142,7 @@ fn services(method: Method) -> sluice_dataplane::service::ServiceTable {
             last_weight: 1,
             thresholds: Thresholds::default(),
             edits: 0,
+            timeouts: None,
             available: true,
             counters: Arc::new(ServerCounters::new(1)),
             service_counters: counters,

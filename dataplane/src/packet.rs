@@ -14,20 +14,21 @@ pub use quoted::{Quoted, Related};
 use crate::conn::Tuple;
 use crate::service::Protocol;
 use crate::stats::DropReason;
+use crate::wire::sctp::{self, Chunk};
 use crate::wire::{Address, checksum, ethernet, ipv4, ipv6, tcp, udp, vlan};
 
-/// Where the headers of a TCP or UDP packet are, and what it is about.
+/// Where the headers of a TCP, UDP or SCTP packet are, and what it is about.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
     /// Addresses, ports and protocol
     pub tuple: Tuple,
     /// Offset of the IP header
     pub network: u16,
-    /// Offset of the TCP or UDP header
+    /// Offset of the transport header
     pub transport: u16,
     /// Bytes of the IP packet; the frame may be longer, being padded
     pub length: u16,
-    /// TCP flags; 0 for UDP
+    /// TCP flags, or the [`Chunk`] of SCTP that decides; 0 for UDP
     pub flags: u8,
     /// Hops left
     pub ttl: u8,
@@ -37,24 +38,47 @@ pub struct Packet {
     pub dont_fragment: bool,
     /// A fragment other than the first: `transport` is where its data begins
     pub later: bool,
+    /// A fragment, the first or a later one: not all of the segment is there
+    pub partial: bool,
 }
 
 /// Why a frame is not a [`Packet`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Unparsed {
-    /// It is whole as far as was looked, but not TCP or UDP over IP: the
+    /// It is whole as far as was looked, but not TCP, UDP or SCTP over IP: the
     /// kernel's business
     Kernel,
-    /// A fragment over IPv4, whose header is at this offset
+    /// A fragment of what may be TCP or UDP, whose IP header is at this offset
     Fragment(u16),
-    /// ICMP over IPv4, whose header is at this offset
+    /// ICMP over IPv4 or ICMPv6 over IPv6, whose header is at this offset
     Icmp(u16),
     /// It is broken
     Drop(DropReason),
 }
 
 impl Packet {
-    /// Bytes of the TCP segment or UDP datagram.
+    /// Whether it can begin a connection, and begins one anew where the old one
+    /// is over (`is_new_conn` in ip_vs_core.c).
+    #[inline]
+    pub fn opens(&self) -> bool {
+        match self.tuple.protocol {
+            Protocol::Tcp => self.flags & tcp::SYN != 0,
+            Protocol::Udp => false,
+            Protocol::Sctp => self.flags == Chunk::Init as u8,
+        }
+    }
+
+    /// Whether it ends a connection at once, and so begins none.
+    #[inline]
+    pub fn resets(&self) -> bool {
+        match self.tuple.protocol {
+            Protocol::Tcp => self.flags & tcp::RST != 0,
+            Protocol::Udp => false,
+            Protocol::Sctp => self.flags == Chunk::Abort as u8,
+        }
+    }
+
+    /// Bytes of the segment or datagram.
     #[inline]
     pub fn transport_length(&self) -> usize {
         (self.length - (self.transport - self.network)) as usize
@@ -123,6 +147,7 @@ fn parse_v4(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         is_v4: true,
         dont_fragment: ip.dont_fragment(),
         later: false,
+        partial: false,
     })
 }
 
@@ -135,18 +160,16 @@ fn parse_v6(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
     let length = ipv6::LEN + ip.payload_length.get() as usize;
     let packet = packet.get(..length).ok_or(TRUNCATED)?;
     let payload = &packet[ipv6::LEN..];
-    let upper = ipv6::upper_layer(ip.next_header, payload).map_err(|error| match error {
-        ipv6::NoUpperLayer::Truncated => TRUNCATED,
-        ipv6::NoUpperLayer::ForHost => Unparsed::Kernel,
-    })?;
+    let upper = upper_layer_v6(ip, payload)?;
+    if fragment_header(&upper, payload).is_some_and(|header| !header.is_atomic()) {
+        return Err(Unparsed::Fragment(network as u16));
+    }
+    if upper.protocol == ipv6::ICMPV6 {
+        return Err(Unparsed::Icmp(network as u16));
+    }
     let protocol = Protocol::from_number(upper.protocol).ok_or(Unparsed::Kernel)?;
     let (source_port, destination_port, flags) = transport(protocol, &payload[upper.offset..])?;
-    let (source, destination) = (Address::from_v6(ip.source), Address::from_v6(ip.destination));
-    // On the wire these are nobody's (RFC 4291, section 2.5.5.2), and would be
-    // taken for IPv4 here.
-    if source.is_v4() || destination.is_v4() {
-        return Err(Unparsed::Kernel);
-    }
+    let (source, destination) = addresses_v6(ip)?;
     Ok(Packet {
         tuple: Tuple { source, destination, source_port, destination_port, protocol },
         network: network as u16,
@@ -157,10 +180,31 @@ fn parse_v6(frame: &[u8], network: usize) -> Result<Packet, Unparsed> {
         is_v4: false,
         dont_fragment: true,
         later: false,
+        partial: false,
     })
 }
 
-/// Ports and TCP flags of a whole segment or datagram.
+fn upper_layer_v6(ip: &ipv6::Header, payload: &[u8]) -> Result<ipv6::UpperLayer, Unparsed> {
+    ipv6::upper_layer(ip.next_header, payload).map_err(|error| match error {
+        // Also of a first fragment: it has to hold all headers (RFC 7112).
+        ipv6::NoUpperLayer::Truncated => TRUNCATED,
+        ipv6::NoUpperLayer::ForHost => Unparsed::Kernel,
+    })
+}
+
+fn fragment_header<'a>(upper: &ipv6::UpperLayer, payload: &'a [u8]) -> Option<&'a ipv6::Fragment> {
+    let (header, _) = ipv6::Fragment::ref_from_prefix(payload.get(upper.fragment?..)?).ok()?;
+    Some(header)
+}
+
+/// IPv4-mapped addresses on the wire are nobody's (RFC 4291, section 2.5.5.2),
+/// and would be taken for IPv4 here.
+fn addresses_v6(ip: &ipv6::Header) -> Result<(Address, Address), Unparsed> {
+    let (source, destination) = (Address::from_v6(ip.source), Address::from_v6(ip.destination));
+    if source.is_v4() || destination.is_v4() { Err(Unparsed::Kernel) } else { Ok((source, destination)) }
+}
+
+/// Ports and flags of a whole segment or datagram.
 #[inline]
 fn transport(protocol: Protocol, segment: &[u8]) -> Result<(u16, u16, u8), Unparsed> {
     match protocol {
@@ -178,6 +222,10 @@ fn transport(protocol: Protocol, segment: &[u8]) -> Result<(u16, u16, u8), Unpar
                 return Err(MALFORMED);
             }
             Ok((udp.source.get(), udp.destination.get(), 0))
+        }
+        Protocol::Sctp => {
+            let (sctp, chunks) = sctp::Header::ref_from_prefix(segment).map_err(|_| TRUNCATED)?;
+            Ok((sctp.source.get(), sctp.destination.get(), Chunk::deciding(chunks) as u8))
         }
     }
 }

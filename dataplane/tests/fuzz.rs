@@ -14,7 +14,7 @@ mod parts;
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use director::packets::{ACK, Datagram, SYN, UdpChecksum, ethernet, tcp, udp};
+use director::packets::{ACK, Datagram, SYN, UdpChecksum, ethernet, sctp, tcp, udp};
 use director::{CLIENT_ROUTER, Director, FRAMES, INSIDE, OUTSIDE, Outcome, Routes, SECOND, server_mac};
 use sluice_dataplane::service::{Method, Protocol, ServerId, ServiceId};
 use sluice_dataplane::stats::DropReason;
@@ -67,43 +67,53 @@ struct Witness {
 }
 
 fn vip(method: usize, protocol: Protocol) -> String {
-    format!("192.0.2.{}:{}", 10 + method, if protocol == Protocol::Tcp { 80 } else { 53 })
+    format!("192.0.2.{}:{}", 10 + method, port(protocol))
+}
+
+fn port(protocol: Protocol) -> u16 {
+    match protocol {
+        Protocol::Tcp => 80,
+        Protocol::Udp => 53,
+        Protocol::Sctp => 2905,
+    }
+}
+
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+/// Methods and protocols that go together, with the number of the method.
+fn services() -> impl Iterator<Item = (usize, Method, Protocol)> {
+    let all = METHODS.into_iter().enumerate().flat_map(|(n, method)| PROTOCOLS.map(|p| (n, method, p)));
+    all.filter(|(_, method, protocol)| (*method, *protocol) != (Method::FullNat, Protocol::Sctp))
 }
 
 /// A service of each method and protocol, with one server.
 fn serve_by(director: &mut Director, server: u8) {
-    for (n, method) in METHODS.into_iter().enumerate() {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let service = director.add_service(protocol, &vip(n, protocol));
-            let port = if protocol == Protocol::Tcp { 80 } else { 53 };
-            director.add_server(service, &format!("10.0.2.{server}:{port}"), method, 1);
-        }
+    for (n, method, protocol) in services() {
+        let service = director.add_service(protocol, &vip(n, protocol));
+        director.add_server(service, &format!("10.0.2.{server}:{}", port(protocol)), method, 1);
     }
 }
 
 fn witnesses(director: &mut Director) -> Vec<Witness> {
     let mut all = Vec::new();
-    for (n, method) in METHODS.into_iter().enumerate() {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            let client = format!("203.0.113.{}:4000", 50 + all.len());
-            let vip = vip(n, protocol);
-            let make = |flags| match protocol {
-                Protocol::Tcp => tcp(&client, &vip, flags),
-                Protocol::Udp => udp(&client, &vip),
-            };
-            for flags in [SYN, ACK] {
-                let outcome = director.arrive(0, &make(flags).bytes());
-                assert_eq!(outcome.sent.len(), 1, "{method:?}: {outcome:?}");
-            }
-            all.push(Witness {
-                replies_to: client.clone(),
-                client,
-                vip,
-                protocol,
-                method,
-                expected: Vec::new(),
-            });
+    for (n, method, protocol) in services() {
+        let client = format!("203.0.113.{}:4000", 50 + all.len());
+        let vip = vip(n, protocol);
+        let make = |flags| match protocol {
+            Protocol::Tcp => tcp(&client, &vip, flags),
+            Protocol::Udp => udp(&client, &vip),
+            Protocol::Sctp => sctp(&client, &vip, if flags == SYN { &[1] } else { &[10] }),
+        };
+        for flags in [SYN, ACK] {
+            let outcome = director.arrive(0, &make(flags).bytes());
+            assert_eq!(outcome.sent.len(), 1, "{method:?}: {outcome:?}");
         }
+        if protocol == Protocol::Sctp && method == Method::Nat {
+            // COOKIE ACK: without it the association would not live for long.
+            let server = format!("10.0.2.1:{}", port(protocol));
+            director.arrive(1, &sctp(&server, &client, &[11]).link(server_mac(1), INSIDE).bytes());
+        }
+        all.push(Witness { replies_to: client.clone(), client, vip, protocol, method, expected: Vec::new() });
     }
     let list = director.list();
     for witness in all.iter_mut().filter(|w| w.method == Method::FullNat) {
@@ -121,11 +131,8 @@ fn witnesses(director: &mut Director) -> Vec<Witness> {
 }
 
 impl Witness {
-    fn server(&self) -> &'static str {
-        match self.protocol {
-            Protocol::Tcp => "10.0.2.1:80",
-            Protocol::Udp => "10.0.2.1:53",
-        }
+    fn server(&self) -> String {
+        format!("10.0.2.1:{}", port(self.protocol))
     }
 
     /// Packets of either side, and what has to come of them. Tunnels count
@@ -134,11 +141,12 @@ impl Witness {
         let make = |from: &str, to: &str| match self.protocol {
             Protocol::Tcp => tcp(from, to, ACK),
             Protocol::Udp => udp(from, to),
+            Protocol::Sctp => sctp(from, to, &[0]),
         };
         let request = make(&self.client, &self.vip);
         let on = request.clone().hop().link(INSIDE, server_mac(1));
         let mut packets = vec![match self.method {
-            Method::Nat | Method::FullNat => (request, on.between(&self.replies_to, self.server()).bytes()),
+            Method::Nat | Method::FullNat => (request, on.between(&self.replies_to, &self.server()).bytes()),
             Method::DirectRoute => (request, on.bytes()),
             Method::Tunnel => {
                 let frame = on.in_tunnel(director::INSIDE_ADDRESS, [10, 0, 2, 1], 0, 0);
@@ -146,7 +154,7 @@ impl Witness {
             }
         }];
         if self.method.has_replies() {
-            let reply = make(self.server(), &self.replies_to).link(server_mac(1), INSIDE);
+            let reply = make(&self.server(), &self.replies_to).link(server_mac(1), INSIDE);
             let on = reply.clone().between(&self.vip, &self.client).hop().link(OUTSIDE, CLIENT_ROUTER);
             packets.push((reply, on.bytes()));
         }
@@ -178,12 +186,11 @@ fn without_outer_id(mut frame: Vec<u8>) -> Vec<u8> {
 /// A valid packet as a starting point, of connections that exist, are made by
 /// it, or cannot be; and the interface that it comes by.
 fn valid(random: &mut Random) -> (usize, Datagram) {
-    let protocol = random.of(&[Protocol::Tcp, Protocol::Udp]);
+    let protocol = random.of(&PROTOCOLS);
     let method = random.below(METHODS.len());
     // Few clients, so that frames meet the connections of earlier ones.
     let client = format!("198.51.100.{}:{}", random.below(16), 1000 + random.below(16));
-    let port = if protocol == Protocol::Tcp { 80 } else { 53 };
-    let server = format!("10.0.2.2:{port}");
+    let server = format!("10.0.2.2:{}", port(protocol));
     let (interface, from, to) = match random.below(8) {
         0..5 => (0, client, vip(method, protocol)),
         5 => (1, server, client),
@@ -197,6 +204,10 @@ fn valid(random: &mut Random) -> (usize, Datagram) {
             tcp(&from, &to, random.of(&[SYN, SYN, SYN, SYN, ACK, ACK, ACK, ACK, flags]))
         }
         Protocol::Udp => udp(&from, &to),
+        Protocol::Sctp => {
+            let (first, second) = (random.below(16) as u8, random.byte());
+            sctp(&from, &to, &[random.of(&[1, 1, 0, first]), second][..random.below(3)])
+        }
     };
     if interface == 1 {
         packet = packet.link(server_mac(2), INSIDE);

@@ -127,6 +127,7 @@ impl World {
             last_weight: weight,
             thresholds,
             edits: 0,
+            timeouts: None,
             available: true,
             counters: Arc::new(ServerCounters::new(WORKERS)),
             service_counters: self.service.counters.clone(),
@@ -178,7 +179,7 @@ impl World {
     fn packet(&mut self, connection: usize, direction: Direction, flags: u8) {
         let Connection { server, state, expires } = &mut self.connections[connection];
         let share = self.servers[server].counters.share(connection % WORKERS);
-        let next = state.next(direction, flags);
+        let next = state.next(direction, flags, false);
         match (state.is_active(), next.is_active()) {
             (false, true) => (share.inactive.sub(1), share.active.add(1)),
             (true, false) => (share.active.sub(1), share.inactive.add(1)),

@@ -16,6 +16,7 @@ mod link;
 mod netns;
 mod nginx;
 mod process;
+mod sctp;
 pub mod site;
 pub mod wire;
 pub mod wrk;
@@ -33,7 +34,8 @@ pub use guard::{exit_cleanly_on_signals, sweep};
 pub use link::{Counters, End, Link, mac_of};
 pub use netns::Netns;
 pub use nginx::Nginx;
-pub use process::{Process, run};
+pub use process::{Process, run, wait_for};
+pub use sctp::{SctpServer, send as send_by_sctp};
 pub use site::{Gateway, Method, ReversePath, Site, SiteOptions};
 pub use wire::Wire;
 

@@ -47,11 +47,7 @@ pub(super) fn line(command: &Command) -> String {
 ///
 /// # Errors
 /// After `timeout`, naming `what` was waited for.
-pub(super) fn wait_for(
-    what: &str,
-    timeout: Duration,
-    mut condition: impl FnMut() -> Result<bool>,
-) -> Result<()> {
+pub fn wait_for(what: &str, timeout: Duration, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + timeout;
     while !condition()? {
         if Instant::now() > deadline {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use sluice_dataplane::service::{Family, Method, SchedulerKind, ServiceKey, ServiceOptions};
+use sluice_dataplane::service::{Family, Method, Protocol, SchedulerKind, ServiceKey, ServiceOptions};
 use sluice_dataplane::wire::Address;
 use toml::Spanned;
 
@@ -15,6 +15,10 @@ use super::{
     CONNECTIONS, Config, DEFAULT_CONNECTIONS, Director, Idle, MAX_CPU, MAX_INTERFACES, MAX_WEIGHT, Problem,
     Server, Service, XdpMode, file,
 };
+
+/// What `protocol` may be.
+pub(super) const PROTOCOLS: [(&str, Protocol); 3] =
+    [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
 
 /// Longest interface name (`IFNAMSIZ` less its NUL).
 const MAX_NAME: usize = 15;
@@ -91,6 +95,7 @@ impl Check<'_> {
             ),
             socket: file.socket.as_ref().map(|path| self.socket(path)),
             tunables: self.tunables(file),
+            timeouts: self.timeouts(&file.timeouts),
         }
     }
 
@@ -188,7 +193,7 @@ impl Check<'_> {
         PathBuf::from(text)
     }
 
-    fn choice<T: Copy + Default>(
+    pub(super) fn choice<T: Copy + Default>(
         &mut self,
         key: &str,
         value: Option<&Spanned<String>>,
@@ -286,6 +291,7 @@ impl Check<'_> {
             let scheduler = self.scheduler(service.scheduler.as_ref());
             let flags = self.flags(scheduler, &service.flags);
             let options = self.options(service, protocol);
+            let timeouts = self.timeouts(&service.timeouts);
             let local_addresses = self.local_addresses(&service.local_addresses);
             if let Some((key, span)) = &key {
                 if let ServiceKey::Address { address, .. } = key {
@@ -304,7 +310,7 @@ impl Check<'_> {
             let key = key.map(|(key, _)| key);
             let servers = self.servers(&service.server, key, options, locals);
             if let Some(key) = key {
-                services.push(Service { key, scheduler, flags, options, local_addresses, servers });
+                services.push(Service { key, scheduler, flags, options, timeouts, local_addresses, servers });
             }
         }
         self.addresses_apart(file, &vips);
@@ -402,6 +408,7 @@ impl Check<'_> {
         for spanned in list {
             let server = spanned.as_ref();
             let method = self.one_of("method", &server.method, &METHODS);
+            let encapsulation = self.encapsulation(server, method);
             let weight = self.weight(server.weight.as_ref());
             let (upper_threshold, lower_threshold) = self.thresholds(server);
             let Some((address, port)) = self.real_address(&server.address) else {
@@ -428,6 +435,14 @@ impl Check<'_> {
                     server.method.span(),
                     format!("fullnat needs an {its_family} local address to send from, and there is none"),
                     "add local_addresses = [\"...\"] to [director] or to this [[service]]",
+                );
+            }
+            let sctp = matches!(key, ServiceKey::Address { protocol: Protocol::Sctp, .. });
+            if method == Some(Method::FullNat) && sctp {
+                self.problem(
+                    server.method.span(),
+                    "fullnat does not forward SCTP",
+                    "choose \"nat\", \"dr\" or \"tun\"",
                 );
             }
             if let ServiceKey::Address { address: vip, .. } = key
@@ -472,7 +487,15 @@ impl Check<'_> {
                 );
             }
             if let Some(method) = method {
-                servers.push(Server { address, port, method, weight, upper_threshold, lower_threshold });
+                servers.push(Server {
+                    address,
+                    port,
+                    method,
+                    encapsulation,
+                    weight,
+                    upper_threshold,
+                    lower_threshold,
+                });
             }
         }
         servers
@@ -563,7 +586,7 @@ fn name_of(family: Family) -> &'static str {
 }
 
 /// `a`, `b` or `c`.
-fn or_list(names: &[String]) -> String {
+pub(super) fn or_list(names: &[String]) -> String {
     match names {
         [] => String::new(),
         [only] => only.clone(),

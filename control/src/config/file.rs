@@ -1,5 +1,7 @@
 //! The configuration file as it is written, with the place of every value.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
@@ -30,6 +32,18 @@ pub(super) struct Director {
     pub(super) expire_quiescent_template: Option<bool>,
     pub(super) conn_reuse_mode: Option<Spanned<i64>>,
     pub(super) sloppy_tcp: Option<bool>,
+    pub(super) sloppy_sctp: Option<bool>,
+    pub(super) drop_entry: Option<Spanned<i64>>,
+    pub(super) drop_packet: Option<Spanned<i64>>,
+    pub(super) secure_tcp: Option<Spanned<i64>>,
+    pub(super) amemthresh: Option<Spanned<i64>>,
+    pub(super) am_droprate: Option<Spanned<i64>>,
+    pub(super) nat_icmp_send: Option<bool>,
+    pub(super) pmtu_disc: Option<bool>,
+    pub(super) lblc_expiration: Option<Spanned<i64>>,
+    pub(super) lblcr_expiration: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) timeouts: BTreeMap<String, Spanned<i64>>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -44,6 +58,8 @@ pub(super) struct Service {
     pub(super) persistent: Option<Spanned<i64>>,
     pub(super) netmask: Option<Spanned<String>>,
     #[serde(default)]
+    pub(super) timeouts: BTreeMap<String, Spanned<i64>>,
+    #[serde(default)]
     pub(super) flags: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) local_addresses: Vec<Spanned<String>>,
@@ -56,6 +72,9 @@ pub(super) struct Service {
 pub(super) struct Server {
     pub(super) address: Spanned<String>,
     pub(super) method: Spanned<String>,
+    pub(super) tunnel: Option<Spanned<String>>,
+    pub(super) tunnel_port: Option<Spanned<i64>>,
+    pub(super) tunnel_checksum: Option<Spanned<bool>>,
     pub(super) weight: Option<Spanned<i64>>,
     pub(super) upper_threshold: Option<Spanned<i64>>,
     pub(super) lower_threshold: Option<Spanned<i64>>,

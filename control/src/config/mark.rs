@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::str::FromStr;
 
-use sluice_dataplane::service::{Family, Protocol, ServiceKey};
+use sluice_dataplane::service::{Family, ServiceKey};
 use toml::{Spanned, Value};
 
-use super::check::Check;
+use super::check::{Check, PROTOCOLS};
 use super::{Director, file};
 use crate::marks::{Addresses, MarkRule, Ports, Set};
 use crate::rules;
@@ -43,8 +43,7 @@ impl Check<'_> {
                     );
                     return None;
                 };
-                let protocols = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp)];
-                let protocol = self.one_of("protocol", protocol, &protocols);
+                let protocol = self.one_of("protocol", protocol, &PROTOCOLS);
                 let at = self.virtual_address(address);
                 if at.is_some_and(|(_, port)| port == 0) && service.persistent.is_none() {
                     self.problem(
@@ -97,8 +96,12 @@ impl Check<'_> {
             let mark = spanned.as_ref();
             let vip = self.parsed::<Addresses>(&mark.vip);
             let from = mark.from.as_ref().map(|from| self.parsed::<Addresses>(from));
-            let protocols =
-                [("any", None), ("tcp", Some(rules::Protocol::Tcp)), ("udp", Some(rules::Protocol::Udp))];
+            let protocols = [
+                ("any", None),
+                ("tcp", Some(rules::Protocol::Tcp)),
+                ("udp", Some(rules::Protocol::Udp)),
+                ("sctp", Some(rules::Protocol::Sctp)),
+            ];
             let protocol = match &mark.protocol {
                 None => Some(None),
                 Some(protocol) => self.one_of("protocol", protocol, &protocols),

@@ -89,7 +89,7 @@ s.toml:7:7: -1 cannot be set as a mark
     hint: write a number up to 4294967295, or \"MARK/MASK\" as in \"0x10/0xff\"
 s.toml:9:7: \"192.0.2.10/33\": a prefix of 192.0.2.10 has a length of 0 to 32, not 33
 s.toml:10:12: there is no protocol \"icmp\"
-    hint: choose \"any\", \"tcp\" or \"udp\"
+    hint: choose \"any\", \"tcp\", \"udp\" or \"sctp\"
 s.toml:11:10: \"70000\" is not a port; ports are numbers from 0 to 65535
     hint: write ports as in [80, 443, \"8000-8100\"]
 s.toml:11:17: the range 90-80 ends before it begins; write 80-90

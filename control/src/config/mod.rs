@@ -12,6 +12,8 @@ mod mark_tests;
 mod options;
 #[cfg(test)]
 mod tests;
+mod timeouts;
+mod tunables;
 
 use std::fmt;
 use std::fs;
@@ -19,7 +21,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use sluice_dataplane::service::{Method, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
+use sluice_dataplane::conn::TimeoutOverrides;
+use sluice_dataplane::service::{Encapsulation, Method, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
 use sluice_dataplane::wire::Address;
 
 use crate::marks::MarkRule;
@@ -57,6 +60,8 @@ pub struct Director {
     pub socket: Option<PathBuf>,
     /// The sysctls of IPVS that are settings here
     pub tunables: Tunables,
+    /// How long connections live, where that is not the kernel's default
+    pub timeouts: TimeoutOverrides,
 }
 
 /// What a worker does when there is nothing to do.
@@ -92,6 +97,8 @@ pub struct Service {
     pub flags: u8,
     /// One-packet scheduling and persistence
     pub options: ServiceOptions,
+    /// How long its connections live, where that is not the director's
+    pub timeouts: TimeoutOverrides,
     /// LIPs of its own; when empty, those of the director are used
     pub local_addresses: Vec<Address>,
     /// Real servers in the order of the file, in which they are to be added
@@ -108,6 +115,8 @@ pub struct Server {
     pub port: u16,
     /// How packets reach it
     pub method: Method,
+    /// What they are wrapped in where that is by a tunnel
+    pub encapsulation: Encapsulation,
     /// 0 to [`MAX_WEIGHT`]; 0 takes no new connections
     pub weight: u32,
     /// No new connections at so many; 0 for no limit

@@ -1,9 +1,9 @@
-//! What IPVS has as sysctls, and one-packet scheduling and persistence of a
-//! `[[service]]`.
+//! One-packet scheduling and persistence of a `[[service]]`, and the tunnels to
+//! its servers.
 
 use std::net::Ipv4Addr;
 
-use sluice_dataplane::service::{ClientMask, Persistence, Protocol, ServiceOptions, Tunables};
+use sluice_dataplane::service::{ClientMask, Encapsulation, Method, Persistence, Protocol, ServiceOptions};
 
 use super::check::Check;
 use super::file;
@@ -12,32 +12,11 @@ use super::file;
 const MAX_PERSISTENCE: u32 = 31 * 86_400;
 
 impl Check<'_> {
-    pub(super) fn tunables(&mut self, file: &file::Director) -> Tunables {
-        let kernel = Tunables::default();
-        let conn_reuse_mode = file.conn_reuse_mode.as_ref().map_or(kernel.conn_reuse_mode, |value| {
-            let mode = u32::try_from(*value.as_ref()).ok().filter(|mode| *mode <= 3);
-            if mode.is_none() {
-                self.problem(
-                    value.span(),
-                    format!("conn_reuse_mode cannot be {}", value.as_ref()),
-                    "choose 0 to 3",
-                );
-            }
-            mode.unwrap_or(kernel.conn_reuse_mode)
-        });
-        Tunables {
-            expire_nodest_conn: file.expire_nodest_conn.unwrap_or(kernel.expire_nodest_conn),
-            expire_quiescent_template: file
-                .expire_quiescent_template
-                .unwrap_or(kernel.expire_quiescent_template),
-            conn_reuse_mode,
-            sloppy_tcp: file.sloppy_tcp.unwrap_or(kernel.sloppy_tcp),
-        }
-    }
-
     pub(super) fn options(&mut self, service: &file::Service, protocol: Option<Protocol>) -> ServiceOptions {
         let one_packet = service.one_packet.as_ref().is_some_and(|value| *value.as_ref());
-        if let (true, Some(Protocol::Tcp), Some(value)) = (one_packet, protocol, &service.one_packet) {
+        if let (true, Some(Protocol::Tcp | Protocol::Sctp), Some(value)) =
+            (one_packet, protocol, &service.one_packet)
+        {
             self.problem(
                 value.span(),
                 "one_packet is for UDP services only",
@@ -77,5 +56,45 @@ impl Check<'_> {
         }
         let mask = mask.map_or(ClientMask::HOST, |mask| ClientMask::v4(mask.octets()));
         Some(Persistence { timeout: timeout?, mask })
+    }
+
+    /// What packets of a TUN server are wrapped in.
+    pub(super) fn encapsulation(&mut self, server: &file::Server, method: Option<Method>) -> Encapsulation {
+        const KINDS: [(&str, Encapsulation); 3] = [
+            ("ipip", Encapsulation::Ipip),
+            ("gue", Encapsulation::Gue { port: 0, checksum: false }),
+            ("gre", Encapsulation::Gre { checksum: false }),
+        ];
+        if let (Some(kind), false) = (&server.tunnel, method == Some(Method::Tunnel)) {
+            self.problem(kind.span(), "only servers of method \"tun\" have a tunnel", "remove it");
+        }
+        let kind = self.choice("tunnel", server.tunnel.as_ref(), &KINDS);
+        let is_gue = matches!(kind, Encapsulation::Gue { .. });
+        if let (Some(port), false) = (&server.tunnel_port, is_gue) {
+            self.problem(port.span(), "only a tunnel of \"gue\" has a port", "remove it");
+        }
+        if let (Some(checksum), Encapsulation::Ipip) = (&server.tunnel_checksum, kind) {
+            let message = "a tunnel of \"ipip\" has no checksum";
+            self.problem(checksum.span(), message, "remove it, or choose \"gue\" or \"gre\"");
+        }
+        let checksum = server.tunnel_checksum.as_ref().is_some_and(|checksum| *checksum.as_ref());
+        match kind {
+            Encapsulation::Ipip => Encapsulation::Ipip,
+            Encapsulation::Gre { .. } => Encapsulation::Gre { checksum },
+            Encapsulation::Gue { .. } => {
+                let port = server.tunnel_port.as_ref();
+                let number =
+                    port.and_then(|port| u16::try_from(*port.as_ref()).ok()).filter(|port| *port != 0);
+                if number.is_none() {
+                    let span = port.map(toml::Spanned::span);
+                    self.problem(
+                        span.or_else(|| server.tunnel.as_ref().map(toml::Spanned::span)).unwrap_or(0..0),
+                        "a tunnel of \"gue\" needs the UDP port that the server listens on",
+                        "add tunnel_port = 6080, or whatever 1 to 65535 the server has",
+                    );
+                }
+                Encapsulation::Gue { port: number.unwrap_or(1), checksum }
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 use std::net::IpAddr;
 
-use sluice_dataplane::service::Protocol;
+use sluice_dataplane::conn::State;
+use sluice_dataplane::service::{Defense, Protocol};
 
 use super::*;
 
@@ -49,6 +50,7 @@ fn the_example_of_the_documentation_resolves() {
         address: ip(address),
         port,
         method,
+        encapsulation: Encapsulation::Ipip,
         weight,
         upper_threshold: 0,
         lower_threshold: 0,
@@ -65,12 +67,14 @@ fn the_example_of_the_documentation_resolves() {
                 xdp_mode: XdpMode::Auto,
                 socket: None,
                 tunables: Tunables::default(),
+                timeouts: TimeoutOverrides::default(),
             },
             services: vec![Service {
                 key: ServiceKey::Address { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
                 scheduler: SchedulerKind::Rr,
                 flags: 0,
                 options: ServiceOptions::default(),
+                timeouts: TimeoutOverrides::default(),
                 local_addresses: vec![],
                 servers: vec![
                     server("10.0.2.1", 8080, Method::FullNat, 3),
@@ -191,7 +195,7 @@ fn every_mistake_of_a_service_is_shown() {
     let text = r#"
 [[service]]
 address = "192.0.2.10"
-protocol = "sctp"
+protocol = "dccp"
 scheduler = "fastest"
 [[service.server]]
 address = "10.0.2.1:http"
@@ -214,8 +218,8 @@ s.toml:4:20: local address 10.0.2.200 is also the address of the service in line
     hint: use an address that no service has
 s.toml:7:11: \"192.0.2.10\" is not an address and port
     hint: write IP:PORT, as in \"192.0.2.10:80\" or \"[2001:db8::10]:80\"
-s.toml:8:12: there is no protocol \"sctp\"
-    hint: choose \"tcp\" or \"udp\"
+s.toml:8:12: there is no protocol \"dccp\"
+    hint: choose \"tcp\", \"udp\" or \"sctp\"
 s.toml:9:13: there is no scheduler \"fastest\"
     hint: choose \"rr\", \"wrr\", \"lc\", \"wlc\", \"sh\", \"dh\", \"sed\", \"nq\", \"lblc\", \"lblcr\", \"mh\", \"fo\" or \"ovf\"
 s.toml:11:11: \"10.0.2.1:http\" is not an address, nor an address and port
@@ -429,16 +433,95 @@ s.toml:10:11: \"24\" is not an IPv4 netmask
 
 #[test]
 fn sysctls_are_settings_of_the_director() {
-    let all = "expire_nodest_conn = true\nexpire_quiescent_template = true\nconn_reuse_mode = 3\nsloppy_tcp = true\n";
+    let all =
+        "expire_nodest_conn = true\nexpire_quiescent_template = true\nconn_reuse_mode = 3\nsloppy_tcp = true
+sloppy_sctp = true
+drop_entry = 1\ndrop_packet = 2\nsecure_tcp = 3\namemthresh = 2048\nam_droprate = 20\nnat_icmp_send = true
+pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n";
     let expected = Tunables {
         expire_nodest_conn: true,
         expire_quiescent_template: true,
         conn_reuse_mode: 3,
         sloppy_tcp: true,
+        sloppy_sctp: true,
+        drop_entry: Defense::WhenShort,
+        drop_packet: Defense::WhenShort,
+        secure_tcp: Defense::Always,
+        amemthresh: 2048,
+        am_droprate: 20,
+        nat_icmp_send: true,
+        pmtu_disc: false,
+        lblc_expiration: 600,
+        lblcr_expiration: 700,
     };
     assert_eq!(parse(&format!("{SMALLEST}{all}")).unwrap().director.tunables, expected);
     assert_eq!(
-        parse(&format!("{SMALLEST}conn_reuse_mode = 4\n")).unwrap_err(),
-        "s.toml:4:19: conn_reuse_mode cannot be 4\n    hint: choose 0 to 3"
+        parse(&format!("{SMALLEST}conn_reuse_mode = 4\ndrop_entry = -1\nam_droprate = 0\n")).unwrap_err(),
+        "\
+s.toml:4:19: conn_reuse_mode cannot be 4
+    hint: choose 0 to 3
+s.toml:5:14: drop_entry cannot be -1
+    hint: choose 0 for never, 1 for when room is short, or 3 for always
+s.toml:6:15: am_droprate cannot be 0
+    hint: choose 1 to 2147483647"
     );
+}
+
+#[test]
+fn timeouts_are_set_by_state() {
+    let text = format!(
+        "{SMALLEST}timeouts = {{ established = 100, time_wait = 5 }}
+[[service]]\naddress = \"192.0.2.10:53\"\nprotocol = \"udp\"\ntimeouts.udp = 30\n"
+    );
+    let config = parse(&text).unwrap();
+    let mut expected = TimeoutOverrides::default();
+    expected.set(State::Established, 100);
+    expected.set(State::TimeWait, 5);
+    assert_eq!(config.director.timeouts, expected);
+    let mut expected = TimeoutOverrides::default();
+    expected.set(State::Udp, 30);
+    assert_eq!(config.services[0].timeouts, expected);
+    let error = parse(&format!("{SMALLEST}timeouts = {{ open = 1, close = 0 }}\n")).unwrap_err();
+    assert!(
+        error.contains("s.toml:4:21: there is no state \"open\"\n    hint: choose none, established, "),
+        "{error}"
+    );
+    assert!(
+        error.contains("s.toml:4:32: close cannot be 0 seconds\n    hint: choose 1 to 2678400"),
+        "{error}"
+    );
+}
+
+#[test]
+fn tunnels_are_checked() {
+    let server = |method: &str, rest: &str| {
+        format!(
+            "[[service]]\naddress = \"192.0.2.10:80\"\nprotocol = \"tcp\"
+[[service.server]]\naddress = \"10.0.2.1\"\nmethod = \"{method}\"\n{rest}\n"
+        )
+    };
+    for (keys, expected) in [
+        ("", Encapsulation::Ipip),
+        ("tunnel = \"ipip\"", Encapsulation::Ipip),
+        ("tunnel = \"gre\"\ntunnel_checksum = true", Encapsulation::Gre { checksum: true }),
+        ("tunnel = \"gue\"\ntunnel_port = 6080", Encapsulation::Gue { port: 6080, checksum: false }),
+    ] {
+        let config = parse(&format!("{SMALLEST}{}", server("tun", keys))).unwrap();
+        assert_eq!(config.services[0].servers[0].encapsulation, expected);
+    }
+    for (method, keys, message) in [
+        ("dr", "tunnel = \"gre\"", "only servers of method \"tun\" have a tunnel"),
+        ("tun", "tunnel = \"vxlan\"", "there is no tunnel \"vxlan\""),
+        ("tun", "tunnel = \"gue\"", "a tunnel of \"gue\" needs the UDP port"),
+        (
+            "tun",
+            "tunnel = \"gue\"\ntunnel_port = 65536",
+            "s.toml:12:15: a tunnel of \"gue\" needs the UDP port",
+        ),
+        ("tun", "tunnel_port = 1", "only a tunnel of \"gue\" has a port"),
+        ("tun", "tunnel_checksum = true", "a tunnel of \"ipip\" has no checksum"),
+    ] {
+        let error = service_errors(&server(method, keys));
+        assert!(error.contains(message), "{error}");
+    }
 }

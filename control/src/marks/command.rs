@@ -75,7 +75,7 @@ pub(super) struct RuleWords {
     /// Address or prefix that packets go to
     #[arg(long, value_name = "ADDRESS[/LENGTH]")]
     vip: Addresses,
-    /// tcp, udp or any
+    /// tcp, udp, sctp or any
     #[arg(long, value_name = "PROTOCOL", default_value = "any", value_parser = protocol)]
     proto: Chosen,
     /// Ports that they go to, as in 80,443,8000-8100
@@ -101,7 +101,8 @@ fn protocol(text: &str) -> Result<Chosen, String> {
         "any" | "all" => Ok(Chosen(None)),
         "tcp" => Ok(Chosen(Some(Protocol::Tcp))),
         "udp" => Ok(Chosen(Some(Protocol::Udp))),
-        _ => Err("choose tcp, udp or any".into()),
+        "sctp" => Ok(Chosen(Some(Protocol::Sctp))),
+        _ => Err("choose tcp, udp, sctp or any".into()),
     }
 }
 

@@ -88,7 +88,7 @@ fn a_wrong_line_is_named_with_its_remedy() {
         ),
         (
             "add --vip 192.0.2.10 --proto gre --set 1",
-            "line 1: invalid value 'gre' for '--proto <PROTOCOL>': choose tcp, udp or any",
+            "line 1: invalid value 'gre' for '--proto <PROTOCOL>': choose tcp, udp, sctp or any",
         ),
         ("add --vip 192.0.2.10 --set 1 more", "line 1: unexpected argument 'more' found"),
         ("add --vip 192.0.2.10 --set 1 --help", "line 1: unexpected argument '--help' found"),

@@ -25,6 +25,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use sluice_dataplane::conn::{State, TimeoutOverrides};
 use sluice_dataplane::service::{ServerId, ServiceId, ServiceKey, Tunables};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
@@ -67,6 +68,8 @@ pub struct Rules {
     removed_servers: Vec<RemovedServer>,
     removed_services: Vec<RemovedService>,
     timeouts: Timeouts,
+    /// Of the states that [`Timeouts`] has not
+    state_timeouts: TimeoutOverrides,
     tunables: Tunables,
     daemons: Vec<Daemon>,
     marks: Marks,
@@ -77,6 +80,7 @@ struct ServiceEntry {
     slot: ServiceId,
     name: ServiceName,
     settings: ServiceSettings,
+    timeouts: TimeoutOverrides,
     local_addresses: Vec<IpAddr>,
     /// Newest last
     servers: Vec<ServerEntry>,
@@ -100,6 +104,7 @@ struct RemovedServer {
     service: ServiceName,
     service_slot: ServiceId,
     service_counters: Arc<TrafficCounters>,
+    timeouts: TimeoutOverrides,
     entry: ServerEntry,
     unavailable: Since,
 }
@@ -137,6 +142,7 @@ impl Rules {
             removed_servers: Vec::new(),
             removed_services: Vec::new(),
             timeouts: Timeouts::default(),
+            state_timeouts: TimeoutOverrides::default(),
             tunables: Tunables::default(),
             daemons: Vec::new(),
             marks: Marks::default(),
@@ -168,10 +174,13 @@ impl Rules {
     /// The first thing that is refused, with its place. What came before it
     /// stays.
     pub fn load(&mut self, services: impl IntoIterator<Item = ServiceRules>) -> Result<(), LoadError> {
-        for ServiceRules { name, settings, servers, local_addresses } in services {
+        for ServiceRules { name, settings, timeouts, servers, local_addresses } in services {
             let service = name.to_string();
             self.add_service(name, settings)
                 .map_err(|source| LoadError::Service { service: service.clone(), source })?;
+            if let Some(index) = self.find(&name) {
+                self.services[index].timeouts = timeouts;
+            }
             for server in servers {
                 let (address, port) = (server.address, server.port);
                 self.add_server(&name, server).map_err(|source| LoadError::Server {
@@ -207,6 +216,7 @@ impl Rules {
             slot: self.service_slots.take_service(),
             name,
             settings,
+            timeouts: TimeoutOverrides::default(),
             local_addresses: Vec::new(),
             servers: Vec::new(),
             counters: Arc::new(TrafficCounters::new(self.workers)),
@@ -225,7 +235,7 @@ impl Rules {
         self.check_service(name, &settings)?;
         if self.refuse_unsupported {
             let servers = &self.services[index].servers;
-            servers.iter().try_for_each(|entry| unsupported::pair(&settings, &entry.server))?;
+            servers.iter().try_for_each(|entry| unsupported::pair(name, &settings, &entry.server))?;
         }
         self.services[index].settings = settings;
         Ok(())
@@ -335,6 +345,7 @@ impl Rules {
             service: owner.name,
             service_slot: owner.slot,
             service_counters: owner.counters.clone(),
+            timeouts: owner.timeouts,
             entry: owner.servers.remove(position),
             unavailable: Since::default(),
         };
@@ -389,6 +400,17 @@ impl Rules {
     /// Sets what IPVS has as sysctls.
     pub fn set_tunables(&mut self, tunables: Tunables) {
         self.tunables = tunables;
+    }
+
+    /// How long connections live, for services that do not say otherwise.
+    pub fn set_state_timeouts(&mut self, mut timeouts: TimeoutOverrides) {
+        let set = |state, seconds: &mut u32, timeouts: &mut TimeoutOverrides| {
+            *seconds = timeouts.take(state).unwrap_or(*seconds);
+        };
+        set(State::Established, &mut self.timeouts.tcp, &mut timeouts);
+        set(State::FinWait, &mut self.timeouts.tcp_fin, &mut timeouts);
+        set(State::Udp, &mut self.timeouts.udp, &mut timeouts);
+        self.state_timeouts = timeouts;
     }
 
     /// Timeouts now in force.
@@ -500,11 +522,12 @@ impl Rules {
     }
 
     fn retire(&mut self, service: ServiceEntry) {
-        let ServiceEntry { slot, name, servers, counters, .. } = service;
+        let ServiceEntry { slot, name, timeouts, servers, counters, .. } = service;
         self.removed_servers.extend(servers.into_iter().map(|entry| RemovedServer {
             service: name,
             service_slot: slot,
             service_counters: counters.clone(),
+            timeouts,
             entry,
             unavailable: Since::default(),
         }));
@@ -536,7 +559,7 @@ impl Rules {
         }
         match self.find(service) {
             Some(index) if self.refuse_unsupported => {
-                unsupported::pair(&self.services[index].settings, server)
+                unsupported::pair(service, &self.services[index].settings, server)
             }
             _ => Ok(()),
         }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
+use sluice_dataplane::conn::TimeoutOverrides;
 use sluice_dataplane::service::{self, ClientMask, Persistence, SchedulerKind, ServiceKey, ServiceOptions};
 
 /// Address family of a firewall-mark service.
@@ -87,6 +88,7 @@ impl From<service::Protocol> for Protocol {
         match protocol {
             service::Protocol::Tcp => Protocol::Tcp,
             service::Protocol::Udp => Protocol::Udp,
+            service::Protocol::Sctp => Protocol::Sctp,
         }
     }
 }
@@ -351,6 +353,17 @@ impl From<Tunnel> for service::Encapsulation {
     }
 }
 
+impl From<service::Encapsulation> for Tunnel {
+    fn from(encapsulation: service::Encapsulation) -> Self {
+        let sent = |checksum| if checksum { TunnelChecksum::Sent } else { TunnelChecksum::None };
+        match encapsulation {
+            service::Encapsulation::Ipip => Tunnel::Ipip,
+            service::Encapsulation::Gue { port, checksum } => Tunnel::Gue { port, checksum: sent(checksum) },
+            service::Encapsulation::Gre { checksum } => Tunnel::Gre { checksum: sent(checksum) },
+        }
+    }
+}
+
 /// A real server as configured.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -435,6 +448,8 @@ pub struct ServiceRules {
     pub name: ServiceName,
     /// Its settings
     pub settings: ServiceSettings,
+    /// How long its connections live, where that is not as everywhere
+    pub timeouts: TimeoutOverrides,
     /// Its servers in the order in which they are to be added
     pub servers: Vec<Server>,
     /// Its LIPs; none for the director's default

@@ -20,17 +20,18 @@ impl Rules {
     /// and its connections are gone ([`Rules::reclaim`]).
     pub fn table(&mut self, generation: u64) -> ServiceTable {
         let mut builder = ServiceTableBuilder::new(generation);
-        let mut timeouts = conn::Timeouts::default();
+        let mut timeouts = conn::Timeouts::default().overridden(&self.state_timeouts);
         timeouts.set(self.timeouts.tcp, self.timeouts.tcp_fin, self.timeouts.udp);
         builder.timeouts(timeouts).tunables(self.tunables).marks(Arc::clone(self.marks.compiled()));
         for service in &self.services {
-            self.put_service(&mut builder, service);
+            self.put_service(&mut builder, service, &timeouts);
         }
         for removed in &mut self.removed_servers {
             removed.unavailable.in_table(generation);
+            let own = own_timeouts(&timeouts, &removed.timeouts);
             let RemovedServer { service, service_slot, service_counters, entry, .. } = removed;
             let Some(key) = service.key() else { continue };
-            builder.server(entry.slot, real_server(entry, *service_slot, key, service_counters, false));
+            builder.server(entry.slot, real_server(entry, *service_slot, key, service_counters, own, false));
         }
         for removed in &mut self.removed_services {
             removed.absent.in_table(generation);
@@ -38,7 +39,12 @@ impl Rules {
         builder.build()
     }
 
-    fn put_service(&self, builder: &mut ServiceTableBuilder, service: &ServiceEntry) {
+    fn put_service(
+        &self,
+        builder: &mut ServiceTableBuilder,
+        service: &ServiceEntry,
+        timeouts: &conn::Timeouts,
+    ) {
         // Both are there for all that `unsupported` lets through.
         let (Some(key), Some(scheduler)) = (service.name.key(), service.settings.scheduler_kind()) else {
             return;
@@ -59,10 +65,17 @@ impl Rules {
                 counters: service.counters.clone(),
             },
         );
+        let own = own_timeouts(timeouts, &service.timeouts);
         for entry in &service.servers {
-            builder.server(entry.slot, real_server(entry, service.slot, key, &service.counters, true));
+            let server = real_server(entry, service.slot, key, &service.counters, own.clone(), true);
+            builder.server(entry.slot, server);
         }
     }
+}
+
+/// The timeouts of a service that has any of its own.
+fn own_timeouts(all: &conn::Timeouts, own: &conn::TimeoutOverrides) -> Option<Arc<conn::Timeouts>> {
+    (!own.is_empty()).then(|| Arc::new(all.overridden(own)))
 }
 
 fn real_server(
@@ -70,6 +83,7 @@ fn real_server(
     service: ServiceId,
     service_key: ServiceKey,
     service_counters: &Arc<TrafficCounters>,
+    timeouts: Option<Arc<conn::Timeouts>>,
     available: bool,
 ) -> RealServer {
     RealServer {
@@ -83,6 +97,7 @@ fn real_server(
         last_weight: entry.last_weight,
         edits: entry.edits,
         thresholds: Thresholds { upper: entry.server.upper_threshold, lower: entry.server.lower_threshold },
+        timeouts,
         available,
         counters: entry.counters.clone(),
         service_counters: service_counters.clone(),

@@ -302,6 +302,7 @@ fn a_configuration_is_loaded_in_one_go_or_names_what_is_wrong() {
     let service = |servers| ServiceRules {
         name: tcp("10.0.0.1:80"),
         settings: plain("wlc"),
+        timeouts: TimeoutOverrides::default(),
         servers,
         local_addresses: vec![ip("10.0.2.200")],
     };

@@ -14,7 +14,6 @@ fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
 /// Refuses a service that cannot be forwarded.
 pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<(), RulesError> {
     match name {
-        ServiceName::Address { protocol: Protocol::Sctp, .. } => return refuse("an SCTP service"),
         // The data plane cannot tell it from an IPv4 one.
         ServiceName::Address { address: IpAddr::V6(v6), .. } if v6.to_ipv4_mapped().is_some() => {
             return refuse("an IPv4-mapped IPv6 service");
@@ -32,7 +31,12 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
 }
 
 /// Refuses a server that does not go with its service.
-pub(super) fn pair(service: &ServiceSettings, server: &Server) -> Result<(), RulesError> {
+pub(super) fn pair(name: &ServiceName, service: &ServiceSettings, server: &Server) -> Result<(), RulesError> {
+    // And this one: IPVS has no FULLNAT, and its users have none for SCTP.
+    let is_sctp = matches!(name, ServiceName::Address { protocol: Protocol::Sctp, .. });
+    if is_sctp && server.method == Method::FullNat {
+        return refuse("a FULLNAT server of an SCTP service (-b with --sctp-service)");
+    }
     // This one stays too: without a connection nobody knows whose reply it is that
     // comes to a LIP, while the client of a NAT server gets it as it is.
     if service.one_packet && server.method == Method::FullNat {
@@ -47,4 +51,4 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 }
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str = "  --pe, SCTP, the sync daemon";
+pub const SUMMARY: &str = "  --pe, the sync daemon";

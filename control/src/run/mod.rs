@@ -54,6 +54,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     rules.set_tunables(settings.tunables);
     rules.set_interfaces(settings.interfaces.clone());
     rules.replace_marks(config.marks.iter().cloned()).context("the mark rules of the configuration")?;
+    rules.set_state_timeouts(settings.timeouts);
     rules.load(config.services.iter().map(service_rules))?;
 
     let mode = match settings.xdp_mode {
@@ -192,6 +193,7 @@ fn service_rules(service: &crate::config::Service) -> ServiceRules {
     let name = ServiceName::from(service.key);
     ServiceRules {
         name,
+        timeouts: service.timeouts,
         settings: ServiceSettings {
             scheduler_flags: service.flags,
             ..ServiceSettings::plain(service.scheduler.name(), name.family()).with(service.options)
@@ -202,6 +204,7 @@ fn service_rules(service: &crate::config::Service) -> ServiceRules {
             .map(|s| Server {
                 upper_threshold: s.upper_threshold,
                 lower_threshold: s.lower_threshold,
+                tunnel: s.encapsulation.into(),
                 ..Server::plain(s.address.into(), s.port, s.method.into(), s.weight)
             })
             .collect(),

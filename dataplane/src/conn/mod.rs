@@ -3,6 +3,7 @@
 mod entry;
 mod index;
 mod record;
+mod sctp;
 mod state;
 mod table;
 mod template;
@@ -11,7 +12,7 @@ mod tuple;
 
 pub use entry::{Entry, NO_HOP, Side};
 pub use record::ConnectionRecord;
-pub use state::{Direction, State, Timeouts};
+pub use state::{Direction, State, TimeoutOverrides, Timeouts};
 pub use table::{EntryId, Full, Table};
 pub use template::{NO_TEMPLATE, Template, TemplateId, TemplateKey, Templates};
 pub use tuple::{Seed, Tuple};

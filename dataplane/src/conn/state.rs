@@ -1,13 +1,16 @@
 //! States of a connection, with the names, timeouts and transitions of IPVS
-//! (`net/netfilter/ipvs/ip_vs_proto_tcp.c` and `ip_vs_proto_udp.c`, Linux 6.1).
+//! (`net/netfilter/ipvs/ip_vs_proto_tcp.c`, `ip_vs_proto_udp.c` and
+//! `ip_vs_proto_sctp.c`, Linux 6.1).
 //!
 //! IPVS follows a connection by the flags of the packets that it sees and by
 //! nothing else: no sequence numbers, no retransmissions. That keeps a
 //! director that joined late, or that sees one direction only, in step.
 
+use crate::service::Protocol;
+
 /// The state of a connection. The names are those of IPVS, which looks at a
 /// connection from the server's side.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[repr(u8)]
 pub enum State {
     /// No packet was looked at yet
@@ -35,10 +38,43 @@ pub enum State {
     SynAck,
     /// A UDP flow: there is but one state
     Udp,
+    /// No packet of SCTP was looked at yet
+    SctpNone,
+    /// The client sent INIT
+    SctpInit1,
+    /// It sent INIT again
+    SctpInit,
+    /// The server sent its cookie
+    SctpCookieSent,
+    /// The client sent it back
+    SctpCookieReplied,
+    /// The server sent INIT
+    SctpCookieWait,
+    /// The client sent its cookie
+    SctpCookie,
+    /// The server sent it back
+    SctpCookieEchoed,
+    /// Data may flow
+    SctpEstablished,
+    /// The server sent SHUTDOWN
+    SctpShutdownSent,
+    /// The client sent SHUTDOWN
+    SctpShutdownReceived,
+    /// The server sent SHUTDOWN ACK
+    SctpShutdownAckSent,
+    /// The server refused
+    SctpRejected,
+    /// Over
+    SctpClosed,
 }
 
 /// Number of states.
-const STATES: usize = State::Udp as usize + 1;
+const STATES: usize = State::SctpClosed as usize + 1;
+
+/// Number of states of TCP and UDP.
+const TCP_STATES: usize = State::Udp as usize + 1;
+
+const _: () = assert!(STATES == TCP_STATES + super::sctp::STATES);
 
 impl State {
     /// Every state, in the order of their numbers.
@@ -55,13 +91,27 @@ impl State {
         State::Listen,
         State::SynAck,
         State::Udp,
+        State::SctpNone,
+        State::SctpInit1,
+        State::SctpInit,
+        State::SctpCookieSent,
+        State::SctpCookieReplied,
+        State::SctpCookieWait,
+        State::SctpCookie,
+        State::SctpCookieEchoed,
+        State::SctpEstablished,
+        State::SctpShutdownSent,
+        State::SctpShutdownReceived,
+        State::SctpShutdownAckSent,
+        State::SctpRejected,
+        State::SctpClosed,
     ];
 
     /// The name that `ipvsadm -L -c` shows.
     pub fn name(self) -> &'static str {
         match self {
-            State::None => "NONE",
-            State::Established => "ESTABLISHED",
+            State::None | State::SctpNone => "NONE",
+            State::Established | State::SctpEstablished => "ESTABLISHED",
             State::SynSent => "SYN_SENT",
             State::SynRecv => "SYN_RECV",
             State::FinWait => "FIN_WAIT",
@@ -72,6 +122,18 @@ impl State {
             State::Listen => "LISTEN",
             State::SynAck => "SYNACK",
             State::Udp => "UDP",
+            State::SctpInit1 => "INIT1",
+            State::SctpInit => "INIT",
+            State::SctpCookieSent => "C-SENT",
+            State::SctpCookieReplied => "C-REPLIED",
+            State::SctpCookieWait => "C-WAIT",
+            State::SctpCookie => "COOKIE",
+            State::SctpCookieEchoed => "C-ECHOED",
+            State::SctpShutdownSent => "S-SENT",
+            State::SctpShutdownReceived => "S-RECEIVED",
+            State::SctpShutdownAckSent => "S-ACK-SENT",
+            State::SctpRejected => "REJECTED",
+            State::SctpClosed => "CLOSED",
         }
     }
 
@@ -79,25 +141,50 @@ impl State {
     /// all others are `InActConn` (`tcp_state_active_table`).
     #[inline]
     pub fn is_active(self) -> bool {
-        matches!(self, State::Established | State::SynSent | State::SynRecv | State::SynAck)
+        matches!(
+            self,
+            State::Established | State::SynSent | State::SynRecv | State::SynAck | State::SctpEstablished
+        )
+    }
+
+    /// The state that a connection begins in.
+    pub fn first(protocol: Protocol) -> State {
+        match protocol {
+            Protocol::Tcp => State::None,
+            Protocol::Udp => State::Udp,
+            Protocol::Sctp => State::SctpNone,
+        }
+    }
+
+    /// Whether it is one of SCTP's.
+    #[inline]
+    pub fn is_of_sctp(self) -> bool {
+        self >= State::SctpNone
     }
 
     /// Whether a SYN from the client that finds a connection in this state opens
     /// a new one: the old entry goes at once, and the new connection is
     /// scheduled afresh (`is_new_conn_expected` with `conn_reuse_mode=1`, the
-    /// default). With RST set beside SYN, the old entry goes and none follows.
+    /// default). INIT does so for SCTP. With RST set beside SYN, the old entry goes and none follows.
     #[inline]
     pub fn is_over(self) -> bool {
-        matches!(self, State::TimeWait | State::Close)
+        matches!(self, State::TimeWait | State::Close | State::SctpClosed)
     }
 
-    /// The state after a packet with these TCP flags (byte 13 of the header).
+    /// The state after a packet with these TCP flags (byte 13 of the header), or
+    /// with this chunk of SCTP ([`Chunk`](crate::wire::sctp::Chunk)).
     ///
     /// Of several flags one decides, RST before SYN before FIN before ACK. A
     /// packet with none of them closes the connection, as in IPVS. UDP flows
     /// stay what they are, whatever `flags` holds.
+    ///
+    /// `secure` is the defence against floods of SYN (`secure_tcp`): a
+    /// connection is established only once its server took part in it.
     #[inline]
-    pub fn next(self, direction: Direction, flags: u8) -> State {
+    pub fn next(self, direction: Direction, flags: u8, secure: bool) -> State {
+        if self.is_of_sctp() {
+            return super::sctp::next(self, direction, flags);
+        }
         let row = if flags & RST != 0 {
             3
         } else if flags & SYN != 0 {
@@ -109,7 +196,8 @@ impl State {
         } else {
             4
         };
-        NEXT[direction as usize][row][self as usize]
+        let table = if secure { &NEXT_SECURE } else { &NEXT };
+        table[direction as usize][row][self as usize]
     }
 }
 
@@ -134,44 +222,78 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// `NEXT[direction][deciding flag][state]`, generated from the rows below.
-static NEXT: [[[State; STATES]; 5]; 3] = {
-    use State::{
-        Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI,
-        SynRecv as SR, SynSent as SS, TimeWait as TW, Udp as UD,
-    };
-    // No deciding flag: `set_tcp_state` falls back to CLOSE.
-    const BARE: [State; STATES] = [CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, UD];
-    [
-        // Input, from:
-        // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
-        [
-            [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR, UD], // SYN
-            [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW, UD], // FIN
-            [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES, UD], // ACK
-            [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR, UD], // RST
-            BARE,
-        ],
-        // Output, from:
-        // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
-        [
-            [SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR, UD], // SYN
-            [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW, UD], // FIN
-            [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES, UD], // ACK
-            [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL, UD], // RST
-            BARE,
-        ],
-        // InputOnly, from:
-        // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
-        [
-            [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR, UD], // SYN
-            [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW, UD], // FIN
-            [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES, UD], // ACK
-            [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL, UD], // RST
-            BARE,
-        ],
-    ]
+/// The next state by direction, deciding flag and state.
+type Transitions = [[[State; TCP_STATES]; 5]; 3];
+
+use State::{
+    Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI,
+    SynAck as SA, SynRecv as SR, SynSent as SS, TimeWait as TW, Udp as UD,
 };
+
+/// No deciding flag: `set_tcp_state` falls back to CLOSE.
+const BARE: [State; TCP_STATES] = [CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, UD];
+
+/// `tcp_states`
+static NEXT: Transitions = [
+    // Input, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR, UD], // SYN
+        [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW, UD], // FIN
+        [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES, UD], // ACK
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR, UD], // RST
+        BARE,
+    ],
+    // Output, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR, UD], // SYN
+        [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW, UD], // FIN
+        [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES, UD], // ACK
+        [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL, UD], // RST
+        BARE,
+    ],
+    // InputOnly, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR, UD], // SYN
+        [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW, UD], // FIN
+        [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES, UD], // ACK
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL, UD], // RST
+        BARE,
+    ],
+];
+
+/// `tcp_states_dos`
+static NEXT_SECURE: Transitions = [
+    // Input, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SA, UD], // SYN
+        [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, SA, UD], // FIN
+        [ES, ES, SS, SR, FW, TW, CL, CW, CL, LI, SA, UD], // ACK
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL, UD], // RST
+        BARE,
+    ],
+    // Output, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SS, ES, SS, SA, SS, SS, SS, SS, SS, LI, SA, UD], // SYN
+        [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW, UD], // FIN
+        [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES, UD], // ACK
+        [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL, UD], // RST
+        BARE,
+    ],
+    // InputOnly, from:
+    // NO  ES  SS  SR  FW  TW  CL  CW  LA  LI  SA  UD
+    [
+        [SA, ES, ES, SR, SA, SA, SA, SA, SA, SA, SA, UD], // SYN
+        [CL, FW, SS, TW, FW, TW, CL, CW, LA, LI, TW, UD], // FIN
+        [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES, UD], // ACK
+        [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, CL, UD], // RST
+        BARE,
+    ],
+];
 
 /// How long a connection lives after its last packet, in seconds by state.
 ///
@@ -180,7 +302,7 @@ static NEXT: [[[State; STATES]; 5]; 3] = {
 pub struct Timeouts([u32; STATES]);
 
 impl Default for Timeouts {
-    /// `tcp_timeouts` and `udp_timeouts`.
+    /// `tcp_timeouts`, `udp_timeouts` and `sctp_timeouts`.
     fn default() -> Self {
         Timeouts(State::ALL.map(|state| match state {
             State::None => 2,
@@ -195,6 +317,19 @@ impl Default for Timeouts {
             State::Listen => 2 * 60,
             State::SynAck => 2 * 60,
             State::Udp => 5 * 60,
+            State::SctpNone => 2,
+            State::SctpInit1 | State::SctpRejected => 4,
+            State::SctpEstablished => 15 * 60,
+            State::SctpInit
+            | State::SctpCookieSent
+            | State::SctpCookieReplied
+            | State::SctpCookieWait
+            | State::SctpCookie
+            | State::SctpCookieEchoed
+            | State::SctpShutdownSent
+            | State::SctpShutdownReceived
+            | State::SctpShutdownAckSent
+            | State::SctpClosed => 61,
         }))
     }
 }
@@ -215,6 +350,35 @@ impl Timeouts {
             }
         }
     }
+
+    /// These, but for what is in `overrides`.
+    pub fn overridden(mut self, overrides: &TimeoutOverrides) -> Self {
+        for (seconds, new) in self.0.iter_mut().zip(overrides.0) {
+            *seconds = new.unwrap_or(*seconds);
+        }
+        self
+    }
+}
+
+/// Timeouts of some states, instead of those that hold for all services.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct TimeoutOverrides([Option<u32>; STATES]);
+
+impl TimeoutOverrides {
+    /// Sets how many seconds a connection lives in `state` without a packet.
+    pub fn set(&mut self, state: State, seconds: u32) {
+        self.0[state as usize] = Some(seconds);
+    }
+
+    /// What was set for `state`, taken out.
+    pub fn take(&mut self, state: State) -> Option<u32> {
+        self.0[state as usize].take()
+    }
+
+    /// Whether nothing was set.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
 }
 
 #[cfg(test)]
@@ -227,7 +391,7 @@ mod tests {
         let mut state = State::None;
         for (i, &(direction, flags, expected)) in packets.iter().enumerate() {
             let before = state;
-            state = state.next(direction, flags);
+            state = state.next(direction, flags, false);
             assert_eq!(state, expected, "packet {i}: {before:?} {direction:?} flags {flags:#04x}");
         }
     }
@@ -290,8 +454,13 @@ mod tests {
             (0x08 | 0x20 | 0x40 | 0x80, 0),
         ] {
             for direction in [Input, Output, InputOnly] {
-                for state in State::ALL {
-                    assert_eq!(state.next(direction, flags), state.next(direction, as_if));
+                for state in State::ALL.into_iter().filter(|s| !s.is_of_sctp()) {
+                    for secure in [false, true] {
+                        assert_eq!(
+                            state.next(direction, flags, secure),
+                            state.next(direction, as_if, secure)
+                        );
+                    }
                 }
             }
         }
@@ -300,8 +469,9 @@ mod tests {
     #[test]
     fn no_deciding_flag_closes() {
         for direction in [Input, Output, InputOnly] {
-            for state in State::ALL.into_iter().filter(|s| *s != State::Udp) {
-                assert_eq!(state.next(direction, 0), State::Close);
+            for state in State::ALL.into_iter().filter(|s| *s != State::Udp && !s.is_of_sctp()) {
+                assert_eq!(state.next(direction, 0, false), State::Close);
+                assert_eq!(state.next(direction, 0, true), State::Close);
             }
         }
     }
@@ -310,7 +480,8 @@ mod tests {
     fn udp_has_one_state() {
         for direction in [Input, Output, InputOnly] {
             for flags in 0..=255 {
-                assert_eq!(State::Udp.next(direction, flags), State::Udp);
+                assert_eq!(State::Udp.next(direction, flags, false), State::Udp);
+                assert_eq!(State::Udp.next(direction, flags, true), State::Udp);
             }
         }
     }
@@ -321,7 +492,7 @@ mod tests {
             assert_eq!(state as usize, i);
         }
         let active: Vec<_> = State::ALL.into_iter().filter(|s| s.is_active()).map(State::name).collect();
-        assert_eq!(active, ["ESTABLISHED", "SYN_SENT", "SYN_RECV", "SYNACK"]);
+        assert_eq!(active, ["ESTABLISHED", "SYN_SENT", "SYN_RECV", "SYNACK", "ESTABLISHED"]);
     }
 
     #[test]
@@ -333,6 +504,7 @@ mod tests {
         assert_eq!(timeouts.seconds(State::Udp), 7);
         timeouts.set(0, 5, 0);
         let all = State::ALL.map(|state| timeouts.seconds(state));
-        assert_eq!(all, [2, 100, 120, 60, 5, 120, 10, 60, 30, 120, 120, 7]);
+        assert_eq!(all[..TCP_STATES], [2, 100, 120, 60, 5, 120, 10, 60, 30, 120, 120, 7]);
+        assert_eq!(all[TCP_STATES..], [2, 4, 61, 61, 61, 61, 61, 61, 900, 61, 61, 61, 4, 61]);
     }
 }

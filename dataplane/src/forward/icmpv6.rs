@@ -34,8 +34,7 @@ pub(super) fn write<F: Frame>(
         Error::TimeExceeded => (icmpv6::TIME_EXCEEDED, icmpv6::CODE_HOP_LIMIT, 0),
         Error::FragmentationNeeded(mtu) => (icmpv6::PACKET_TOO_BIG, 0, u32::from(mtu)),
         Error::PortUnreachable => (icmpv6::UNREACHABLE, icmpv6::CODE_PORT, 0),
-        // Only errors about IPv4 in IPv4 are recognised.
-        Error::InTunnel { .. } => return None,
+        Error::InTunnel { kind, code, info } => (kind, code, u32::from_be_bytes(info)),
     };
     let quoted = original.len().min(usize::from(ipv6::MIN_MTU) - ipv6::LEN - icmpv6::LEN);
     let length = ipv6::LEN + icmpv6::LEN + quoted;

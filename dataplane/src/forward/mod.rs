@@ -13,11 +13,11 @@ mod nat;
 pub mod related;
 mod split;
 mod translate;
+mod translate_error;
 mod tun;
 
 pub use egress::{link_header_len, put_link_header};
 pub use split::Split;
-pub use tun::OVERHEAD as TUNNEL_OVERHEAD;
 
 use crate::conn::{Entry, Side, Tuple};
 use crate::packet::Packet;
@@ -53,6 +53,8 @@ pub enum Rewrite {
         destination: Address,
         /// UDP source port of GUE, the same for all packets of a connection
         source_port: u16,
+        /// Whether the outer header takes over "do not fragment" (`pmtu_disc`)
+        copy_dont_fragment: bool,
     },
 }
 
@@ -106,13 +108,20 @@ impl Plan {
 }
 
 /// What is done to a packet from `side` of a connection. A tunnel starts at
-/// `outer_source` and is of the kind `encapsulation`.
+/// `outer_source`, is of the kind `encapsulation`, and with `pmtu_disc` lets
+/// clients know of its MTU.
 #[inline]
-pub fn rewrite(entry: &Entry, side: Side, outer_source: Address, encapsulation: Encapsulation) -> Rewrite {
+pub fn rewrite(
+    entry: &Entry,
+    side: Side,
+    outer_source: Address,
+    encapsulation: Encapsulation,
+    pmtu_disc: bool,
+) -> Rewrite {
     match entry.method {
         Method::Nat | Method::FullNat => nat::rewrite(entry, side),
         Method::DirectRoute => Rewrite::Keep,
-        Method::Tunnel => tun::rewrite(entry, outer_source, encapsulation),
+        Method::Tunnel => tun::rewrite(entry, outer_source, encapsulation, pmtu_disc),
     }
 }
 
@@ -148,7 +157,11 @@ pub fn apply<F: Frame>(
         if !packet.is_v4 && room < ipv6::MIN_MTU {
             return Err(Refused::Drop(DropReason::TooBig));
         }
-        return Err(if packet.dont_fragment { Refused::TooBig(room) } else { Refused::Split(room) });
+        // `ensure_mtu_is_adequate`
+        let anyway =
+            matches!(rewrite, Rewrite::Encapsulate { copy_dont_fragment: false, .. }) && packet.is_v4;
+        let whole = packet.dont_fragment && !anyway;
+        return Err(if whole { Refused::TooBig(room) } else { Refused::Split(room) });
     }
     match *rewrite {
         Rewrite::Keep => dr::apply(packet, frame),
@@ -160,9 +173,10 @@ pub fn apply<F: Frame>(
         Rewrite::Replace { source, destination, ip_delta, transport_delta } => {
             nat::apply(packet, frame, source, destination, ip_delta, transport_delta)
         }
-        Rewrite::Encapsulate { encapsulation, source, destination, source_port } => {
+        Rewrite::Encapsulate { encapsulation, source, destination, source_port, copy_dont_fragment } => {
             let between = tun::Between { encapsulation, source_port };
-            tun::apply(packet, frame, source, destination, between, id)
+            let outer = tun::Outer { source, destination, id, copy_dont_fragment };
+            tun::apply(packet, frame, outer, between)
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::port::Frame;
 use crate::service::Protocol;
 use crate::stats::DropReason;
 use crate::wire::checksum::Delta;
-use crate::wire::{Address, ipv4, ipv6, tcp, udp};
+use crate::wire::{Address, ipv4, ipv6, sctp, tcp, udp};
 
 /// The server answers the client's address and port.
 pub(super) fn plan(client: Tuple, server: (Address, u16)) -> Plan {
@@ -93,6 +93,13 @@ pub(super) fn apply<F: Frame>(
     if packet.later {
         return Ok(Rewritten { offset, length: packet.length as usize });
     }
+    if packet.partial && packet.tuple.protocol == Protocol::Sctp {
+        let ports = (packet.tuple.source_port, packet.tuple.destination_port);
+        // Its checksum depends on what is in the other fragments.
+        if ports != (source.1, destination.1) {
+            return Err(Refused::Drop(DropReason::SctpFragment));
+        }
+    }
     let end = packet.transport_length();
     let transport = transport.get_mut(..end).ok_or(truncated)?;
     rewrite_transport(transport, packet.tuple.protocol, source, destination, transport_delta)?;
@@ -131,6 +138,7 @@ pub(super) fn rewrite_transport(
                 udp::fill_checksum_v6(datagram, &source.0.bytes(), &destination.0.bytes());
             }
         }
+        Protocol::Sctp => sctp::replace_ports(transport, source.1, destination.1).ok_or(truncated)?,
     }
     Ok(())
 }

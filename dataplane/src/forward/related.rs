@@ -5,6 +5,7 @@
 
 use zerocopy::FromBytes;
 
+use super::translate_error::{self, Ends, said_in_v4, said_in_v6};
 use super::{Refused, Rewrite, Rewritten};
 use crate::conn::{Entry, Side};
 use crate::packet::Related;
@@ -12,12 +13,13 @@ use crate::port::Frame;
 use crate::service::{Method, Protocol};
 use crate::stats::DropReason;
 use crate::wire::checksum::Delta;
-use crate::wire::{Address, icmp, ipv4, tcp, udp};
+use crate::wire::{Address, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 
 /// Applies to an error the rewrite of the packets that come from the same side
 /// of its connection. Where addresses are replaced they are so in the quoted
 /// packet too, turned round, since that went the other way: its receiver is
-/// to see the packet that it sent.
+/// to see the packet that it sent. Between address families the error becomes
+/// one of the other.
 ///
 /// A refused error is as it was. It is not answered by another one (RFC 1122,
 /// section 3.2.2).
@@ -36,26 +38,42 @@ pub fn apply<F: Frame>(
     if packet.ttl <= 1 {
         return Err(Refused::TtlExceeded);
     }
+    if packet.is_v4 != to.0.is_v4() {
+        // Of the other family, whoever sent it has no address.
+        let error_source = source.unwrap_or(from.0);
+        let ends = Ends { error_source, source: from, destination: to, transport_delta };
+        return translate_error::apply(related, &ends, frame, mtu, id);
+    }
     if packet.length > mtu {
         return Err(Refused::TooBig(mtu));
     }
     let (offset, end) = (packet.network as usize, packet.network as usize + packet.length as usize);
     let truncated = Refused::Drop(DropReason::Truncated);
     let bytes = frame.bytes_mut().get_mut(..end).ok_or(truncated)?;
-
-    let (ip, _) = ipv4::Header::mut_from_prefix(&mut bytes[offset..]).map_err(|_| truncated)?;
-    let source = source.map_or(ip.source, Address::v4_bytes);
-    let destination = to.0.v4_bytes();
-    let delta = Delta::of_bytes(&ip.source, &source).and(Delta::of_bytes(&ip.destination, &destination));
-    (ip.source, ip.destination) = (source, destination);
-    ip.checksum = delta.apply(ip.checksum.get()).into();
-    ip.decrement_ttl();
-
     let network = quoted.network as usize;
-    let (ip, _) = ipv4::Header::mut_from_prefix(&mut bytes[network..]).map_err(|_| truncated)?;
-    ip.source = to.0.v4_bytes();
-    ip.destination = from.0.v4_bytes();
-    ip.checksum = ip_delta.apply(ip.checksum.get()).into();
+
+    if packet.is_v4 {
+        let (ip, _) = ipv4::Header::mut_from_prefix(&mut bytes[offset..]).map_err(|_| truncated)?;
+        let source = source.map_or(ip.source, Address::v4_bytes);
+        let destination = to.0.v4_bytes();
+        let delta = Delta::of_bytes(&ip.source, &source).and(Delta::of_bytes(&ip.destination, &destination));
+        (ip.source, ip.destination) = (source, destination);
+        ip.checksum = delta.apply(ip.checksum.get()).into();
+        ip.decrement_ttl();
+
+        let (ip, _) = ipv4::Header::mut_from_prefix(&mut bytes[network..]).map_err(|_| truncated)?;
+        ip.source = to.0.v4_bytes();
+        ip.destination = from.0.v4_bytes();
+        ip.checksum = ip_delta.apply(ip.checksum.get()).into();
+    } else {
+        let (ip, _) = ipv6::Header::mut_from_prefix(&mut bytes[offset..]).map_err(|_| truncated)?;
+        ip.source = source.map_or(ip.source, Address::bytes);
+        ip.destination = to.0.bytes();
+        ip.hop_limit -= 1;
+
+        let (ip, _) = ipv6::Header::mut_from_prefix(&mut bytes[network..]).map_err(|_| truncated)?;
+        (ip.source, ip.destination) = (to.0.bytes(), from.0.bytes());
+    }
 
     let transport = &mut bytes[quoted.transport as usize..];
     let (ports, _) = transport.split_first_chunk_mut::<4>().ok_or(truncated)?;
@@ -63,12 +81,18 @@ pub fn apply<F: Frame>(
     ports[2..].copy_from_slice(&from.1.to_be_bytes());
     update_checksum(quoted.tuple.protocol, transport, transport_delta);
 
-    icmp::fill_checksum(&mut bytes[packet.transport as usize..]);
+    if packet.is_v4 {
+        icmp::fill_checksum(&mut bytes[packet.transport as usize..]);
+    } else {
+        let (network, message) = bytes.split_at_mut(packet.transport as usize);
+        let (ip, _) = ipv6::Header::ref_from_prefix(&network[offset..]).map_err(|_| truncated)?;
+        icmpv6::fill_checksum(message, &ip.source, &ip.destination);
+    }
     Ok(Rewritten { offset, length: packet.length as usize })
 }
 
 /// Corrects the checksum of a quoted TCP or UDP header where it was quoted.
-fn update_checksum(protocol: Protocol, transport: &mut [u8], delta: Delta) {
+pub(super) fn update_checksum(protocol: Protocol, transport: &mut [u8], delta: Delta) {
     match protocol {
         Protocol::Tcp => {
             const AT: usize = std::mem::offset_of!(tcp::Header, checksum);
@@ -81,6 +105,8 @@ fn update_checksum(protocol: Protocol, transport: &mut [u8], delta: Delta) {
                 udp.checksum = delta.apply_udp(udp.checksum.get()).into();
             }
         }
+        // It depends on all of the packet, of which the end is not quoted.
+        Protocol::Sctp => {}
     }
 }
 
@@ -100,21 +126,48 @@ pub fn source(entry: &Entry, side: Side) -> Option<Address> {
 }
 
 /// What a client is told of an error about the tunnel that its packet went
-/// through; `None` where it needs none. `overhead` is how many bytes the tunnel
-/// adds.
+/// through; `None` where it needs none.
 ///
 /// A tunnel that is too narrow is one to a client that looks for the path's
-/// MTU; the packets of others are fragmented on the way.
-pub fn in_tunnel(related: &Related, overhead: u16) -> Option<super::icmp::Error> {
-    let Related { kind, code, info, .. } = *related;
-    if (kind, code) != (icmp::UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED) {
-        return Some(super::icmp::Error::InTunnel { kind, code, info });
-    }
+/// MTU; the packets of others are fragmented on the way. Errors between families
+/// are translated, as those about connections. What is wrong with a header of
+/// IPv6, or with one of the other family, is nothing that the client could mend:
+/// to it the server cannot be reached (RFC 2473, section 8.3).
+pub fn in_tunnel(related: &Related) -> Option<super::icmp::Error> {
+    let Related { kind, code, info, quoted, .. } = *related;
+    let overhead = related.tunnel.map_or(0, |tunnel| tunnel.overhead);
+    let (of_v4, to_v4) = (related.packet.is_v4, quoted.tuple.source.is_v4());
     let [_, _, high, low] = info;
-    let mtu = u16::from_be_bytes([high, low]);
-    let mtu = if mtu > LEAST_MTU + overhead { mtu - overhead } else { mtu };
-    related.quoted.dont_fragment.then_some(super::icmp::Error::FragmentationNeeded(mtu))
+    let mtu = match (of_v4, kind, code) {
+        (true, icmp::UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED) => Some(u16::from_be_bytes([high, low])),
+        // No packet that the director sends is larger.
+        (false, icmpv6::PACKET_TOO_BIG, _) => {
+            Some(u16::try_from(u32::from_be_bytes(info)).unwrap_or(u16::MAX))
+        }
+        _ => None,
+    };
+    if let Some(mtu) = mtu {
+        let mtu = match to_v4 {
+            true if mtu > LEAST_MTU + overhead => mtu - overhead,
+            true => mtu,
+            false => mtu.saturating_sub(overhead).max(ipv6::MIN_MTU),
+        };
+        return quoted.dont_fragment.then_some(super::icmp::Error::FragmentationNeeded(mtu));
+    }
+    let said = (kind, code, info);
+    let said = match (of_v4, to_v4) {
+        (true, true) => Some(said),
+        (true, false) => said_in_v6(said, 0).filter(|(kind, ..)| *kind != icmpv6::PARAMETER_PROBLEM),
+        (false, true) if kind != icmpv6::PARAMETER_PROBLEM => said_in_v4(said, 0),
+        (false, false) if kind != icmpv6::PARAMETER_PROBLEM => Some(said),
+        _ => None,
+    };
+    let (kind, code, info) = said.unwrap_or(match to_v4 {
+        true => (icmp::UNREACHABLE, icmp::CODE_HOST, [0; 4]),
+        false => (icmpv6::UNREACHABLE, icmpv6::CODE_ADDRESS, [0; 4]),
+    });
+    Some(super::icmp::Error::InTunnel { kind, code, info })
 }
 
 /// Every link carries packets of this size (RFC 791).
-const LEAST_MTU: u16 = 68;
+pub(super) const LEAST_MTU: u16 = 68;

@@ -80,7 +80,7 @@ impl Split {
         ipv4::fill_checksum(ip);
         self.done += data;
         let later = !first || self.packet.later;
-        Ok(Some(Packet { length: (self.header + data) as u16, later, ..self.packet }))
+        Ok(Some(Packet { length: (self.header + data) as u16, later, partial: true, ..self.packet }))
     }
 }
 

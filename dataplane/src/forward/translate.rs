@@ -4,8 +4,9 @@
 //! What only one family has is left out: IPv4 options, IPv6 extension headers
 //! and flow labels. The transport checksum is corrected by the same delta as
 //! any other, since the pseudo headers of the two families differ in nothing
-//! but the addresses. A fragment of IPv4 gets a fragment header; one of a UDP
-//! packet without a checksum is dropped, since IPv6 asks for one.
+//! but the addresses. A fragment of IPv4 gets a fragment header, and loses it
+//! on the way back; one of a UDP packet without a checksum is dropped, since
+//! IPv6 asks for one.
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -27,7 +28,9 @@ const MAY_BE_FRAGMENTED: usize = 1260;
 /// fragment, or what is to be fragmented, needs a fragment header in IPv6.
 pub(super) fn room(mtu: u16, packet: &Packet, frame: &[u8]) -> u16 {
     if !packet.is_v4 {
-        return mtu.saturating_add(DIFFERENCE);
+        // All before the segment, or the data of a fragment, is replaced.
+        let headers = packet.transport - packet.network;
+        return mtu.saturating_sub(ipv4::LEN as u16).saturating_add(headers);
     }
     let whole = mtu.saturating_sub(DIFFERENCE);
     let fragmented = packet.length > whole && !packet.dont_fragment || is_fragment(packet, frame);
@@ -64,14 +67,7 @@ pub(super) fn apply<F: Frame>(
         let (from, to) = (source.0.bytes(), destination.0.bytes());
         let next = if fragment > 0 { ipv6::FRAGMENT } else { protocol };
         let header = ipv6::Header::new(ip.tos, (fragment + length) as u16, next, ttl, from, to);
-        let offset = ip.flags_offset.get() & ipv4::OFFSET;
-        let more = u16::from(ip.flags_offset.get() & ipv4::MORE_FRAGMENTS != 0);
-        let fragment_header = ipv6::Fragment {
-            next_header: protocol,
-            reserved: 0,
-            offset_more: (offset << 3 | more).into(),
-            id: u32::from(ip.id.get()).into(),
-        };
+        let fragment_header = ipv6::Fragment::of_v4(ip);
         bytes.copy_within(start..start + length, transport);
         bytes[network..network + ipv6::LEN].copy_from_slice(header.as_bytes());
         bytes[network + ipv6::LEN..transport].copy_from_slice(&fragment_header.as_bytes()[..fragment]);
@@ -85,15 +81,23 @@ pub(super) fn apply<F: Frame>(
     }
 
     let bytes = frame.bytes_mut();
-    let (ip, _) = ipv6::Header::ref_from_prefix(&bytes[network..]).map_err(|_| truncated)?;
+    let (ip, payload) = ipv6::Header::ref_from_prefix(&bytes[network..]).map_err(|_| truncated)?;
+    let upper = ipv6::upper_layer(ip.next_header, payload).map_err(|_| truncated)?;
+    let fragment =
+        upper.fragment.and_then(|at| Some(ipv6::Fragment::ref_from_prefix(payload.get(at..)?).ok()?.0));
+    // Extension headers that are cut into pieces cannot be left out, since the
+    // pieces behind would have to move (RFC 7915, section 5.1.1).
+    if fragment.is_some_and(|header| !header.is_atomic() && header.next_header != protocol) {
+        return Err(Refused::Drop(DropReason::Untranslatable));
+    }
     let total = ipv4::LEN + length;
-    let dont_fragment = if total > MAY_BE_FRAGMENTED { ipv4::DONT_FRAGMENT } else { 0 };
+    let (id, flags_offset) = fragment_of_v6(fragment, total, id);
     let mut header = ipv4::Header {
         version_ihl: 0x45,
         tos: ip.traffic_class(),
         total_length: (total as u16).into(),
         id: id.into(),
-        flags_offset: dont_fragment.into(),
+        flags_offset: flags_offset.into(),
         ttl,
         protocol,
         checksum: 0.into(),
@@ -105,7 +109,25 @@ pub(super) fn apply<F: Frame>(
     // segment, which need not move here.
     let offset = start - ipv4::LEN;
     bytes[offset..start].copy_from_slice(header.as_bytes());
+    let rewritten = Rewritten { offset, length: total };
+    if packet.later {
+        return Ok(rewritten);
+    }
     let segment = bytes.get_mut(start..start + length).ok_or(truncated)?;
     nat::rewrite_transport(segment, packet.tuple.protocol, source, destination, transport_delta)?;
-    Ok(Rewritten { offset, length: total })
+    Ok(rewritten)
+}
+
+/// Identification, flags and offset of an IPv4 packet of `total` bytes that was
+/// an IPv6 one with or without a fragment header (RFC 7915, section 5.1). `id`
+/// is for one that had no identification.
+pub(super) fn fragment_of_v6(fragment: Option<&ipv6::Fragment>, total: usize, id: u16) -> (u16, u16) {
+    match fragment {
+        Some(header) => {
+            let more = if header.more() { ipv4::MORE_FRAGMENTS } else { 0 };
+            (header.id.get() as u16, more | (header.offset() / 8))
+        }
+        None if total > MAY_BE_FRAGMENTED => (id, ipv4::DONT_FRAGMENT),
+        None => (id, 0),
+    }
 }

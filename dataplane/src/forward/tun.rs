@@ -12,9 +12,6 @@ use crate::service::Encapsulation;
 use crate::stats::DropReason;
 use crate::wire::{Address, ethernet, gre, gue, ipv4, ipv6, udp};
 
-/// Bytes that IPv4 in IPv4 adds to a packet.
-pub const OVERHEAD: u16 = ipv4::LEN as u16;
-
 /// Congestion experienced, in the two ECN bits (RFC 3168).
 const CE: u8 = 0b11;
 /// ECN-capable, in the two ECN bits.
@@ -99,7 +96,12 @@ pub(super) fn plan(client: Tuple, server: (Address, u16)) -> Plan {
 }
 
 #[inline]
-pub(super) fn rewrite(entry: &Entry, outer_source: Address, encapsulation: Encapsulation) -> Rewrite {
+pub(super) fn rewrite(
+    entry: &Entry,
+    outer_source: Address,
+    encapsulation: Encapsulation,
+    copy_dont_fragment: bool,
+) -> Rewrite {
     let source_port = match encapsulation {
         Encapsulation::Gue { .. } => source_port(&entry.client),
         Encapsulation::Ipip | Encapsulation::Gre { .. } => 0,
@@ -109,6 +111,7 @@ pub(super) fn rewrite(entry: &Entry, outer_source: Address, encapsulation: Encap
         source: outer_source,
         destination: entry.server.source,
         source_port,
+        copy_dont_fragment,
     }
 }
 
@@ -120,6 +123,15 @@ fn source_port(client: &Tuple) -> u16 {
     let hash = client.hash(Seed::new([0; 16])) >> 32;
     let ports = u64::from(SOURCE_PORTS.end - SOURCE_PORTS.start);
     SOURCE_PORTS.start + ((hash * ports) >> 32) as u16
+}
+
+/// What an outer header has that does not come from the packet in it.
+#[derive(Clone, Copy)]
+pub(super) struct Outer {
+    pub(super) source: Address,
+    pub(super) destination: Address,
+    pub(super) id: u16,
+    pub(super) copy_dont_fragment: bool,
 }
 
 /// What an outer header takes over from the packet in it.
@@ -149,17 +161,17 @@ impl Inner {
 /// As in the kernel's `ip_vs_tunnel_xmit` and `ip_vs_tunnel_xmit_v6`: the outer
 /// TTL is the inner one after it was decremented, the outer TOS is the inner
 /// one but that "congestion experienced" becomes "ECN-capable" (RFC 6040,
-/// section 4.1), "do not fragment" is copied from IPv4 and not set for IPv6,
+/// section 4.1), "do not fragment" is copied from IPv4, where it is to be, and
+/// not set for IPv6,
 /// and the flow label is 0.
 #[inline]
 pub(super) fn apply<F: Frame>(
     packet: &Packet,
     frame: &mut F,
-    source: Address,
-    destination: Address,
+    outer: Outer,
     between: Between,
-    id: u16,
 ) -> Result<Rewritten, Refused> {
+    let Outer { source, destination, id, copy_dont_fragment } = outer;
     let (offset, length) = (packet.network as usize, packet.length as usize);
     let header = outer_length(destination);
     let start = header + Between::len(between.encapsulation);
@@ -181,7 +193,7 @@ pub(super) fn apply<F: Frame>(
             tos,
             total_length: (total as u16).into(),
             id: id.into(),
-            flags_offset: inner.dont_fragment.into(),
+            flags_offset: if copy_dont_fragment { inner.dont_fragment } else { 0 }.into(),
             ttl: inner.ttl,
             protocol,
             checksum: 0.into(),

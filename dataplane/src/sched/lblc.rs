@@ -8,7 +8,7 @@
 
 use super::locality::{Destinations, Places, Remembered, is_beyond_its_weight};
 use super::{Algorithm, Arrival, Member, least_loaded, taking};
-use crate::service::VirtualService;
+use crate::service::{Tunables, VirtualService};
 
 #[derive(Debug)]
 pub(super) struct LocalityBased {
@@ -23,6 +23,10 @@ impl LocalityBased {
 }
 
 impl Algorithm for LocalityBased {
+    fn tune(&mut self, tunables: &Tunables) {
+        self.destinations.keep_for(tunables.lblc_expiration);
+    }
+
     fn settled(&mut self, servers: &[Member], _service: &VirtualService) {
         self.places.renew(servers);
     }

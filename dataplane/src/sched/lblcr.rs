@@ -5,7 +5,7 @@
 
 use super::locality::{Destinations, Places, Remembered, is_beyond_its_weight, is_old};
 use super::{Algorithm, Arrival, Member, least_loaded, lighter_or_equal, taking};
-use crate::service::VirtualService;
+use crate::service::{Tunables, VirtualService};
 
 /// Servers in the sets of all destinations together. IPVS has no limit; beyond
 /// this one, a set stays as it is.
@@ -24,11 +24,18 @@ pub(super) struct Replicated {
     places: Places,
     /// Servers in all sets
     remembered: usize,
+    /// How long a set may stay as it is, in seconds
+    expiration: u32,
 }
 
 impl Replicated {
     pub(super) fn new(now: u32) -> Self {
-        Replicated { destinations: Destinations::new(now), places: Places::default(), remembered: 0 }
+        Replicated {
+            destinations: Destinations::new(now),
+            places: Places::default(),
+            remembered: 0,
+            expiration: 0,
+        }
     }
 }
 
@@ -59,13 +66,18 @@ impl Algorithm for Replicated {
         self.destinations.values_mut().flat_map(|set| &mut set.servers).for_each(|known| known.removed(gone));
     }
 
+    fn tune(&mut self, tunables: &Tunables) {
+        self.expiration = tunables.lblcr_expiration;
+        self.destinations.keep_for(tunables.lblcr_expiration);
+    }
+
     fn settled(&mut self, servers: &[Member], _service: &VirtualService) {
         self.places.renew(servers);
     }
 
     fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
         let Arrival { destination, now, .. } = *arrival;
-        let Replicated { destinations, places, remembered } = self;
+        let Replicated { destinations, places, remembered, expiration } = self;
         destinations.forget(now, |set| *remembered -= set.servers.len());
         let Some(set) = destinations.find(destination, now) else {
             let place = least_loaded(taking(servers), Member::overhead)?;
@@ -79,7 +91,7 @@ impl Algorithm for Replicated {
         };
         let least = set.least_loaded(servers, places);
         if set.servers.len() > 1
-            && is_old(set.last_change, now)
+            && is_old(set.last_change, *expiration, now)
             && set.take_busiest(servers, places, now).is_some()
         {
             *remembered -= 1;

@@ -19,10 +19,6 @@ use crate::service::ServerId;
 use crate::stats::ServerCounters;
 use crate::wire::Address;
 
-/// How long a destination, or a set of servers that did not change, is kept
-/// (`lblc_expiration` and `lblcr_expiration`, seconds).
-const EXPIRATION: u32 = 86_400;
-
 /// How long a destination is kept where there are too many (`ENTRY_TIMEOUT`).
 const SHORT_EXPIRATION: u32 = 6 * 60;
 
@@ -42,9 +38,9 @@ const MOST: usize = 16 * BUCKETS;
 /// End of a list.
 const END: u32 = u32::MAX;
 
-/// Whether something of `since` is out of date at `now`.
-pub(super) fn is_old(since: u32, now: u32) -> bool {
-    now > since.saturating_add(ticks(EXPIRATION))
+/// Whether something of `since` is more than so many seconds old at `now`.
+pub(super) fn is_old(since: u32, seconds: u32, now: u32) -> bool {
+    now > since.saturating_add(ticks(seconds))
 }
 
 #[derive(Debug)]
@@ -65,6 +61,9 @@ pub(super) struct Destinations<V> {
     rover: usize,
     looks: u32,
     last_look: u32,
+    /// How long a destination is kept, in seconds (`lblc_expiration` and
+    /// `lblcr_expiration`)
+    expiration: u32,
 }
 
 impl<V> Destinations<V> {
@@ -76,7 +75,13 @@ impl<V> Destinations<V> {
             rover: 0,
             looks: 1,
             last_look: now,
+            expiration: 0,
         }
+    }
+
+    /// Sets how many seconds an unused destination is kept.
+    pub(super) fn keep_for(&mut self, seconds: u32) {
+        self.expiration = seconds;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -140,7 +145,7 @@ impl<V> Destinations<V> {
         if self.looks.is_multiple_of(FULL) {
             self.looks = 1;
             for bucket in 0..BUCKETS {
-                self.sweep(bucket, EXPIRATION, now, gone);
+                self.sweep(bucket, self.expiration, now, gone);
             }
         } else if self.len() <= MOST {
             self.looks += 1;
@@ -254,12 +259,15 @@ pub(super) fn is_beyond_its_weight(server: &Member, servers: &[Member]) -> bool 
 mod tests {
     use super::*;
 
+    const EXPIRATION: u32 = 86_400;
+
     fn address(number: u32) -> Address {
         Address::from_v4(number.to_be_bytes())
     }
 
     fn filled(count: u32) -> Destinations<u32> {
         let mut destinations = Destinations::new(0);
+        destinations.keep_for(EXPIRATION);
         (0..count).for_each(|n| destinations.insert(address(n), n, 0));
         destinations
     }

@@ -35,7 +35,8 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use crate::service::{
-    Method, RealServer, SchedulerKind, ServerId, ServiceKey, ServiceTable, Thresholds, VirtualService,
+    Method, RealServer, SchedulerKind, ServerId, ServiceKey, ServiceTable, Thresholds, Tunables,
+    VirtualService,
 };
 use crate::stats::ServerCounters;
 use crate::wire::Address;
@@ -166,6 +167,9 @@ trait Algorithm: Debug + Send {
     /// A server was edited (`upd_dest`).
     fn edited(&mut self, _servers: &[Member]) {}
 
+    /// Settings that hold for all services; they may have changed.
+    fn tune(&mut self, _tunables: &Tunables) {}
+
     /// All changes of a new table were told; the service may have changed as
     /// well. For what is too dear to be done for each change by itself.
     fn settled(&mut self, _servers: &[Member], _service: &VirtualService) {}
@@ -209,12 +213,14 @@ impl Scheduler {
     /// state that it has in IPVS after the servers were added one by one. `now`
     /// is in ticks, as in [`Arrival`].
     pub fn new(service: &VirtualService, table: &ServiceTable, now: u32) -> Self {
+        let mut state = put_in_charge(service.scheduler, &[], now);
+        state.tune(table.tunables());
         let mut scheduler = Scheduler {
             key: service.key,
             kind: service.scheduler,
             generation: table.generation(),
             servers: Vec::new(),
-            state: put_in_charge(service.scheduler, &[], now),
+            state,
         };
         scheduler.take_up(service, table);
         scheduler
@@ -229,10 +235,12 @@ impl Scheduler {
             return;
         }
         self.generation = table.generation();
+        self.state.tune(table.tunables());
         self.take_up(service, table);
         if self.kind != service.scheduler {
             self.kind = service.scheduler;
             self.state = put_in_charge(self.kind, &self.servers, now);
+            self.state.tune(table.tunables());
             self.state.settled(&self.servers, service);
         }
     }

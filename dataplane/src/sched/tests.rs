@@ -50,6 +50,7 @@ impl Control {
                 last_weight: *weight,
                 thresholds: Thresholds::default(),
                 edits: 0,
+                timeouts: None,
                 available: true,
                 counters,
                 service_counters: service.counters.clone(),

@@ -21,8 +21,9 @@ pub use marks::{MarkCounters, MarkRule, MarkRules, PortRange, TooManyRules};
 pub use options::{ClientMask, Persistence, ServiceOptions};
 pub use scheduler::{SchedulerFlags, SchedulerKind};
 pub use table::{ServiceTable, ServiceTableBuilder};
-pub use tunables::Tunables;
+pub use tunables::{Defense, Tunables};
 
+use crate::conn::Timeouts;
 use crate::stats::{ServerCounters, TrafficCounters};
 use crate::wire::Address;
 
@@ -34,11 +35,13 @@ pub enum Protocol {
     Tcp = 6,
     /// UDP (RFC 768)
     Udp = 17,
+    /// SCTP (RFC 9260)
+    Sctp = 132,
 }
 
 impl Protocol {
     /// Every protocol that services have.
-    pub const ALL: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 
     /// The protocol of an IP protocol number, if it is one that services have.
     #[inline]
@@ -46,6 +49,7 @@ impl Protocol {
         match number {
             6 => Some(Protocol::Tcp),
             17 => Some(Protocol::Udp),
+            132 => Some(Protocol::Sctp),
             _ => None,
         }
     }
@@ -103,6 +107,16 @@ impl ServiceKey {
         match *self {
             ServiceKey::Address { address, .. } => Family::of(address),
             ServiceKey::Mark { family, .. } => family,
+        }
+    }
+
+    /// The transport protocols of the service's packets.
+    pub fn protocols(&self) -> &'static [Protocol] {
+        match self {
+            ServiceKey::Address { protocol: Protocol::Tcp, .. } => &[Protocol::Tcp],
+            ServiceKey::Address { protocol: Protocol::Udp, .. } => &[Protocol::Udp],
+            ServiceKey::Address { protocol: Protocol::Sctp, .. } => &[Protocol::Sctp],
+            ServiceKey::Mark { .. } => &Protocol::ALL,
         }
     }
 
@@ -216,6 +230,8 @@ pub struct RealServer {
     /// it, so that a server that is quiesced for a while has the same clients
     /// afterwards (`dest->last_weight`)
     pub last_weight: u32,
+    /// How long its connections live, where that is not as everywhere
+    pub timeouts: Option<Arc<Timeouts>>,
     /// How many connections it may have
     pub thresholds: Thresholds,
     /// How often it was edited, wrapping around: wrr begins its round anew even

@@ -1,12 +1,13 @@
 //! The immutable service table and its builder.
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
-use super::{
-    Family, MarkRules, Protocol, RealServer, ServerId, ServiceId, ServiceKey, Tunables, VirtualService,
-};
 use std::sync::Arc;
 
+use super::{
+    Family, MarkRules, Method, Protocol, RealServer, ServerId, ServiceId, ServiceKey, Tunables,
+    VirtualService,
+};
 use crate::conn::{Timeouts, Tuple};
 use crate::wire::Address;
 
@@ -18,6 +19,8 @@ pub struct ServiceTable {
     servers: Vec<Option<RealServer>>,
     by_key: HashMap<ServiceKey, ServiceId>,
     marks: Arc<MarkRules>,
+    /// Where packets of NAT servers come from; only if somebody will ask
+    nat_servers: HashSet<(Protocol, Address, u16)>,
     timeouts: Timeouts,
     tunables: Tunables,
 }
@@ -32,6 +35,19 @@ impl ServiceTable {
     #[inline]
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
+    }
+
+    /// How long connections to a server live.
+    #[inline]
+    pub fn timeouts_of(&self, server: ServerId) -> &Timeouts {
+        self.server(server).and_then(|server| server.timeouts.as_deref()).unwrap_or(&self.timeouts)
+    }
+
+    /// Whether packets from `address:port` are a NAT server's
+    /// (`ip_vs_has_real_service`).
+    pub fn is_nat_server(&self, protocol: Protocol, address: Address, port: u16) -> bool {
+        let holds = |port| self.nat_servers.contains(&(protocol, address, port));
+        holds(port) || holds(0)
     }
 
     /// Settings of all services.
@@ -117,7 +133,8 @@ impl ServiceTableBuilder {
         self
     }
 
-    /// Sets what is the same for all services.
+    /// Sets what is the same for all services. To be called before
+    /// [`ServiceTableBuilder::server`].
     pub fn tunables(&mut self, tunables: Tunables) -> &mut Self {
         self.table.tunables = tunables;
         self
@@ -146,6 +163,11 @@ impl ServiceTableBuilder {
     /// # Panics
     /// When the slot is taken.
     pub fn server(&mut self, id: ServerId, server: RealServer) -> &mut Self {
+        if self.table.tunables.nat_icmp_send && server.method == Method::Nat && server.available {
+            let (address, port) = (server.address, server.port);
+            let ends = server.service_key.protocols().iter().map(|protocol| (*protocol, address, port));
+            self.table.nat_servers.extend(ends);
+        }
         put(&mut self.table.servers, id.0, server);
         self
     }

@@ -14,6 +14,52 @@ pub struct Tunables {
     pub conn_reuse_mode: u32,
     /// TCP connections begin with any packet but RST
     pub sloppy_tcp: bool,
+    /// SCTP connections begin with any packet but ABORT
+    pub sloppy_sctp: bool,
+    /// When connections that look unused are ended to make room
+    pub drop_entry: Defense,
+    /// When one in so many packets that begin a connection is dropped
+    pub drop_packet: Defense,
+    /// When TCP connections are established only with the server's consent
+    pub secure_tcp: Defense,
+    /// Room for connections, over all workers, below which it is short: in
+    /// pages of 4 KiB, as the kernel counts free memory
+    pub amemthresh: u32,
+    /// With `drop_packet` always on: one in how many packets is dropped
+    pub am_droprate: u32,
+    /// A NAT server that sends a packet of no connection is told so
+    pub nat_icmp_send: bool,
+    /// A tunnel takes over "do not fragment", so that clients learn of its MTU
+    pub pmtu_disc: bool,
+    /// How long lblc keeps a destination, in seconds
+    pub lblc_expiration: u32,
+    /// How long lblcr keeps a set of servers as it is, in seconds
+    pub lblcr_expiration: u32,
+}
+
+/// When a defence against overload is on.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Defense {
+    /// Never (0)
+    #[default]
+    Off,
+    /// While room for connections is short (1, which the kernel shows as 2
+    /// while it is on)
+    WhenShort,
+    /// Always (3)
+    Always,
+}
+
+impl Defense {
+    /// Whether it is on.
+    #[inline]
+    pub fn is_on(self, short: bool) -> bool {
+        match self {
+            Defense::Off => false,
+            Defense::WhenShort => short,
+            Defense::Always => true,
+        }
+    }
 }
 
 impl Default for Tunables {
@@ -24,6 +70,16 @@ impl Default for Tunables {
             expire_quiescent_template: false,
             conn_reuse_mode: 1,
             sloppy_tcp: false,
+            sloppy_sctp: false,
+            drop_entry: Defense::Off,
+            drop_packet: Defense::Off,
+            secure_tcp: Defense::Off,
+            amemthresh: 1024,
+            am_droprate: 10,
+            nat_icmp_send: false,
+            pmtu_disc: true,
+            lblc_expiration: 86_400,
+            lblcr_expiration: 86_400,
         }
     }
 }

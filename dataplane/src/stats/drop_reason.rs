@@ -28,16 +28,28 @@ drop_reasons! {
     BadChecksum = "bad_checksum",
     /// TTL used up; time exceeded was sent where the rate allows
     TtlExceeded = "ttl_exceeded",
+    /// A fragment of SCTP whose ports would change: its checksum cannot be
+    /// corrected without the rest
+    SctpFragment = "sctp_fragment",
     /// Larger than the next hop's MTU, and not to be fragmented, or not into
     /// pieces that fit
     TooBig = "too_big",
     /// An ICMP error about a tunnel's packet, of which the client was told where
     /// it concerns it and the rate allows
     TunnelError = "tunnel_error",
+    /// An ICMP error, or an IPv6 extension header of a fragment, for which the
+    /// other address family has no equal (RFC 7915)
+    Untranslatable = "untranslatable",
     /// The service has no server that takes connections
     NoServer = "no_server",
     /// The connection's server was removed
     ServerGone = "server_gone",
+    /// The connection table is nearly full, and `drop_packet` says that some
+    /// packets that begin a connection are dropped
+    Overload = "overload",
+    /// A NAT server's packet of no connection, which it was told with
+    /// `nat_icmp_send`
+    NoConnection = "no_connection",
     /// The connection table is full
     TableFull = "table_full",
     /// No (LIP, port) is free towards the server, or no LIP is configured

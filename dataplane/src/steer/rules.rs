@@ -137,11 +137,13 @@ const ROLE_RIP: u8 = 4;
 const ROLE_TUNNEL: u8 = 8;
 const ROLE_TCP: u8 = 16;
 const ROLE_UDP: u8 = 32;
+const ROLE_SCTP: u8 = 64;
 
 fn of_protocol(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => ROLE_TCP,
         Protocol::Udp => ROLE_UDP,
+        Protocol::Sctp => ROLE_SCTP,
     }
 }
 

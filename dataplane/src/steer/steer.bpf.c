@@ -1,18 +1,19 @@
 /* Which packets come to the director's workers, and which stay with the kernel.
  *
  * Redirected to the AF_XDP socket of the receiving queue:
- *   - TCP and UDP to VIP:port of a service (port 0 stands for all ports);
- *   - TCP and UDP that mark rules give a mark of a service, by destination,
- *     source, destination port and interface;
+ *   - TCP, UDP and SCTP to VIP:port of a service (port 0 stands for all ports);
+ *   - those that mark rules give a mark of a service, by destination, source,
+ *     destination port and interface;
  *   - TCP and UDP to a LIP, from the first port that FULLNAT uses;
- *   - TCP and UDP from RIP:port of a NAT real server;
- *   - fragments of TCP and UDP, of which only the first has ports: to a VIP
- *     with services of the protocol or mark rules that fit, to a LIP, or from a NAT real server; the
+ *   - TCP, UDP and SCTP from RIP:port of a NAT real server;
+ *   - fragments of TCP, UDP and SCTP, of which only the first has ports: to a VIP
+ *     with services of the protocol or mark rules that fit, to a LIP, or from a
+ *     NAT real server; the
  *     worker leaves to the kernel what it does not know;
- *   - ICMP errors about a packet that went the other way, or to a tunnel's
+ *   - ICMP and ICMPv6 errors about a packet that went the other way, or to a tunnel's
  *     real server;
  *   - with one or two VLAN tags as without, and behind IPv6 extension headers.
- * All else is passed: ARP, other ICMP, ssh, BGP, VRRP, frames that are
+ * All else is passed: ARP, other ICMP and ICMPv6, ssh, BGP, VRRP, frames that are
  * not for our MAC (a bridge may flood them to us, and forwarding them again
  * would duplicate packets).
  *
@@ -36,12 +37,15 @@
 /* Protocols of the services or NAT servers at an address. */
 #define ROLE_TCP 16
 #define ROLE_UDP 32
+#define ROLE_SCTP 64
 
 /* ICMP errors (RFC 792). <linux/icmp.h> does not compile for BPF. */
 #define ICMP_UNREACHABLE 3
 #define ICMP_SOURCE_QUENCH 4
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER_PROBLEM 12
+/* ICMPv6 errors are 1 to 4 (RFC 4443). */
+#define ICMPV6_PARAMETER_PROBLEM 4
 
 /* An IPv4 address is kept IPv4-mapped, as everywhere in the director. */
 struct address {
@@ -184,6 +188,13 @@ struct extension {
 	__u8 segments_left;
 };
 
+struct fragment {
+	__u8 next;
+	__u8 reserved;
+	__be16 offset_more;
+	__be32 id;
+};
+
 /* Looks past hop-by-hop options, destination options and routing headers that
  * lead nowhere else. Returns what follows them, and its protocol; NULL where
  * that is not to be had.
@@ -230,6 +241,7 @@ struct marking {
 	struct address source;
 	/* In host order. */
 	__u16 port;
+	/* 0 where it is not known */
 	__u8 protocol;
 	/* Whether the port is not known, and so any rule may be the one. */
 	__u8 fragment;
@@ -251,7 +263,7 @@ static int mark(__u64 number, struct marking *packet)
 		packet->key.mark = 0;
 		return packet->wanted;
 	}
-	if (step->protocol && step->protocol != packet->protocol)
+	if (step->protocol && packet->protocol && step->protocol != packet->protocol)
 		return 0;
 	if (!within(&packet->source, step))
 		return 0;
@@ -293,7 +305,7 @@ static __always_inline int wanted(const struct address *source, const struct add
 	if (role) {
 		if ((*role & ROLE_VIP) && known(dest, ports->dest, protocol, ROLE_VIP))
 			return 1;
-		if ((*role & ROLE_LIP) && bpf_ntohs(ports->dest) >= bpf_ntohs(self->first_local_port))
+		if ((*role & ROLE_LIP) && protocol != IPPROTO_SCTP && bpf_ntohs(ports->dest) >= bpf_ntohs(self->first_local_port))
 			return 1;
 	}
 	role = bpf_map_lookup_elem(&roles, source);
@@ -309,9 +321,11 @@ static __always_inline int wanted(const struct address *source, const struct add
 	return 0;
 }
 
-/* The same for a fragment, whose ports are not there. */
+/* The same for a fragment, whose ports are not there. Of IPv6, extension
+ * headers may be in the way of its protocol too.
+ */
 static __always_inline int wanted_fragment(const struct address *source, const struct address *dest,
-					   __u8 protocol, const struct interface *self)
+					   __u8 protocol, int is_v6, const struct interface *self)
 {
 	__u8 *role, of_protocol;
 
@@ -319,10 +333,15 @@ static __always_inline int wanted_fragment(const struct address *source, const s
 		of_protocol = ROLE_TCP;
 	else if (protocol == IPPROTO_UDP)
 		of_protocol = ROLE_UDP;
+	else if (protocol == IPPROTO_SCTP)
+		of_protocol = ROLE_SCTP;
+	else if (is_v6 && (protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_DSTOPTS ||
+			   protocol == IPPROTO_ROUTING))
+		of_protocol = ROLE_TCP | ROLE_UDP | ROLE_SCTP;
 	else
 		return 0;
 	role = bpf_map_lookup_elem(&roles, dest);
-	if (role && ((*role & ROLE_LIP) || ((*role & ROLE_VIP) && (*role & of_protocol))))
+	if (role && (((*role & ROLE_LIP) && of_protocol != ROLE_SCTP) || ((*role & ROLE_VIP) && (*role & of_protocol))))
 		return 1;
 	role = bpf_map_lookup_elem(&roles, source);
 	if (role && (*role & ROLE_RIP) && (*role & of_protocol))
@@ -330,20 +349,44 @@ static __always_inline int wanted_fragment(const struct address *source, const s
 	if (self->marks) {
 		struct marking packet = { .source = *source, .protocol = protocol, .fragment = 1 };
 
+		if (of_protocol == (ROLE_TCP | ROLE_UDP | ROLE_SCTP))
+			packet.protocol = 0;
+
 		return marked(dest, &packet);
 	}
 	return 0;
 }
 
-/* Whether an ICMP error is about a packet that the director sent: packets the
- * other way are the director's. Of a tunnel's packet the outer header says it.
+/* Whether a quoted packet is one that the director sent: packets the other way
+ * are the director's. Of a tunnel's packet the outer header says it; it may look
+ * like any other of UDP.
  */
+static __always_inline int wanted_quoted(const struct address *source, const struct address *dest,
+					 struct ports *ports, void *end, __u8 protocol,
+					 const struct interface *self)
+{
+	struct ports other_way;
+	__u8 *role;
+
+	if (protocol == IPPROTO_IPIP || protocol == IPPROTO_IPV6 || protocol == IPPROTO_GRE ||
+	    protocol == IPPROTO_UDP) {
+		role = bpf_map_lookup_elem(&roles, dest);
+		if (role && (*role & ROLE_TUNNEL))
+			return 1;
+	}
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_SCTP)
+		return 0;
+	if ((void *)(ports + 1) > end)
+		return 0;
+	other_way.source = ports->dest;
+	other_way.dest = ports->source;
+	return wanted(dest, source, &other_way, protocol, self);
+}
+
 static __always_inline int wanted_error(struct icmp_header *icmp, void *end, const struct interface *self)
 {
 	struct address source = {}, dest = {};
-	struct ports *ports, other_way;
 	struct iphdr *ip;
-	__u8 *role;
 
 	ip = (void *)(icmp + 1);
 	if ((void *)(ip + 1) > end)
@@ -356,18 +399,36 @@ static __always_inline int wanted_error(struct icmp_header *icmp, void *end, con
 	source.word[2] = dest.word[2] = bpf_htonl(0xffff);
 	source.word[3] = ip->saddr;
 	dest.word[3] = ip->daddr;
-	if (ip->protocol == IPPROTO_IPIP) {
-		role = bpf_map_lookup_elem(&roles, &dest);
-		return role && (*role & ROLE_TUNNEL);
+	return wanted_quoted(&source, &dest, (void *)ip + ip->ihl * 4, end, ip->protocol, self);
+}
+
+static __always_inline int wanted_error_v6(struct icmp_header *icmp, void *end, const struct interface *self)
+{
+	struct address source, dest;
+	struct ipv6hdr *ip;
+	void *upper;
+	__u8 protocol;
+
+	ip = (void *)(icmp + 1);
+	if ((void *)(ip + 1) > end)
+		return 0;
+	if (icmp->type == 0 || icmp->type > ICMPV6_PARAMETER_PROBLEM || ip->version != 6)
+		return 0;
+	__builtin_memcpy(&source, &ip->saddr, sizeof(source));
+	__builtin_memcpy(&dest, &ip->daddr, sizeof(dest));
+	protocol = ip->nexthdr;
+	upper = upper_layer(ip + 1, end, &protocol);
+	if (!upper)
+		return 0;
+	if (protocol == IPPROTO_FRAGMENT) {
+		struct fragment *fragment = upper;
+
+		if ((void *)(fragment + 1) > end || (fragment->offset_more & bpf_htons(0xfff8)))
+			return 0;
+		protocol = fragment->next;
+		upper = fragment + 1;
 	}
-	if (ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP)
-		return 0;
-	ports = (void *)ip + ip->ihl * 4;
-	if ((void *)(ports + 1) > end)
-		return 0;
-	other_way.source = ports->dest;
-	other_way.dest = ports->source;
-	return wanted(&dest, &source, &other_way, ip->protocol, self);
+	return wanted_quoted(&source, &dest, upper, end, protocol, self);
 }
 
 /* Not memcmp, which clang makes a call of. */
@@ -421,7 +482,7 @@ int sluice_steer(struct xdp_md *ctx)
 		dest.word[3] = ip->daddr;
 		protocol = ip->protocol;
 		if (ip->frag_off & bpf_htons(0x3fff)) {
-			if (!wanted_fragment(&source, &dest, protocol, self))
+			if (!wanted_fragment(&source, &dest, protocol, 0, self))
 				return XDP_PASS;
 			goto ours;
 		}
@@ -444,10 +505,25 @@ int sluice_steer(struct xdp_md *ctx)
 		ports = upper_layer(ip + 1, end, &protocol);
 		if (!ports)
 			return XDP_PASS;
+		if (protocol == IPPROTO_FRAGMENT) {
+			struct fragment *fragment = (void *)ports;
+
+			if ((void *)(fragment + 1) > end ||
+			    !wanted_fragment(&source, &dest, fragment->next, 1, self))
+				return XDP_PASS;
+			goto ours;
+		}
+		if (protocol == IPPROTO_ICMPV6) {
+			struct icmp_header *icmp = (void *)ports;
+
+			if ((void *)(icmp + 1) > end || !wanted_error_v6(icmp, end, self))
+				return XDP_PASS;
+			goto ours;
+		}
 	} else {
 		return XDP_PASS;
 	}
-	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP)
+	if (protocol != IPPROTO_TCP && protocol != IPPROTO_UDP && protocol != IPPROTO_SCTP)
 		return XDP_PASS;
 	if ((void *)(ports + 1) > end)
 		return XDP_PASS;

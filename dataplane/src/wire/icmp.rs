@@ -14,6 +14,8 @@ pub const SOURCE_QUENCH: u8 = 4;
 pub const TIME_EXCEEDED: u8 = 11;
 /// Type: parameter problem.
 pub const PARAMETER_PROBLEM: u8 = 12;
+/// Code of [`UNREACHABLE`]: host.
+pub const CODE_HOST: u8 = 1;
 /// Code of [`UNREACHABLE`]: port.
 pub const CODE_PORT: u8 = 3;
 /// Code of [`UNREACHABLE`]: fragmentation needed (RFC 1191).

@@ -14,6 +14,8 @@ pub const PACKET_TOO_BIG: u8 = 2;
 pub const TIME_EXCEEDED: u8 = 3;
 /// Type: parameter problem.
 pub const PARAMETER_PROBLEM: u8 = 4;
+/// Code of [`UNREACHABLE`]: address.
+pub const CODE_ADDRESS: u8 = 3;
 /// Code of [`UNREACHABLE`]: port.
 pub const CODE_PORT: u8 = 4;
 /// Code of [`TIME_EXCEEDED`]: hop limit in transit.
@@ -33,10 +35,11 @@ pub struct Header {
     pub mtu: Be32,
 }
 
-/// Whether a type is that of an error, which quotes the packet it is about.
+/// Whether a type is that of an error (RFC 4443, section 3), which quotes the
+/// packet it is about. The others below 128 are not assigned.
 #[inline]
 pub fn is_error(kind: u8) -> bool {
-    kind < 128
+    matches!(kind, UNREACHABLE | PACKET_TOO_BIG | TIME_EXCEEDED | PARAMETER_PROBLEM)
 }
 
 /// Sets the checksum of a whole ICMPv6 message between two addresses.

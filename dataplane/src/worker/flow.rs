@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::defense::Overload;
 use super::persist::{Kept, Unserved};
 use super::sweep::Sweep;
 use crate::conn::timer::{Wheel, ticks};
@@ -17,7 +18,7 @@ use crate::port::Frame;
 use crate::sched::{Arrival, Scheduler};
 use crate::service::{Method, Protocol, RealServer, ServerId, ServiceId, ServiceTable, VirtualService};
 use crate::stats::DropReason;
-use crate::wire::{Address, tcp};
+use crate::wire::Address;
 
 /// The snapshots in use, both unchanged for the length of a burst.
 #[derive(Clone, Default)]
@@ -63,6 +64,7 @@ pub(super) struct Flows {
     pub(super) wheel: Wheel,
     pub(super) templates: Templates,
     pub(super) sweep: Sweep,
+    pub(super) overload: Overload,
     local_ports: LocalPorts,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
@@ -83,6 +85,7 @@ impl Flows {
             wheel: Wheel::new(capacity, now),
             templates: Templates::new(capacity, seed, now),
             sweep: Sweep::Done,
+            overload: Overload::new(seed, now),
             local_ports: LocalPorts::new(worker, workers).starting_at(seed.word()),
             schedulers: Vec::new(),
             worker,
@@ -104,6 +107,11 @@ impl Flows {
                 (None, gone) => *gone = None,
             }
         }
+    }
+
+    /// Connections that there is still room for.
+    pub(super) fn room(&self) -> usize {
+        self.capacity - self.table.len()
     }
 
     /// The next identification for a packet of our own.
@@ -208,12 +216,14 @@ impl Flows {
             Side::Server => Direction::Output,
         };
         let state = match packet.later {
-            false => entry.state.next(direction, packet.flags),
+            false => entry.state.next(direction, packet.flags, self.overload.secure_tcp()),
             true => entry.state,
         };
         entry.state = state;
         // `ip_vs_control_assure_ct`
-        if state == State::Established || state == State::Udp && side == Side::Server {
+        if matches!(state, State::Established | State::SctpEstablished)
+            || state == State::Udp && side == Side::Server
+        {
             self.templates.assure(entry.template);
         }
         if state.is_active() != entry.active {
@@ -225,10 +235,12 @@ impl Flows {
             from.sub(1);
             to.add(1);
         }
-        self.wheel.touch(id, deadline(now, view.services.timeouts().seconds(state)));
+        let timeouts = server.timeouts.as_deref().unwrap_or(view.services.timeouts());
+        self.wheel.touch(id, deadline(now, timeouts.seconds(state)));
 
         let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
-        let rewrite = forward::rewrite(entry, side, outer_source, server.encapsulation);
+        let pmtu_disc = view.services.tunables().pmtu_disc;
+        let rewrite = forward::rewrite(entry, side, outer_source, server.encapsulation, pmtu_disc);
         // A packet is for a VIP or a LIP, but for a NAT server's, which is for
         // the client: the director answers that in its own name.
         let for_client = side == Side::Server && entry.method == Method::Nat;
@@ -251,7 +263,7 @@ impl Flows {
     /// (`ip_vs_in_hook` and `is_new_conn_expected` in ip_vs_core.c).
     #[inline]
     fn begins_anew(&self, view: &View, id: EntryId, packet: &Packet) -> bool {
-        if packet.flags & tcp::SYN == 0 {
+        if !packet.opens() {
             return false;
         }
         let tunables = view.services.tunables();
@@ -310,13 +322,20 @@ impl Flows {
         if let Some(keeper) = self.keeper(service, &tuple) {
             return Err(Verdict::Hand(keeper));
         }
-        let begins =
-            packet.flags & tcp::RST == 0 && (packet.flags & tcp::SYN != 0 || services.tunables().sloppy_tcp);
-        if tuple.protocol == Protocol::Tcp && !begins {
+        let tunables = services.tunables();
+        let any = match tuple.protocol {
+            Protocol::Tcp => tunables.sloppy_tcp,
+            Protocol::Udp => true,
+            Protocol::Sctp => tunables.sloppy_sctp,
+        };
+        if packet.resets() || !(any || packet.opens()) {
             return Err(Verdict::Unclaimed);
         }
-        if self.table.len() >= self.capacity {
+        if self.room() == 0 {
             return Err(Verdict::Drop(DropReason::TableFull));
+        }
+        if self.overload.drops() {
+            return Err(Verdict::Drop(DropReason::Overload));
         }
         let chosen = match service.options.persistence {
             Some(persistence) => match self.keep(view, service_id, service, persistence, &tuple, now) {
@@ -338,6 +357,11 @@ impl Flows {
             });
         };
 
+        // A mark may bind what FULLNAT does not forward.
+        if server.method == Method::FullNat && tuple.protocol == Protocol::Sctp {
+            return Err(Verdict::Unclaimed);
+        }
+
         let port = match service.options.persistence {
             Some(_) => Flows::kept_port(service, server.port, tuple.destination_port),
             None => rport(server, tuple.destination_port),
@@ -351,10 +375,7 @@ impl Flows {
             Method::Nat | Method::DirectRoute | Method::Tunnel => (tuple.source, tuple.source_port),
         };
         let plan = Plan::new(server.method, tuple, destination, local);
-        let state = match tuple.protocol {
-            Protocol::Tcp => State::None,
-            Protocol::Udp => State::Udp,
-        };
+        let state = State::first(tuple.protocol);
         let entry = Entry {
             client: tuple,
             server: plan.server,
@@ -374,7 +395,10 @@ impl Flows {
             self.give_back(&entry);
             return Err(Verdict::Drop(DropReason::TableFull));
         };
-        let seconds = if entry.one_packet { LONGEST_WAIT } else { services.timeouts().seconds(state) };
+        let seconds = match entry.one_packet {
+            true => LONGEST_WAIT,
+            false => services.timeouts_of(server_id).seconds(state),
+        };
         self.wheel.schedule(id, deadline(now, seconds));
         self.templates.adopt(template, now);
         let share = server.counters.share(self.worker);

@@ -24,10 +24,10 @@ pub(super) struct Arrival {
 }
 
 impl<P: Port> Worker<P> {
-    /// Forwards a fragment with its IPv4 header at `network`, lets it wait, or
+    /// Forwards a fragment with its IP header at `network`, lets it wait, or
     /// passes it on.
     pub(super) fn fragment(&mut self, frame: P::Frame, network: u16, arrival: Arrival, now: u64) {
-        let fragment = match Fragment::parse_v4(frame.bytes(), network) {
+        let fragment = match Fragment::parse(frame.bytes(), network) {
             Ok(fragment) => fragment,
             Err(Unparsed::Drop(reason)) => return self.discard(frame, reason),
             Err(_) => return self.punt(frame, arrival.interface),
@@ -107,8 +107,9 @@ impl<P: Port> Worker<P> {
         }
         match self.flows.process(&self.view, &mut frame, &packet, interface, found, tick(now)) {
             Verdict::Wait(towards) => self.wait_for_hop(frame, towards, interface, until, now),
-            // An error is about a first fragment only (RFC 1122, section 3.2.2).
-            Verdict::Answer { reason, .. } => self.discard(frame, reason),
+            // Over IPv4 an error is about a first fragment only (RFC 1122,
+            // section 3.2.2).
+            Verdict::Answer { reason, .. } if packet.is_v4 => self.discard(frame, reason),
             verdict => self.carry_out(verdict, frame, &packet, interface, visits, now),
         }
     }

@@ -144,7 +144,7 @@ mod tests {
 
     fn key(id: u32) -> FragmentKey {
         let address = Address::from_v4([192, 0, 2, 1]);
-        FragmentKey { source: address, destination: address, id, protocol: Protocol::Udp }
+        FragmentKey { source: address, destination: address, id, protocol: Some(Protocol::Udp) }
     }
 
     #[test]

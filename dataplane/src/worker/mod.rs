@@ -5,6 +5,7 @@
 //! bursts it takes up new snapshots, expires connections, and goes on with
 //! what control asked for, all in bounded portions.
 
+mod defense;
 mod exchange;
 mod flow;
 mod fragments;
@@ -19,7 +20,7 @@ mod sweep;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::conn::{Seed, timer::TICKS_PER_SECOND};
+use crate::conn::{Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
@@ -272,6 +273,10 @@ impl<P: Port> Worker<P> {
             Verdict::Drop(reason) => self.discard(frame, reason),
             // On its way round it is looked for as any other is.
             Verdict::Hand(keeper) if visits == 0 => self.hand(keeper, frame, interface, 0),
+            Verdict::Unclaimed if visits + 1 >= self.settings.workers && self.is_strays(packet) => {
+                self.answer(icmp::Error::PortUnreachable, None, packet, &frame, now);
+                self.discard(frame, DropReason::NoConnection);
+            }
             Verdict::Hand(_) | Verdict::Unclaimed => self.pass_on(frame, interface, visits),
         }
     }
@@ -414,7 +419,7 @@ impl<P: Port> Worker<P> {
             self.flows.expire(&self.view, id);
             self.counters.expired.add(1);
         }
-        let ended = self.flows.sweep(&self.view);
+        let ended = self.flows.sweep(&self.view) + self.flows.defend(&self.view, tick(now));
         self.counters.expired.add(ended as u64);
         self.flows.expire_templates(&self.view, tick(now), EXPIRE_BUDGET);
         self.counters.connections.set(self.flows.table.len() as u64);
@@ -443,6 +448,16 @@ impl<P: Port> Worker<P> {
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
         let flows = &self.flows;
         self.listings.retain_mut(|listing| listing.proceed(flows, &self.view.services, tick(now)));
+    }
+
+    /// Whether a packet that nobody claims is a NAT server's that is to be told
+    /// so (`nat_icmp_send`, `ip_vs_out_hook` in ip_vs_core.c). A reset is not
+    /// answered.
+    fn is_strays(&self, packet: &Packet) -> bool {
+        let Tuple { protocol, source, source_port, .. } = packet.tuple;
+        self.view.services.tunables().nat_icmp_send
+            && !packet.resets()
+            && self.view.services.is_nat_server(protocol, source, source_port)
     }
 
     /// Lets go of all frames and opens the port anew.

@@ -11,7 +11,7 @@ use crate::service::Method;
 use crate::stats::DropReason;
 
 impl<P: Port> Worker<P> {
-    /// Forwards an ICMP error with its IPv4 header at `network`, or leaves it
+    /// Forwards an ICMP error with its IP header at `network`, or leaves it
     /// to the kernel, as all other ICMP.
     pub(super) fn relate(
         &mut self,
@@ -21,14 +21,18 @@ impl<P: Port> Worker<P> {
         visits: usize,
         now: u64,
     ) {
-        let related = match Related::parse_v4(frame.bytes(), network) {
+        let related = match Related::parse(frame.bytes(), network) {
             Ok(related) => related,
             Err(Unparsed::Drop(reason)) => return self.discard(frame, reason),
             Err(_) => return self.punt(frame, interface),
         };
+        // A datagram to a port of GUE may be a connection's as well as any other.
+        let unknown = related.tunnel.is_none() && self.flows.find(&related.packet.tuple).is_none();
+        let gue = if unknown { related.about_gue(frame.bytes()) } else { None };
+        let related = gue.unwrap_or(related);
         let (verdict, about) = match related.tunnel {
             None => (self.flows.relate(&self.view, &mut frame, &related), related.packet),
-            Some(_) => (self.flows.relate_tunnel(&related), related.quoted_packet()),
+            Some(_) => (self.flows.relate_tunnel(&self.view, &related), related.quoted_packet()),
         };
         match verdict {
             // Not worth a place among the frames that wait: errors come again.
@@ -48,10 +52,6 @@ impl Flows {
         let Some((id, side)) = self.find(&error.packet.tuple) else { return Verdict::Unclaimed };
         let packet_id = self.next_id();
         let Some(entry) = self.table.get_mut(id) else { return Verdict::Unclaimed };
-        // It would have to become an error of the other family.
-        if entry.method == Method::FullNat && !entry.is_of_one_family() {
-            return Verdict::Unclaimed;
-        }
         // As in IPVS: what is not changed is not checked, that being its
         // receiver's business.
         if entry.method.has_replies() && !error.intact {
@@ -76,7 +76,9 @@ impl Flows {
         }
         let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
         let encapsulation = view.services.server(entry.server_id).map(|server| server.encapsulation);
-        let rewrite = forward::rewrite(entry, side, outer_source, encapsulation.unwrap_or_default());
+        let pmtu_disc = view.services.tunables().pmtu_disc;
+        let encapsulation = encapsulation.unwrap_or_default();
+        let rewrite = forward::rewrite(entry, side, outer_source, encapsulation, pmtu_disc);
         let source = related::source(entry, side);
         match related::apply(&rewrite, error, source, frame, hop.mtu, packet_id) {
             Ok(rewritten) => Verdict::Send(rewritten, hop_id),
@@ -88,16 +90,20 @@ impl Flows {
 
     /// What is to be done with an error about a packet that was sent through a
     /// tunnel (`ip_vs_in_icmp`): the client is told.
-    fn relate_tunnel(&mut self, error: &Related) -> Verdict {
+    fn relate_tunnel(&mut self, view: &View, error: &Related) -> Verdict {
         let found = self.find(&error.quoted.tuple).and_then(|(id, side)| Some((self.table.get(id)?, side)));
         let Some((entry, Side::Client)) = found else { return Verdict::Unclaimed };
-        if entry.method != Method::Tunnel || error.tunnel != Some(entry.server.source) {
+        let encapsulation = view.services.server(entry.server_id).map(|server| server.encapsulation);
+        let ours = error.tunnel.zip(encapsulation).is_some_and(|(tunnel, encapsulation)| {
+            tunnel.server == entry.server.source && tunnel.is(encapsulation)
+        });
+        if entry.method != Method::Tunnel || !ours {
             return Verdict::Unclaimed;
         }
         if !error.intact {
             return Verdict::Drop(DropReason::BadChecksum);
         }
-        match related::in_tunnel(error, forward::TUNNEL_OVERHEAD) {
+        match related::in_tunnel(error) {
             Some(answer) => Verdict::Answer {
                 error: answer,
                 reason: DropReason::TunnelError,

@@ -252,6 +252,7 @@ impl Director {
             last_weight: weight,
             thresholds: Thresholds::default(),
             edits: 0,
+            timeouts: None,
             available: true,
             counters: Arc::new(ServerCounters::new(workers)),
             service_counters: owner.counters.clone(),

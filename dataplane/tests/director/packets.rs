@@ -23,7 +23,7 @@ pub enum UdpChecksum {
     None,
 }
 
-/// A TCP or UDP packet over IPv4 in an Ethernet frame.
+/// A TCP, UDP or SCTP packet over IPv4 in an Ethernet frame.
 #[derive(Clone, Debug)]
 pub struct Datagram {
     pub from_mac: Mac,
@@ -56,6 +56,25 @@ pub fn tcp(source: &str, destination: &str, flags: u8) -> Datagram {
 /// A UDP datagram.
 pub fn udp(source: &str, destination: &str) -> Datagram {
     Datagram::new(Protocol::Udp, source, destination, 0, b"what is the address of www?")
+}
+
+/// An SCTP packet with the headers of these chunks.
+pub fn sctp(source: &str, destination: &str, chunks: &[u8]) -> Datagram {
+    let chunks: Vec<u8> = chunks.iter().flat_map(|kind| [*kind, 0, 0, 4]).collect();
+    Datagram::new(Protocol::Sctp, source, destination, 0, &chunks)
+}
+
+const SCTP_HEADER: usize = 12;
+
+/// An SCTP packet, whose checksum is made bit by bit (RFC 9260, appendix A).
+pub fn sctp_packet(from: u16, to: u16, chunks: &[u8]) -> Vec<u8> {
+    let mut packet = [&from.to_be_bytes()[..], &to.to_be_bytes(), &[0, 0, 0, 7, 0, 0, 0, 0], chunks].concat();
+    let crc = packet.iter().fold(u32::MAX, |crc, byte| {
+        let shifted = |crc: u32, _| if crc & 1 == 0 { crc >> 1 } else { crc >> 1 ^ 0x82f6_3b78 };
+        (0..8).fold(crc ^ u32::from(*byte), shifted)
+    });
+    packet[8..SCTP_HEADER].copy_from_slice(&(!crc).to_le_bytes());
+    packet
 }
 
 impl Datagram {
@@ -169,6 +188,13 @@ impl Datagram {
                 };
                 segment.extend(udp.expect("a short payload").to_bytes());
             }
+            Protocol::Sctp => {
+                ip.set_payload_len(SCTP_HEADER + self.payload.len()).expect("a packet that fits");
+                return with_header(
+                    ip,
+                    &sctp_packet(self.source.port(), self.destination.port(), &self.payload),
+                );
+            }
         }
         segment.extend(&self.payload);
         with_header(ip, &segment)
@@ -193,6 +219,7 @@ impl Datagram {
 }
 
 /// An ICMP error about an IP packet.
+#[derive(Clone)]
 pub struct IcmpError<'a> {
     pub from_mac: Mac,
     pub to_mac: Mac,

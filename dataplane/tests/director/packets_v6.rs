@@ -9,7 +9,7 @@ use etherparse::{
 use sluice_dataplane::service::Protocol;
 
 use super::Mac;
-use super::packets::{ACK, FIN, RST, SYN, set_tos};
+use super::packets::{ACK, FIN, RST, SYN, sctp_packet, set_tos};
 
 /// A TCP or UDP packet over IPv6 in an Ethernet frame.
 #[derive(Clone, Debug)]
@@ -39,6 +39,12 @@ pub fn tcp6(source: &str, destination: &str, flags: u8) -> Datagram6 {
 /// A UDP datagram.
 pub fn udp6(source: &str, destination: &str) -> Datagram6 {
     Datagram6::new(Protocol::Udp, source, destination, 0, b"what is the address of www?")
+}
+
+/// An SCTP packet with the headers of these chunks.
+pub fn sctp6(source: &str, destination: &str, chunks: &[u8]) -> Datagram6 {
+    let chunks: Vec<u8> = chunks.iter().flat_map(|kind| [*kind, 0, 0, 4]).collect();
+    Datagram6::new(Protocol::Sctp, source, destination, 0, &chunks)
 }
 
 fn address(text: &str) -> SocketAddrV6 {
@@ -113,6 +119,35 @@ impl Datagram6 {
         self
     }
 
+    /// The frames of this packet in fragments with so many bytes of data each. Of
+    /// its extension headers, so many bytes are before the fragment header.
+    pub fn pieces_behind(&self, before: usize, data: usize, id: u32) -> Vec<Vec<u8>> {
+        let whole = self.ip_packet();
+        let (mut head, rest) = (whole[..40 + before].to_vec(), &whole[40 + before..]);
+        // The field that names what comes next: of the fixed header or of the
+        // last extension header, of which there is one here.
+        let next = if before == 0 { 6 } else { 40 };
+        let number = std::mem::replace(&mut head[next], 44);
+        let chunks: Vec<&[u8]> = rest.chunks(data).collect();
+        let frames = chunks.iter().enumerate().map(|(n, chunk)| {
+            let offset_more = (n * data) as u16 | u16::from(n + 1 < chunks.len());
+            let mut packet = head.clone();
+            packet.extend([number, 0]);
+            packet.extend(offset_more.to_be_bytes());
+            packet.extend(id.to_be_bytes());
+            packet.extend(*chunk);
+            let length = (packet.len() - 40) as u16;
+            packet[4..6].copy_from_slice(&length.to_be_bytes());
+            ethernet(self.from_mac, self.to_mac, &packet)
+        });
+        frames.collect()
+    }
+
+    /// The same without extension headers.
+    pub fn pieces(&self, data: usize, id: u32) -> Vec<Vec<u8>> {
+        self.pieces_behind(0, data, id)
+    }
+
     fn addresses(&self) -> ([u8; 16], [u8; 16]) {
         (self.source.ip().octets(), self.destination.ip().octets())
     }
@@ -142,6 +177,7 @@ impl Datagram6 {
                 }
                 segment.extend(udp.to_bytes());
             }
+            Protocol::Sctp => return sctp_packet(from, to, &self.payload),
         }
         segment.extend(&self.payload);
         segment
@@ -216,16 +252,27 @@ pub fn ethernet(from: Mac, to: Mac, packet: &[u8]) -> Vec<u8> {
 
 /// An ICMPv6 error about an IP packet, of at most 1280 bytes.
 pub fn icmpv6_error(
+    link: (Mac, Mac),
+    ends: (Ipv6Addr, Ipv6Addr),
+    kind: Icmpv6Type,
+    quoted: &[u8],
+) -> Vec<u8> {
+    icmpv6_error_with(link, ends, kind, quoted, 64)
+}
+
+/// The same with so many hops left.
+pub fn icmpv6_error_with(
     (from, to): (Mac, Mac),
     (source, destination): (Ipv6Addr, Ipv6Addr),
     kind: Icmpv6Type,
     quoted: &[u8],
+    hop_limit: u8,
 ) -> Vec<u8> {
     let quoted = &quoted[..quoted.len().min(1280 - 48)];
     let addresses = (source.octets(), destination.octets());
     let message =
         Icmpv6Header::with_checksum(kind, addresses.0, addresses.1, quoted).expect("a short message");
     let bytes = [&message.to_bytes()[..], quoted].concat();
-    let ip = header(addresses, 58, 64, 0, bytes.len());
+    let ip = header(addresses, 58, hop_limit, 0, bytes.len());
     ethernet(from, to, &[&ip.to_bytes()[..], &bytes].concat())
 }

@@ -15,19 +15,19 @@ use crate::director::{
     Outcome, Routes, SERVER, SERVER6, VIP, VIP6, inside, server_mac,
 };
 
-const DNS_SERVER: &str = "10.0.2.1:53";
+pub const DNS_SERVER: &str = "10.0.2.1:53";
 
 /// An IPv6 VIP with IPv4 servers.
-fn six_to_four() -> Director {
+pub fn six_to_four() -> Director {
     Director::serving_between(VIP6, DNS_VIP6, SERVER, DNS_SERVER, Method::FullNat)
 }
 
 /// An IPv4 VIP with IPv6 servers.
-fn four_to_six() -> Director {
+pub fn four_to_six() -> Director {
     Director::serving_between(VIP, DNS_VIP, SERVER6, DNS_SERVER6, Method::FullNat)
 }
 
-fn local_of(director: &mut Director, lip: impl Into<IpAddr>) -> String {
+pub fn local_of(director: &mut Director, lip: impl Into<IpAddr>) -> String {
     let local = director.any_local_end();
     assert_eq!(local.ip(), lip.into());
     local.to_string()
@@ -190,4 +190,92 @@ fn fragments_get_a_fragment_header() {
         }
         assert_eq!(data, whole[40..], "{length} bytes over {link}");
     }
+}
+
+fn cut(packet: &Datagram, data: usize) -> Vec<Vec<u8>> {
+    crate::fragments::pieces(packet, data)
+}
+
+fn frames(outcome: Outcome) -> Vec<(usize, Vec<u8>)> {
+    assert!(outcome.punted.is_empty() && outcome.dropped.is_empty(), "{outcome:?}");
+    outcome.sent
+}
+
+/// The fragment header becomes fields of the IPv4 header, which has sixteen bits
+/// for the identification (RFC 7915, section 5.1.1).
+#[test]
+fn ipv6_fragments_become_ipv4_fragments() {
+    let payload: Vec<u8> = (0..3000).map(|n| (n % 251) as u8).collect();
+    let query = udp6(CLIENT6, DNS_VIP6).payload(payload);
+    for (before, order) in [(0, [0, 1, 2]), (8, [0, 1, 2]), (0, [2, 0, 1])] {
+        let mut director = six_to_four();
+        let behind = match before {
+            0 => query.clone(),
+            _ => query.clone().behind(60, &[17, 0, 1, 4, 0, 0, 0, 0]),
+        };
+        let pieces = behind.pieces_behind(before, 1400, 0xdead_beef);
+        let mut all = Vec::new();
+        for place in order {
+            let outcome = director.arrive(0, &pieces[place]);
+            assert!(outcome.dropped.is_empty() && outcome.punted.is_empty(), "{outcome:?}");
+            all.extend(outcome.sent);
+        }
+        let local = local_of(&mut director, LIP);
+        let mut whole = as_v4(&query, (&local, DNS_SERVER), 0xbeef).link(INSIDE, server_mac(1));
+        whole.dont_fragment = false;
+        let mut expected: Vec<_> = cut(&whole, 1400).into_iter().map(|frame| (1, frame)).collect();
+        all.sort();
+        expected.sort();
+        assert_eq!(all, expected, "{before} bytes before, {order:?}");
+    }
+    // All of a packet.
+    let mut director = six_to_four();
+    let small = udp6(CLIENT6, DNS_VIP6).length(1300);
+    let outcome = director.arrive(0, &small.pieces(1400, 0xdead_beef)[0]);
+    let local = local_of(&mut director, LIP);
+    let mut whole = as_v4(&small, (&local, DNS_SERVER), 0xbeef).link(INSIDE, server_mac(1));
+    whole.dont_fragment = false;
+    assert_eq!(outcome, Outcome::sent(1, whole.bytes()));
+}
+
+/// They cannot be left out, being part of what the offsets count.
+#[test]
+fn options_that_are_cut_are_not_translated() {
+    let mut director = six_to_four();
+    let query = udp6(CLIENT6, DNS_VIP6).length(2000).behind(60, &[17, 0, 1, 4, 0, 0, 0, 0]);
+    for frame in query.pieces(1400, 1) {
+        assert_eq!(director.arrive(0, &frame), Outcome::dropped(DropReason::Untranslatable));
+    }
+}
+
+#[test]
+fn ipv4_fragments_become_ipv6_fragments() {
+    let payload: Vec<u8> = (0..3000).map(|n| (n % 251) as u8).collect();
+    let mut query = udp(CLIENT, DNS_VIP).payload(payload).may_be_fragmented();
+    query.id = 0xbeef;
+    let mut director = four_to_six();
+    let pieces = cut(&query, 1400);
+    let mut all = Vec::new();
+    for place in [1, 0, 2] {
+        all.extend(director.arrive(0, &pieces[place]).sent);
+    }
+    let local = local_of(&mut director, LIP6);
+    let whole = as_v6(&query, (&local, DNS_SERVER6)).link(INSIDE, server_mac(1));
+    let mut expected: Vec<_> = whole.pieces(1400, 0xbeef).into_iter().map(|frame| (1, frame)).collect();
+    all.sort();
+    expected.sort();
+    assert_eq!(all, expected);
+
+    // And back, where those that do not fit are refused with what fits an IPv6
+    // packet with a fragment header.
+    let reply = udp6(DNS_SERVER6, &local).payload(query.payload).link(server_mac(1), INSIDE);
+    let narrow = Egress { mtu: 1400, ..Egress::new(0, OUTSIDE) };
+    director.publish_hops(Routes::over(2, narrow, inside()).all_known());
+    assert_eq!(frames(director.arrive_at(0, 1, &[&reply.pieces(1376, 1)[0]])).len(), 1);
+    let too_large = &reply.pieces(1384, 2)[0];
+    let kind = Icmpv6Type::PacketTooBig { mtu: 1428 };
+    let ends = (LIP6, crate::related_v6::RIP6);
+    let answer = icmpv6_error((INSIDE, server_mac(1)), ends, kind, &too_large[14..]);
+    let outcome = director.arrive(1, too_large);
+    assert_eq!(outcome, Outcome::answered(DropReason::TooBig, 1, answer));
 }

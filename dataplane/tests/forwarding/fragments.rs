@@ -17,7 +17,7 @@ const ALL: [Method; 4] = [Method::Nat, Method::FullNat, Method::DirectRoute, Met
 const DNS_SERVER: &str = "10.0.2.1:53";
 
 /// The frames of a packet in fragments with so many bytes of data each.
-fn pieces(packet: &Datagram, data: usize) -> Vec<Vec<u8>> {
+pub fn pieces(packet: &Datagram, data: usize) -> Vec<Vec<u8>> {
     let whole = packet.bytes();
     let network = 14 + 4 * packet.vlans.len();
     let (header, rest) = Ipv4Header::from_slice(&whole[network..]).expect("an IPv4 packet");

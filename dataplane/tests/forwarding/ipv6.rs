@@ -99,7 +99,8 @@ fn extension_headers_are_looked_past() {
             ("six", 0, [padding(60).repeat(5), padding(17).to_vec()].concat(), true),
             ("seven", 0, [padding(60).repeat(6), padding(17).to_vec()].concat(), false),
             ("routing that is not over", 43, routing(17, 1), false),
-            ("a fragment", 44, fragment.to_vec(), false),
+            ("a fragment that is all of its packet", 44, fragment.to_vec(), true),
+            ("two of them", 44, [&[44][..], &fragment[1..], &fragment].concat(), false),
             ("authentication", 51, padding(17).to_vec(), false),
         ] {
             let packet = udp6(CLIENT6, DNS_VIP6).traffic_class(0xb9).behind(first, &extensions);

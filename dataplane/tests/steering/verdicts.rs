@@ -8,13 +8,16 @@ use sluice_dataplane::service::Protocol;
 use sluice_dataplane::steer::{ModeChoice, Steering, SteeringRules, Target};
 use sluice_dataplane::wire::Address;
 
-use crate::director::packets::{ACK, Datagram, IcmpError, SYN, address, ethernet, tcp, udp};
+use crate::director::packets::{ACK, Datagram, IcmpError, SYN, address, ethernet, sctp, tcp, udp};
 use crate::kernel;
 
 const PASS: u32 = 2;
 const REDIRECT: u32 = 4;
 
 const V6_VIP: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
+const V6_LIP: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0];
+const V6_RIP: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+const V6_TUNNEL: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
 const V6_CLIENT: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x99];
 
 fn target(protocol: Protocol, at: &str) -> Target {
@@ -28,11 +31,14 @@ fn rules() -> SteeringRules {
         target(Protocol::Tcp, "192.0.2.10:80"),
         target(Protocol::Udp, "192.0.2.10:53"),
         target(Protocol::Tcp, "192.0.2.11:0"),
+        target(Protocol::Sctp, "192.0.2.10:2905"),
         Target { address: Address::from_v6(V6_VIP), port: 80, protocol: Protocol::Tcp },
     ]);
     rules.nat_servers.extend([target(Protocol::Tcp, "10.0.2.1:8080"), target(Protocol::Udp, "10.0.2.2:0")]);
-    rules.local_addresses.insert(Address::from_v4([10, 0, 2, 200]));
-    rules.tunnel_servers.insert(Address::from_v4([10, 0, 2, 3]));
+    rules.nat_servers.insert(target(Protocol::Sctp, "10.0.2.1:2906"));
+    rules.nat_servers.insert(Target { address: Address::from_v6(V6_RIP), port: 0, protocol: Protocol::Udp });
+    rules.local_addresses.extend([Address::from_v4([10, 0, 2, 200]), Address::from_v6(V6_LIP)]);
+    rules.tunnel_servers.extend([Address::from_v4([10, 0, 2, 3]), Address::from_v6(V6_TUNNEL)]);
     rules
 }
 
@@ -53,6 +59,12 @@ fn error_cases() -> Vec<(&'static str, Vec<u8>, u32)> {
     let tunnel = |to| {
         let frame = tcp(CLIENT, "192.0.2.10:80", ACK).in_tunnel([10, 0, 2, 254], to, 0, 1);
         error(unreachable(), &frame[14..])
+    };
+    let outer = |protocol: u8| {
+        let frame = tcp(CLIENT, "192.0.2.10:80", ACK).in_tunnel([10, 0, 2, 254], [10, 0, 2, 3], 0, 1);
+        let mut packet = frame[14..].to_vec();
+        packet[9] = protocol;
+        error(unreachable(), &packet)
     };
     let mut options = reply.clone();
     options.ip_options = vec![1; 40];
@@ -87,8 +99,13 @@ fn error_cases() -> Vec<(&'static str, Vec<u8>, u32)> {
         ("about a LIP's ssh", about(tcp("10.0.2.200:1023", "10.0.2.9:22", ACK)), PASS),
         ("about a packet to a NAT server", about(tcp(CLIENT, "10.0.2.1:8080", ACK)), REDIRECT),
         ("about a packet to its ssh", about(tcp(CLIENT, "10.0.2.1:22", ACK)), PASS),
+        ("about an association", about(sctp("192.0.2.10:2905", CLIENT, &[0])), REDIRECT),
         ("about a tunnel's packet", tunnel([10, 0, 2, 3]), REDIRECT),
         ("about somebody else's tunnel", tunnel([10, 0, 2, 1]), PASS),
+        ("about a tunnel's packet of IPv6", outer(41), REDIRECT),
+        ("about a tunnel's packet by GRE", outer(47), REDIRECT),
+        ("about a tunnel's packet by GUE", outer(17), REDIRECT),
+        ("about TCP to a tunnel's server", outer(6), PASS),
         ("the quoted packet has options", about(options), REDIRECT),
         ("the error has options", behind_options, REDIRECT),
         ("the error is a fragment", with(&[(20, 0x20)]), PASS),
@@ -123,6 +140,101 @@ fn v6_behind(extensions: &[(u8, u8, u8)], last: u8) -> Vec<u8> {
         packet.extend(vec![0; usize::from(*length) * 8 + 4]);
     }
     [packet, segment].concat()
+}
+
+/// A fragment between two addresses: the fragment header and a TCP header.
+fn v6_fragment(source: [u8; 16], destination: [u8; 16], next: u8, offset_more: u16) -> Vec<u8> {
+    let mut packet = v6(destination, 44, 80);
+    packet[22..38].copy_from_slice(&source);
+    let [high, low] = offset_more.to_be_bytes();
+    packet.splice(54..54, [next, 0, high, low, 0, 0, 0, 1]);
+    packet
+}
+
+/// An ICMPv6 error about an IPv6 packet.
+fn error_v6(kind: u8, quoted: &[u8]) -> Vec<u8> {
+    let mut frame = v6(V6_VIP, 58, 80);
+    frame.truncate(54);
+    frame.extend([kind, 0, 0, 0, 0, 0, 5, 0]);
+    frame.extend(quoted);
+    frame
+}
+
+/// A packet of the service to a client, behind a fragment header if an offset is
+/// given.
+fn v6_reply(port: u16, offset_more: Option<u16>) -> Vec<u8> {
+    let mut packet = v6(V6_CLIENT, 6, 80).split_off(14);
+    packet[8..24].copy_from_slice(&V6_VIP);
+    packet[40..42].copy_from_slice(&port.to_be_bytes());
+    if let Some(offset_more) = offset_more {
+        packet[6] = 44;
+        let [high, low] = offset_more.to_be_bytes();
+        packet.splice(40..40, [6, 0, high, low, 0, 0, 0, 1]);
+    }
+    packet
+}
+
+/// The same in an outer header to another address.
+fn v6_outer(destination: [u8; 16], next: u8) -> Vec<u8> {
+    let mut packet = v6(destination, next, 80).split_off(14);
+    packet.truncate(40);
+    packet.extend([0; 40]);
+    packet
+}
+
+fn v6_cases() -> Vec<(&'static str, Vec<u8>, u32)> {
+    let client = V6_CLIENT;
+    let reply = v6_reply(80, None);
+    let behind = |n: usize| {
+        let mut packet = v6_reply(80, None);
+        packet[6] = 60;
+        for _ in 1..n {
+            packet.splice(40..40, [60, 0, 1, 4, 0, 0, 0, 0]);
+        }
+        let last = 40 + 8 * (n - 1);
+        packet.splice(last..last, [6, 0, 1, 4, 0, 0, 0, 0]);
+        packet
+    };
+    vec![
+        ("IPv6, a first fragment", v6_fragment(client, V6_VIP, 6, 1), REDIRECT),
+        ("IPv6, a later fragment", v6_fragment(client, V6_VIP, 6, 8), REDIRECT),
+        ("IPv6, a fragment that is a packet", v6_fragment(client, V6_VIP, 6, 0), REDIRECT),
+        ("IPv6, a fragment of no service's protocol", v6_fragment(client, V6_VIP, 17, 8), PASS),
+        ("IPv6, a fragment of extension headers", v6_fragment(client, V6_VIP, 60, 8), REDIRECT),
+        ("IPv6, a fragment of ICMPv6", v6_fragment(client, V6_VIP, 58, 8), PASS),
+        ("IPv6, a fragment for a LIP", v6_fragment(client, V6_LIP, 17, 8), REDIRECT),
+        ("IPv6, a fragment from a NAT server", v6_fragment(V6_RIP, client, 17, 8), REDIRECT),
+        ("IPv6, one of another protocol", v6_fragment(V6_RIP, client, 6, 8), PASS),
+        ("IPv6, a fragment to a NAT server", v6_fragment(client, V6_RIP, 17, 8), PASS),
+        ("IPv6, half a fragment header", v6_fragment(client, V6_VIP, 6, 8)[..61].to_vec(), PASS),
+        ("IPv6, a fragment without data", v6_fragment(client, V6_VIP, 6, 8)[..62].to_vec(), REDIRECT),
+        ("ICMPv6, unreachable", error_v6(1, &reply), REDIRECT),
+        ("ICMPv6, too big", error_v6(2, &reply), REDIRECT),
+        ("ICMPv6, time exceeded", error_v6(3, &reply), REDIRECT),
+        ("ICMPv6, parameter problem", error_v6(4, &reply), REDIRECT),
+        ("ICMPv6, type 0", error_v6(0, &reply), PASS),
+        ("ICMPv6, type 5", error_v6(5, &reply), PASS),
+        ("ICMPv6, an echo request", error_v6(128, &reply), PASS),
+        ("ICMPv6, a neighbour advertisement", error_v6(136, &reply), PASS),
+        ("ICMPv6, about another port's packet", error_v6(2, &v6_reply(81, None)), PASS),
+        ("ICMPv6, about a packet to a service", error_v6(2, &v6(V6_VIP, 6, 80)[14..]), PASS),
+        ("ICMPv6, about a first fragment", error_v6(2, &v6_reply(80, Some(1))), REDIRECT),
+        ("ICMPv6, about a later fragment", error_v6(2, &v6_reply(80, Some(8))), PASS),
+        ("ICMPv6, about one behind six headers", error_v6(2, &behind(6)), REDIRECT),
+        ("ICMPv6, about one behind seven", error_v6(2, &behind(7)), PASS),
+        ("ICMPv6, about a tunnel's packet", error_v6(2, &v6_outer(V6_TUNNEL, 41)), REDIRECT),
+        ("ICMPv6, about IPv4 in IPv6", error_v6(2, &v6_outer(V6_TUNNEL, 4)), REDIRECT),
+        ("ICMPv6, about GRE", error_v6(2, &v6_outer(V6_TUNNEL, 47)), REDIRECT),
+        ("ICMPv6, about GUE", error_v6(2, &v6_outer(V6_TUNNEL, 17)), REDIRECT),
+        ("ICMPv6, about TCP to a tunnel's server", error_v6(2, &v6_outer(V6_TUNNEL, 6)), PASS),
+        ("ICMPv6, about somebody else's tunnel", error_v6(2, &v6_outer(V6_CLIENT, 41)), PASS),
+        ("ICMPv6, quoting IPv4", error_v6(2, &[&[0x45][..], &reply[1..]].concat()), PASS),
+        ("ICMPv6, half a header", error_v6(2, &[])[..61].to_vec(), PASS),
+        ("ICMPv6, nothing quoted", error_v6(2, &[]), PASS),
+        ("ICMPv6, half a quoted header", error_v6(2, &reply[..39]), PASS),
+        ("ICMPv6, half the quoted ports", error_v6(2, &reply[..43]), PASS),
+        ("ICMPv6, the quoted ports alone", error_v6(2, &reply[..44]), REDIRECT),
+    ]
 }
 
 fn v6(destination: [u8; 16], next_header: u8, port: u16) -> Vec<u8> {
@@ -185,12 +297,19 @@ fn cases() -> Vec<(&'static str, Vec<u8>, u32)> {
         ),
         ("a fragment for a VIP without UDP", fragment(udp(CLIENT, "192.0.2.11:53")), PASS),
         ("a fragment for an address without services", fragment(udp(CLIENT, "192.0.2.12:53")), PASS),
+        ("an association", whole(sctp(CLIENT, "192.0.2.10:2905", &[1])), REDIRECT),
+        ("an association at another port", whole(sctp(CLIENT, "192.0.2.10:80", &[1])), PASS),
+        ("an association's server", whole(sctp("10.0.2.1:2906", CLIENT, &[2])), REDIRECT),
+        ("an association at an address without", whole(sctp(CLIENT, "192.0.2.11:80", &[1])), PASS),
+        ("an association with a LIP", whole(sctp("10.0.2.9:80", "10.0.2.200:65535", &[1])), PASS),
+        ("a fragment of an association", fragment(sctp(CLIENT, "192.0.2.10:1", &[0])), REDIRECT),
+        ("one at an address without", fragment(sctp(CLIENT, "192.0.2.11:1", &[0])), PASS),
         ("a fragment for a LIP", fragment(udp("10.0.2.9:53", "10.0.2.200:80")), REDIRECT),
         ("a fragment from a NAT server", fragment(tcp("10.0.2.1:8080", CLIENT, ACK)), REDIRECT),
         ("a fragment from a NAT server, another protocol", fragment(udp("10.0.2.1:8080", CLIENT)), PASS),
         ("a fragment to a NAT server", fragment(tcp(CLIENT, "10.0.2.1:8080", ACK)), PASS),
         ("a fragment of ICMP", with(&syn, &[(20, 0x20), (23, 1)]), PASS),
-        ("a fragment of SCTP", with(&syn, &[(20, 0x20), (23, 132)]), PASS),
+        ("a fragment of DCCP", with(&syn, &[(20, 0x20), (23, 33)]), PASS),
         ("a fragment without its data", fragment(syn.clone())[..34].to_vec(), REDIRECT),
         ("ICMP to the VIP", with(&syn, &[(23, 1)]), PASS),
         ("VRRP", with(&syn, &[(23, 112)]), PASS),
@@ -232,6 +351,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, u32)> {
     ]
     .into_iter()
     .chain(error_cases())
+    .chain(v6_cases())
     .collect()
 }
 
