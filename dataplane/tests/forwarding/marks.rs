@@ -7,7 +7,7 @@ use sluice_dataplane::service::{
 };
 use sluice_dataplane::stats::DropReason;
 
-use crate::director::packets::{ACK, RST, SYN, tcp, udp};
+use crate::director::packets::{ACK, RST, SYN, sctp, tcp, udp};
 use crate::director::packets_v6::tcp6;
 use crate::director::{
     CLIENT, CLIENT_ROUTER, Director, INSIDE, LIP, OUTSIDE, Outcome, VIP, mark_rule, server_mac,
@@ -147,6 +147,22 @@ fn fullnat_comes_from_the_services_local_address() {
     let local = format!("{lip}:{port}");
     let expected = syn.between(&local, "10.0.2.1:443").hop().link(INSIDE, server_mac(1)).bytes();
     assert_eq!(outcome, Outcome::sent(1, expected));
+}
+
+#[test]
+fn a_mark_takes_sctp_where_its_servers_do() {
+    for (method, forwarded) in [(Method::Nat, true), (Method::DirectRoute, true), (Method::FullNat, false)] {
+        let (mut director, _) = director(1, 1, 0, method);
+        director.mark_by(&[MarkRule { protocol: None, ..mark_rule("192.0.2.10/32", &[], 10) }]);
+        director.publish();
+        let init = sctp(CLIENT, "192.0.2.10:2905", &[1]).bytes();
+        let outcome = director.arrive(0, &init);
+        if forwarded {
+            assert_eq!(outcome.sent.len(), 1, "{method:?}");
+        } else {
+            assert_eq!(outcome, Outcome::punted(0, init));
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use sluice_dataplane::service::{Family, MarkCounters, MarkRule, MarkRules, Proto
 use sluice_dataplane::steer::{ModeChoice, Steering, SteeringRules, Target};
 
 use crate::director::mark_rule;
-use crate::director::packets::{ACK, SYN, tcp, udp};
+use crate::director::packets::{ACK, SYN, sctp, tcp, udp};
 use crate::director::packets_v6::tcp6;
 use crate::kernel;
 
@@ -29,6 +29,12 @@ fn steering(marks: &[(u32, Family)], mark_rules: &[&Arc<MarkRules>]) -> Steering
         mark_rules: mark_rules.iter().map(|rules| Arc::clone(rules)).collect(),
         ..SteeringRules::default()
     }
+}
+
+/// A fragment of a packet of two to a port that no rule is about.
+fn v6_fragment(destination: &str, place: usize) -> Vec<u8> {
+    let packet = tcp6("[2001:db8::7]:1", &format!("[{destination}]:22"), SYN).length(200);
+    packet.pieces_behind(0, 96, 1).swap_remove(place)
 }
 
 /// The program on an interface, with a socket to redirect to.
@@ -110,6 +116,10 @@ fn packets_that_a_rule_marks_for_a_service_are_redirected() {
         ("IPv6, a wider one", tcp6("[2001:db8::7]:1", "[2001:db8:f::77]:443", SYN).bytes(), REDIRECT),
         ("IPv6, ssh", tcp6("[2001:db8::7]:1", "[2001:db8:f::77]:22", SYN).bytes(), PASS),
         ("IPv4, not in ::/0", tcp(CLIENT, "203.0.113.1:443", SYN).bytes(), PASS),
+        ("SCTP by a rule of any protocol", sctp(CLIENT, "192.0.2.65:22", &[1]).bytes(), REDIRECT),
+        ("SCTP by one of TCP", sctp(CLIENT, "192.0.2.10:80", &[1]).bytes(), PASS),
+        ("IPv6, a first fragment", v6_fragment("2001:db8:f::77", 0), REDIRECT),
+        ("IPv6, a later one", v6_fragment("2001:db8:f::77", 1), REDIRECT),
         ("a fragment", fragment(tcp(CLIENT, "192.0.2.10:81", SYN)), REDIRECT),
         ("a fragment of another protocol", fragment(udp(CLIENT, "192.0.2.10:80")), PASS),
         ("a fragment from another source", fragment(udp("198.51.101.7:1", "192.0.2.12:80")), PASS),
@@ -144,6 +154,20 @@ fn errors_about_marked_packets_are_redirected() {
     let about = |source: &str| error(&tcp(source, CLIENT, ACK).ip_packet());
     assert_eq!(stage.verdict(about("192.0.2.10:80")), REDIRECT);
     assert_eq!(stage.verdict(about("192.0.2.10:22")), PASS);
+
+    // Packet too big, about an answer of the service or of another port.
+    let marking = rules(vec![mark_rule("2001:db8:f::/48", &[(80, 80)], 10)]);
+    stage.steering.update(&steering(&[(10, Family::V6)], &[&marking])).unwrap();
+    let about = |port: u16| {
+        let quoted = tcp6(&format!("[2001:db8:f::10]:{port}"), "[2001:db8:c::7]:40000", ACK).ip_packet();
+        let mut frame = tcp6("[2001:db8::fe]:1", "[2001:db8:f::10]:1", ACK).bytes();
+        frame.truncate(54);
+        frame[20] = 58;
+        frame.extend([2, 0, 0, 0, 0, 0, 5, 0]);
+        frame.extend(quoted);
+        frame
+    };
+    assert_eq!([80, 22].map(|port| stage.verdict(about(port))), [REDIRECT, PASS]);
 }
 
 #[test]
