@@ -41,7 +41,10 @@ enum Command {
         rule: RuleWords,
     },
     /// Remove a rule, by its number or as it was added
-    #[command(arg_required_else_help = true)]
+    #[command(
+        arg_required_else_help = true,
+        override_usage = "sluice mark delete NUMBER\n       sluice mark delete --vip ADDRESS [...] --set MARK"
+    )]
     Delete {
         /// Its number
         #[arg(conflicts_with = "RuleWords")]
