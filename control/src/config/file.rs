@@ -32,6 +32,8 @@ pub(super) struct Director {
     pub(super) expire_quiescent_template: Option<bool>,
     pub(super) conn_reuse_mode: Option<Spanned<i64>>,
     pub(super) sloppy_tcp: Option<bool>,
+    pub(super) ftp_ports: Option<Spanned<Vec<Spanned<i64>>>>,
+    pub(super) ftp_passive_ports: Option<Spanned<String>>,
     pub(super) sloppy_sctp: Option<bool>,
     pub(super) drop_entry: Option<Spanned<i64>>,
     pub(super) drop_packet: Option<Spanned<i64>>,

@@ -6,6 +6,7 @@
 
 mod check;
 mod file;
+mod ftp;
 mod mark;
 #[cfg(test)]
 mod mark_tests;

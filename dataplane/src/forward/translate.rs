@@ -13,9 +13,10 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{Refused, Rewritten, nat};
 use crate::packet::Packet;
 use crate::port::Frame;
+use crate::service::Protocol;
 use crate::stats::DropReason;
 use crate::wire::checksum::Delta;
-use crate::wire::{Address, ipv4, ipv6};
+use crate::wire::{Address, ipv4, ipv6, udp};
 
 /// What an IPv6 header has more than an IPv4 one, in bytes.
 const DIFFERENCE: u16 = (ipv6::LEN - ipv4::LEN) as u16;
@@ -76,6 +77,13 @@ pub(super) fn apply<F: Frame>(
             return Ok(rewritten);
         }
         let segment = &mut bytes[transport..transport + length];
+        // IPv6 asks for one, over data of which this is a part (RFC 7915, section
+        // 4.5).
+        let without_checksum =
+            udp::Header::ref_from_prefix(segment).is_ok_and(|(udp, _)| udp.checksum.get() == 0);
+        if fragment > 0 && packet.tuple.protocol == Protocol::Udp && without_checksum {
+            return Err(Refused::Drop(DropReason::Untranslatable));
+        }
         nat::rewrite_transport(segment, packet.tuple.protocol, source, destination, transport_delta)?;
         return Ok(rewritten);
     }

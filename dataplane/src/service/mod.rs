@@ -9,6 +9,7 @@
 //! [`RealServer::available`]` == false` until its last connection is gone,
 //! as IPVS keeps one in its trash (`net/netfilter/ipvs/ip_vs_ctl.c`).
 
+mod ftp;
 mod marks;
 mod options;
 mod scheduler;
@@ -17,6 +18,7 @@ mod tunables;
 
 use std::sync::Arc;
 
+pub use ftp::{FTP, FtpPorts, MOST_FTP_PORTS};
 pub use marks::{MarkCounters, MarkRule, MarkRules, PortRange, TooManyRules};
 pub use options::{ClientMask, Persistence, ServiceOptions};
 pub use scheduler::{SchedulerFlags, SchedulerKind};

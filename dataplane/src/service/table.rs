@@ -1,12 +1,12 @@
 //! The immutable service table and its builder.
 
-use hashbrown::{HashMap, HashSet};
-
 use std::sync::Arc;
 
+use hashbrown::{HashMap, HashSet};
+
 use super::{
-    Family, MarkRules, Method, Protocol, RealServer, ServerId, ServiceId, ServiceKey, Tunables,
-    VirtualService,
+    FTP, Family, FtpPorts, MarkRules, Method, Protocol, RealServer, ServerId, ServiceId, ServiceKey,
+    Tunables, VirtualService,
 };
 use crate::conn::{Timeouts, Tuple};
 use crate::wire::Address;
@@ -73,7 +73,9 @@ impl ServiceTable {
             (mark != 0).then(|| self.by_key.get(&ServiceKey::Mark { mark, family }).copied())?
         };
         let by_mark = if self.marks.is_empty() { None } else { marked() };
-        by_mark.or_else(|| self.find(tuple.protocol, tuple.destination, tuple.destination_port))
+        by_mark
+            .or_else(|| self.find(tuple.protocol, tuple.destination, tuple.destination_port))
+            .or_else(|| self.find_ftp(tuple))
     }
 
     /// The service that a packet to `address:port` belongs to: that of the
@@ -84,6 +86,27 @@ impl ServiceTable {
             .get(&ServiceKey::Address { protocol, address, port })
             .or_else(|| self.by_key.get(&ServiceKey::Address { protocol, address, port: 0 }))
             .copied()
+    }
+
+    /// The persistent FTP service that a data connection without a service of its
+    /// own belongs to, so that its client's template decides: how DR and TUN,
+    /// where nobody sees what the server says, have FTP (`ip_vs_service_find`).
+    #[cold]
+    pub fn find_ftp(&self, tuple: &Tuple) -> Option<ServiceId> {
+        let Tuple { destination, source_port, destination_port: port, .. } = *tuple;
+        let ports = &self.tunables.ftp;
+        let data = port == FtpPorts::active(FTP) || ports.is_passive(port);
+        // Active mode begins at the server (`ip_vs_schedule`).
+        if tuple.protocol != Protocol::Tcp
+            || !data
+            || source_port == FtpPorts::active(FTP)
+            || !ports.is_control(FTP)
+        {
+            return None;
+        }
+        let key = ServiceKey::Address { protocol: Protocol::Tcp, address: destination, port: FTP };
+        let id = *self.by_key.get(&key)?;
+        self.service(id).filter(|service| service.options.persistence.is_some()).map(|_| id)
     }
 
     /// The service in a slot.

@@ -34,6 +34,9 @@ pub const PROGRAM_NAME: &str = "sluice_steer";
 /// How long the kernel may take to let go of what an ended process held.
 const DYING: Duration = Duration::from_secs(2);
 
+/// How often loading the program is tried.
+const LOAD_ATTEMPTS: u32 = 5;
+
 /// How the driver runs the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
@@ -194,7 +197,7 @@ impl Steering {
             in_force: SteeringRules::default(),
             _ebpf: ebpf,
         };
-        steering.set_mac(mac)?;
+        steering.set_interface(mac)?;
         Ok(steering)
     }
 
@@ -252,13 +255,9 @@ impl Steering {
         for key in old_roles.keys().filter(|key| !roles.contains_key(key)) {
             gone(self.roles.remove(key)).map_err(failed("roles"))?;
         }
-        let had_marks = !self.marks.is_empty();
         self.marks.update(rules, self.number).map_err(|(map, source)| failed(map)(source))?;
-        if self.marks.is_empty() == had_marks {
-            self.set_mac(self.mac)?;
-        }
         self.in_force = rules.clone();
-        Ok(())
+        self.set_interface(self.mac)
     }
 
     /// Follows a change of the interface's MAC; returns whether there was one.
@@ -267,13 +266,18 @@ impl Steering {
         if mac == self.mac {
             return Ok(false);
         }
-        self.set_mac(mac)?;
+        self.set_interface(mac)?;
         Ok(true)
     }
 
-    fn set_mac(&mut self, mac: [u8; 6]) -> Result<(), SteerError> {
-        let marks = u32::from(!self.marks.is_empty());
-        let value = InterfaceValue { mac, first_local_port: MIN_LOCAL_PORT.to_be_bytes(), marks };
+    fn set_interface(&mut self, mac: [u8; 6]) -> Result<(), SteerError> {
+        let (first, last) = self.in_force.passive_ports;
+        let value = InterfaceValue {
+            mac,
+            first_local_port: MIN_LOCAL_PORT.to_be_bytes(),
+            passive_ports: [first, last].map(u16::to_be_bytes),
+            marks: u32::from(!self.marks.is_empty()),
+        };
         self.self_map.set(0, value, 0).map_err(|source| SteerError::Map {
             interface: self.interface.clone(),
             map: "interface",
@@ -314,7 +318,7 @@ fn attach(
     };
     let program = ebpf.program_mut(PROGRAM_NAME).expect("the object file has the program");
     let program = <&mut Xdp>::try_from(program).map_err(failed)?;
-    program.load().map_err(failed)?;
+    load(program).map_err(failed)?;
     let reason = match choice {
         ModeChoice::Generic => None,
         ModeChoice::Auto | ModeChoice::Native => match program.attach_to_if_index(index, XdpMode::Driver) {
@@ -325,6 +329,19 @@ fn attach(
     };
     program.attach_to_if_index(index, XdpMode::Skb).map_err(failed)?;
     Ok((Mode::Generic, reason))
+}
+
+/// Loads the program, again where the verifier gave up for a signal, as libbpf
+/// does too (`do_check` in `kernel/bpf/verifier.c`).
+fn load(program: &mut Xdp) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_ATTEMPTS {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {
+            }
+            result => return result,
+        }
+    }
+    program.load()
 }
 
 fn read_mac(interface: &str) -> Result<[u8; 6], SteerError> {

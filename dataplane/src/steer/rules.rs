@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::marks::MOST_FORMER;
-use crate::service::{Family, MarkRules, Method, Protocol, RealServer, ServiceKey, ServiceTable};
+use crate::neigh::Prefix;
+use crate::service::{
+    FTP, Family, FtpPorts, MarkRules, Method, Protocol, RealServer, ServiceKey, ServiceTable,
+};
 use crate::wire::Address;
 
 /// A protocol and port at an address.
@@ -35,6 +38,10 @@ pub struct SteeringRules {
     /// The rules that mark packets; after those in force former ones, by which
     /// there are connections
     pub mark_rules: Vec<Arc<MarkRules>>,
+    /// VIPs and NAT servers of FTP
+    pub ftp: BTreeSet<Address>,
+    /// The ports of passive mode at those
+    pub passive_ports: (u16, u16),
 }
 
 impl SteeringRules {
@@ -42,15 +49,23 @@ impl SteeringRules {
     /// included, and so are their services, so that the connections go on
     /// being the director's.
     pub fn of(table: &ServiceTable) -> Self {
-        let mut rules = SteeringRules::default();
+        let ftp = table.tunables().ftp;
+        let mut rules = SteeringRules { passive_ports: ftp.passive, ..SteeringRules::default() };
         for (_, service) in table.services() {
             rules.want(service.key);
             rules.local_addresses.extend(service.local_addresses.iter().copied());
+            // By its template alone (`ServiceTable::find_ftp`).
+            if service.key.port() == FTP && service.options.persistence.is_some() {
+                rules.add_ftp(&ftp, service.key);
+            }
         }
         for (_, server) in table.servers() {
             rules.want(server.service_key);
             if server.method == Method::Tunnel {
                 rules.tunnel_servers.insert(server.address);
+            }
+            if server.method.has_replies() {
+                rules.add_ftp(&ftp, server.service_key);
             }
             if server.method == Method::Nat {
                 rules.want_replies(server, table);
@@ -58,6 +73,7 @@ impl SteeringRules {
         }
         if !rules.marks.is_empty() && !table.marks().is_empty() {
             rules.mark_rules.push(Arc::clone(table.marks()));
+            rules.add_marked_ftp(&ftp, table);
         }
         rules
     }
@@ -90,12 +106,19 @@ impl SteeringRules {
     }
 
     fn want_replies(&mut self, server: &RealServer, table: &ServiceTable) {
+        let ftp = table.tunables().ftp;
         let address = server.address;
         match server.service_key {
             ServiceKey::Address { protocol, port, .. } => {
+                let control = protocol == Protocol::Tcp && ftp.is_control(port);
                 // A service of all ports keeps them (`ip_vs_sched_persist`).
                 let port = if port == 0 || server.port == 0 { port } else { server.port };
                 self.nat_servers.insert(Target { address, port, protocol });
+                if control {
+                    self.ftp.insert(address);
+                    let port = FtpPorts::active(port);
+                    self.nat_servers.insert(Target { address, port, protocol });
+                }
             }
             ServiceKey::Mark { .. } => {
                 // A persistent one keeps them too.
@@ -104,6 +127,43 @@ impl SteeringRules {
                 let port = if keeps { 0 } else { server.port };
                 let target = |protocol| Target { address, port, protocol };
                 self.nat_servers.extend(Protocol::ALL.map(target));
+                if ftp.is_control(port) {
+                    self.ftp.insert(address);
+                    let port = FtpPorts::active(port);
+                    self.nat_servers.insert(Target { address, port, protocol: Protocol::Tcp });
+                }
+            }
+        }
+    }
+
+    /// Adds what the clients of an FTP service send for data connections.
+    fn add_ftp(&mut self, ports: &FtpPorts, key: ServiceKey) {
+        if let ServiceKey::Address { protocol: Protocol::Tcp, address, port } = key
+            && ports.is_control(port)
+        {
+            self.ftp.insert(address);
+            let port = FtpPorts::active(port);
+            self.services.insert(Target { address, port, protocol: Protocol::Tcp });
+        }
+    }
+
+    /// The same for services of marks, at the single VIPs whose control port is
+    /// marked.
+    fn add_marked_ftp(&mut self, ports: &FtpPorts, table: &ServiceTable) {
+        let marked = |server: &RealServer| matches!(server.service_key, ServiceKey::Mark { .. });
+        if !table.servers().any(|(_, server)| marked(server) && server.method.has_replies()) {
+            return;
+        }
+        for rule in table.marks().rules() {
+            let address = rule.destination.address();
+            let tcp = rule.protocol.is_none_or(|protocol| protocol == Protocol::Tcp);
+            if !tcp || rule.destination != Prefix::host(address) {
+                continue;
+            }
+            for port in ports.control {
+                if rule.ports.is_empty() || rule.ports.iter().any(|range| range.contains(port)) {
+                    self.add_ftp(ports, ServiceKey::Address { protocol: Protocol::Tcp, address, port });
+                }
             }
         }
     }
@@ -115,6 +175,7 @@ impl SteeringRules {
         self.nat_servers.iter().for_each(|t| add(t.address, ROLE_RIP | of_protocol(t.protocol)));
         self.local_addresses.iter().for_each(|a| add(*a, ROLE_LIP));
         self.tunnel_servers.iter().for_each(|a| add(*a, ROLE_TUNNEL));
+        self.ftp.iter().for_each(|a| add(*a, ROLE_FTP));
         roles
     }
 
@@ -138,6 +199,7 @@ const ROLE_TUNNEL: u8 = 8;
 const ROLE_TCP: u8 = 16;
 const ROLE_UDP: u8 = 32;
 const ROLE_SCTP: u8 = 64;
+const ROLE_FTP: u8 = 128;
 
 fn of_protocol(protocol: Protocol) -> u8 {
     match protocol {
@@ -169,6 +231,8 @@ pub(super) struct InterfaceValue {
     pub(super) mac: [u8; 6],
     /// Big endian
     pub(super) first_local_port: [u8; 2],
+    /// Big endian
+    pub(super) passive_ports: [[u8; 2]; 2],
     /// Whether there are mark rules
     pub(super) marks: u32,
 }

@@ -6,6 +6,8 @@
  *     destination port and interface;
  *   - TCP and UDP to a LIP, from the first port that FULLNAT uses;
  *   - TCP, UDP and SCTP from RIP:port of a NAT real server;
+ *   - TCP to a VIP of FTP, and from an FTP server by NAT, where the port is one
+ *     of passive mode;
  *   - fragments of TCP, UDP and SCTP, of which only the first has ports: to a VIP
  *     with services of the protocol or mark rules that fit, to a LIP, or from a
  *     NAT real server; the
@@ -38,6 +40,8 @@
 #define ROLE_TCP 16
 #define ROLE_UDP 32
 #define ROLE_SCTP 64
+/* A VIP or RIP of FTP: its passive ports are not known beforehand. */
+#define ROLE_FTP 128
 
 /* ICMP errors (RFC 792). <linux/icmp.h> does not compile for BPF. */
 #define ICMP_UNREACHABLE 3
@@ -62,6 +66,8 @@ struct endpoint {
 struct interface {
 	__u8 mac[6];
 	__be16 first_local_port;
+	__be16 first_passive_port;
+	__be16 last_passive_port;
 	/* Whether there are mark rules. */
 	__u32 marks;
 };
@@ -296,6 +302,14 @@ static __noinline int marked(const struct address *dest, struct marking *packet)
 	return packet->wanted;
 }
 
+static __always_inline int passive(__be16 port, __u8 protocol, __u8 role, const struct interface *self)
+{
+	__u16 number = bpf_ntohs(port);
+
+	return (role & ROLE_FTP) && protocol == IPPROTO_TCP && number >= bpf_ntohs(self->first_passive_port) &&
+	       number <= bpf_ntohs(self->last_passive_port);
+}
+
 /* Whether the director wants packets from source to dest. */
 static __always_inline int wanted(const struct address *source, const struct address *dest,
 				  const struct ports *ports, __u8 protocol, const struct interface *self)
@@ -303,13 +317,15 @@ static __always_inline int wanted(const struct address *source, const struct add
 	__u8 *role = bpf_map_lookup_elem(&roles, dest);
 
 	if (role) {
-		if ((*role & ROLE_VIP) && known(dest, ports->dest, protocol, ROLE_VIP))
+		if ((*role & ROLE_VIP) && (passive(ports->dest, protocol, *role, self) ||
+					   known(dest, ports->dest, protocol, ROLE_VIP)))
 			return 1;
 		if ((*role & ROLE_LIP) && protocol != IPPROTO_SCTP && bpf_ntohs(ports->dest) >= bpf_ntohs(self->first_local_port))
 			return 1;
 	}
 	role = bpf_map_lookup_elem(&roles, source);
-	if (role && (*role & ROLE_RIP) && known(source, ports->source, protocol, ROLE_RIP))
+	if (role && (*role & ROLE_RIP) && (passive(ports->source, protocol, *role, self) ||
+					   known(source, ports->source, protocol, ROLE_RIP)))
 		return 1;
 	if (self->marks) {
 		struct marking packet = {

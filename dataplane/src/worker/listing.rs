@@ -52,7 +52,11 @@ impl Listing {
             let end = connections.min(self.next.saturating_add(SLICE));
             for id in self.next..end {
                 if let Some(entry) = flows.table.get(id) {
-                    self.slice.push(record(entry, services, left(flows.wheel.deadline(id).unwrap_or(now))));
+                    let mut record = record(entry, services, left(flows.wheel.deadline(id).unwrap_or(now)));
+                    if let (0, Some(data)) = (record.server.1, flows.ftp.data(id)) {
+                        record.server.1 = data.listed_port;
+                    }
+                    self.slice.push(record);
                 }
             }
             self.next = end;

@@ -9,6 +9,7 @@ mod defense;
 mod exchange;
 mod flow;
 mod fragments;
+mod ftp;
 mod gather;
 mod held;
 mod listing;
@@ -416,6 +417,9 @@ impl<P: Port> Worker<P> {
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
         while let Some(id) = self.flows.wheel.pop(tick(now), &mut budget) {
+            if self.flows.outlives(id, tick(now)) {
+                continue;
+            }
             self.flows.expire(&self.view, id);
             self.counters.expired.add(1);
         }

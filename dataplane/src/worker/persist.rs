@@ -8,13 +8,9 @@
 
 use super::flow::{Flows, View};
 use crate::conn::{Seed, Template, TemplateId, TemplateKey, Tuple};
-use crate::service::{Family, Persistence, ServerId, ServiceId, ServiceKey, VirtualService};
+use crate::service::{FTP, Family, Persistence, ServerId, ServiceId, ServiceKey, VirtualService};
 use crate::stats::DropReason;
 use crate::wire::Address;
-
-/// The control port of FTP, whose data connections have other ports: its
-/// templates stand for all.
-const FTP: u16 = 21;
 
 /// Why there is no server for a connection.
 pub(super) enum Unserved {
@@ -41,6 +37,7 @@ pub(super) fn key(service: &VirtualService, persistence: Persistence, tuple: &Tu
             protocol: Some(tuple.protocol),
             client,
             service: tuple.destination,
+            // Data connections of FTP have other ports: its templates stand for all.
             port: if port != FTP { port } else { 0 },
         },
         ServiceKey::Address { .. } => {

@@ -26,6 +26,7 @@ use sluice_dataplane::service::{
     Thresholds, Tunables, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
+use sluice_dataplane::steer::SteeringRules;
 use sluice_dataplane::wire::Address;
 use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Worker};
 
@@ -281,6 +282,12 @@ impl Director {
         self.services.iter().for_each(|(id, service)| _ = table.service(*id, service.clone()));
         self.servers.iter().for_each(|(id, server)| _ = table.server(*id, server.clone()));
         self.published.services.store(Arc::new(table.build()));
+    }
+
+    /// What is to be steered to it.
+    pub fn steering(&mut self) -> SteeringRules {
+        self.publish();
+        SteeringRules::of(&self.published.services.load())
     }
 
     pub fn publish_hops(&self, routes: Routes) {

@@ -11,6 +11,7 @@ mod families;
 mod families_related;
 mod fragments;
 mod fragments_v6;
+mod ftp;
 mod fullnat;
 mod icmp;
 mod ipv6;
