@@ -56,7 +56,7 @@ impl Lab {
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
-                    let hops = netlink::start(&["lan0".to_owned()], |_| {}).await;
+                    let hops = netlink::start(&["lan0".to_owned()], 2, |_| {}).await;
                     handle.send(hops).unwrap();
                     _ = end.await;
                 });
@@ -266,7 +266,7 @@ fn start_up_can_wait_for_servers_and_names_missing_interfaces() {
     assert!(!runtime.block_on(hops.resolved(ip("10.0.2.254"))));
     let error = lab.director.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(netlink::start(&["lan9".to_owned()], |_| {})).unwrap_err()
+        runtime.block_on(netlink::start(&["lan9".to_owned()], 2, |_| {})).unwrap_err()
     });
     assert_eq!(error.to_string(), "there is no network interface \"lan9\"; `ip link` lists those that exist");
 }

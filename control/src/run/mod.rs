@@ -1,5 +1,6 @@
 //! `sluice run`: a director in the foreground.
 
+mod exhaustion;
 mod forwarding;
 
 use std::path::{Path, PathBuf};
@@ -64,7 +65,8 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let modes: Vec<_> = steering.iter().map(|s| (s.interface().to_owned(), s.mode())).collect();
     let published = Arc::new(Published::default());
     let hops = Arc::clone(&published);
-    let next_hops = netlink::start(&settings.interfaces, move |snapshot| hops.hops.store(snapshot)).await?;
+    let publish = move |snapshot| hops.hops.store(snapshot);
+    let next_hops = netlink::start(&settings.interfaces, settings.workers.len(), publish).await?;
     let idle = match settings.idle {
         Idle::Spin => workers::Idle::Spin,
         Idle::Sleep => workers::Idle::Sleep,
