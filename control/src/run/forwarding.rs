@@ -78,6 +78,7 @@ impl Forwarding {
                     });
                     match attached {
                         Ok(new) => {
+                            super::renew_rss(&interface);
                             tracing::info!(interface, "it is back");
                             *steering = new;
                             anew = true;

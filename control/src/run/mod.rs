@@ -146,10 +146,20 @@ async fn look_after(director: &Director<Forwarding>, next_hops: &netlink::Handle
     }
 }
 
+/// Puts right what attaching an XDP program did to an interface's RSS.
+fn renew_rss(interface: &str) {
+    match Link::new(interface).and_then(|link| link.renew_rss()) {
+        Ok(true) => tracing::info!(interface, "its RSS was set anew, as the XDP program turned it off"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(interface, %error, "its RSS could not be set anew"),
+    }
+}
+
 fn attach(settings: &crate::config::Director, choice: ModeChoice) -> Result<Vec<Steering>> {
     let mut attached = Vec::new();
     for interface in &settings.interfaces {
         let steering = Steering::attach(interface, choice)?;
+        renew_rss(interface);
         tracing::info!(interface, mode = steering.mode().name(), "XDP program attached");
         if let Some(reason) = steering.fallback_reason() {
             tracing::warn!(interface, reason, "no native XDP here; using the slower generic mode");

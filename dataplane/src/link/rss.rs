@@ -5,8 +5,11 @@ use std::io;
 use super::Link;
 use crate::rss::{HashFields, Hashed, MAX_TABLE, Settings};
 
-/// `ETHTOOL_GRSSH` and `ETHTOOL_GRXFH` in `include/uapi/linux/ethtool.h`.
+/// `ETHTOOL_GDRVINFO`, `ETHTOOL_GRSSH`, `ETHTOOL_SRSSH` and `ETHTOOL_GRXFH` in
+/// `include/uapi/linux/ethtool.h`.
+const GET_DRIVER: u32 = 0x3;
 const GET_RSS: u32 = 0x46;
+const SET_RSS: u32 = 0x47;
 const GET_HASH_FIELDS: u32 = 0x29;
 
 /// Words of `struct ethtool_rxfh` before the table: command, context, size of
@@ -16,6 +19,13 @@ const RSS_HEADER: usize = 6;
 
 /// Bytes of the largest key that is read.
 const MAX_KEY: u32 = 1024;
+
+/// Words of `struct ethtool_drvinfo`, and some to spare; the driver's name
+/// begins at the second.
+const DRIVER_WORDS: usize = 64;
+
+/// The driver whose devices forget their RSS.
+const FORGETFUL: &[u8] = b"virtio_net\0";
 
 /// `ETH_RSS_HASH_TOP`
 const TOEPLITZ: u8 = 1;
@@ -63,6 +73,51 @@ impl Link {
     /// # Errors
     /// When that cannot be told.
     pub fn rss(&self) -> Result<Settings, Unknown> {
+        let (request, entries, key_bytes) = self.read_rss()?;
+        let fields = HashFields {
+            tcp_v4: self.hashed(TCP_V4),
+            udp_v4: self.hashed(UDP_V4),
+            tcp_v6: self.hashed(TCP_V6),
+            udp_v6: self.hashed(UDP_V6),
+        };
+        decoded(&request, entries, key_bytes, fields)
+    }
+
+    /// Sets the RSS that is in force anew where the device has most likely
+    /// forgotten it; answers whether that was so.
+    ///
+    /// `virtio_net` sets the number of its queues when an XDP program is
+    /// attached, and by that command a device leaves RSS for a steering of its
+    /// own (`VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET`, section 5.1.6.5.6 of virtio
+    /// 1.2), while the driver goes on showing the table.
+    ///
+    /// # Errors
+    /// When the kernel refuses. An interface without RSS is no error.
+    pub fn renew_rss(&self) -> io::Result<bool> {
+        let mut driver = [0u32; DRIVER_WORDS];
+        driver[0] = GET_DRIVER;
+        match self.ethtool(&mut driver) {
+            Ok(()) => {}
+            Err(Unknown::System(error)) => return Err(error),
+            Err(_) => return Ok(false),
+        }
+        let name: Vec<u8> = driver[1..9].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        if !name.starts_with(FORGETFUL) {
+            return Ok(false);
+        }
+        let renewed = self.read_rss().and_then(|(mut request, ..)| {
+            request[0] = SET_RSS;
+            self.ethtool(&mut request)
+        });
+        match renewed {
+            Ok(()) => Ok(true),
+            Err(Unknown::System(error)) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// `struct ethtool_rxfh` with its table and key, and their sizes.
+    fn read_rss(&self) -> Result<(Vec<u32>, usize, usize), Unknown> {
         let mut header = [0u32; RSS_HEADER];
         header[0] = GET_RSS;
         self.ethtool(&mut header)?;
@@ -77,13 +132,7 @@ impl Link {
         let mut request = vec![0u32; words];
         (request[0], request[2], request[3]) = (GET_RSS, entries, key_bytes);
         self.ethtool(&mut request)?;
-        let fields = HashFields {
-            tcp_v4: self.hashed(TCP_V4),
-            udp_v4: self.hashed(UDP_V4),
-            tcp_v6: self.hashed(TCP_V6),
-            udp_v6: self.hashed(UDP_V6),
-        };
-        decoded(&request, entries as usize, key_bytes as usize, fields)
+        Ok((request, entries as usize, key_bytes as usize))
     }
 
     /// What of a kind of packet is hashed.

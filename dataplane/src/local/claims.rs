@@ -21,7 +21,8 @@ pub struct Claims {
     /// after those, loaded with `Acquire` before they are.
     plan: AtomicU64,
     /// Ports that the worker's connections use although they are another's by
-    /// its plan. Only fewer they become until the next plan.
+    /// its plan, or by one before that others may still go by. They become only
+    /// fewer until the next plan.
     strays: ArcSwap<Strays>,
 }
 

@@ -7,10 +7,11 @@
 //! in common, by which what they take is disjoint.
 //!
 //! A connection keeps its port when the plan changes. Each worker says which of
-//! its ports in use are others' by the new plan, its strays, before it says
-//! that it goes by that plan; an owner that sees that all do leaves those
-//! alone. They are never more than that, as nobody takes another's port.
-//! With plans that stay, workers read nothing of each other but an empty list.
+//! its ports in use are not its own by all those plans, its strays, before it
+//! says that it goes by the newest; nobody takes them. So of the plan that two
+//! workers have in common, each knows the other's ports that are its own by it.
+//! They become more with a further plan only, as nobody takes another's port.
+//! With plans that stay, workers read nothing of each other.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(super) const MOST_PLANS: usize = 4;
 
 /// Words of ports that are looked through for strays between two bursts: some
 /// microseconds, or a tenth of a millisecond for a table of an odd size.
-const SLICE: usize = 1024;
+const SLICE: usize = if cfg!(test) { 1 } else { 1024 };
 
 /// Whose a port of a pool is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,9 +64,9 @@ pub(super) struct Plans {
     wanted: Option<Arc<NextHops>>,
     /// Changes with `plans`
     pub(super) serial: u32,
-    /// Where the search for strays by the newest plan is, and what it found
+    /// Where the search for strays is, and what it found
     search: Option<(usize, Strays, u64)>,
-    /// What was found by the plan before
+    /// What was found last
     strays: Arc<Strays>,
     strays_left: u64,
     /// Those of the other workers, but for empty ones
@@ -190,7 +191,6 @@ impl Plans {
 
     fn look_for_strays(&mut self, pools: &[Option<Box<Pool>>]) {
         let Some((mut next, mut found, mut count)) = self.search.take() else { return };
-        let plan = self.newest();
         let mut looked = 0;
         while let Some(pool) = pools.get(next) {
             if looked >= SLICE {
@@ -200,13 +200,13 @@ impl Plans {
             next += 1;
             looked += 1;
             let Some(pool) = pool.as_ref().filter(|pool| pool.taken > 0) else { continue };
-            let rule = Rule::of(plan, &pool.key);
+            let rules = self.rules(&pool.key);
             for (word, used) in pool.used_words() {
                 looked += 1;
                 if used == 0 {
                     continue;
                 }
-                let strays = used & !by_rule(plan, rule, &pool.key, self.worker, self.workers, word);
+                let strays = used & !self.ours(&rules, &pool.key, word);
                 if strays != 0 {
                     found.add(&pool.key, word, strays);
                     count += u64::from(strays.count_ones());
@@ -215,6 +215,12 @@ impl Plans {
         }
         (self.strays, self.strays_left) = (Arc::new(found), count);
         self.claims[self.worker].replace(plan_of(&self.plans), Arc::clone(&self.strays));
+    }
+
+    /// Whether neither this worker nor another uses ports that are not its own.
+    #[cfg(test)]
+    pub(super) fn has_no_strays(&self) -> bool {
+        self.strays.is_empty() && self.others.is_empty() && self.plans.len() == 1
     }
 
     /// Notes that a port is not in use any more.

@@ -1,4 +1,6 @@
 use super::*;
+use crate::neigh::NextHopsBuilder;
+use crate::rss::{HashFields, Hashed, Rss, Settings};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -188,4 +190,202 @@ proptest! {
             prop_assert_eq!(ports.pools() - idle as usize, in_use);
         }
     }
+}
+
+fn rss(key: u8, table: Vec<u32>, workers: usize) -> Option<Arc<Rss>> {
+    let key = (0..40).map(|n: u8| n.wrapping_mul(key | 1) ^ key.rotate_left(n.into())).collect();
+    let fields = HashFields::all(Hashed::Ports);
+    Some(Arc::new(Rss::new(Settings { key, table, fields, symmetric: false }, workers).unwrap()))
+}
+
+/// A snapshot with one interface.
+fn plan(number: u64, rss: Option<Arc<Rss>>) -> Arc<NextHops> {
+    let mut hops = NextHopsBuilder::new(number);
+    hops.spread(Arc::from([rss]), number);
+    Arc::new(hops.build())
+}
+
+fn team(workers: usize) -> Vec<LocalPorts> {
+    let claims: Vec<Arc<Claims>> = (0..workers).map(|_| Arc::default()).collect();
+    (0..workers).map(|worker| LocalPorts::shared(worker, claims.clone())).collect()
+}
+
+fn settle(team: &mut [LocalPorts]) {
+    for _ in 0..4 {
+        team.iter_mut().for_each(LocalPorts::proceed);
+    }
+}
+
+/// All workers together have every port, each of them once, whatever the table.
+#[test]
+fn no_port_is_lost_among_workers() {
+    for (workers, table) in [
+        (2, (0..128).map(|n| n % 2).collect::<Vec<u32>>()),
+        (4, (0..128).map(|n| n % 4).collect()),
+        (3, vec![0, 1, 1, 2, 2, 2, 1]),
+        (5, vec![0, 4, 4, 1, 2, 2, 3, 0]),
+        (4, vec![2; 64]),
+        (16, (0..4096).map(|n| n % 16).collect()),
+    ] {
+        let mut team = team(workers);
+        let hops = plan(1, rss(0x6d, table.clone(), workers));
+        team.iter_mut().for_each(|ports| ports.follow(&hops));
+        settle(&mut team);
+        for (lip, server) in [(v4(200), (v4(1), 80)), (v6(200), (v6(1), 443))] {
+            let mut seen = BTreeSet::new();
+            for (worker, ports) in team.iter_mut().enumerate() {
+                while let Ok((_, port)) = ports.allocate(&[lip], server, TCP) {
+                    assert!(port >= MIN_LOCAL_PORT && seen.insert(port), "{port} twice, {table:?}");
+                    let key = PoolKey { lip, server: server.0, port: server.1, protocol: TCP };
+                    let lands = hops.rss(0).unwrap().queue(&key.answer(port));
+                    assert!(lands == Some(worker) || !table.contains(&(worker as u32)), "{worker} {lands:?}");
+                    assert_eq!(ports.owner_of(&key.answer(port)), worker);
+                }
+            }
+            assert_eq!(seen.len(), PORTS as usize, "{table:?}");
+        }
+    }
+}
+
+/// When the table changes, nobody takes a port that a connection from before
+/// has, and once those ended every port is there again.
+#[test]
+fn ports_of_old_connections_are_left_alone() {
+    let mut team = team(4);
+    let (lip, server) = (v4(200), (v4(1), 80));
+    let tables = [(0..128).map(|n| n % 4).collect::<Vec<u32>>(), (0..128).map(|n| n % 4 ^ 1).collect()];
+    let mut old = Vec::new();
+    for (number, table) in (1..).zip(&tables) {
+        let hops = plan(number, rss(0x6d, table.clone(), 4));
+        team.iter_mut().for_each(|ports| ports.follow(&hops));
+        settle(&mut team);
+        for (worker, ports) in team.iter_mut().enumerate() {
+            for _ in 0..5000 {
+                old.push((worker, ports.allocate(&[lip], server, TCP).unwrap().1));
+            }
+        }
+    }
+    let distinct: BTreeSet<u16> = old.iter().map(|(_, port)| *port).collect();
+    assert_eq!(distinct.len(), old.len());
+    let rest: usize = team
+        .iter_mut()
+        .map(|ports| std::iter::from_fn(|| ports.allocate(&[lip], server, TCP).ok()).count())
+        .sum();
+    assert_eq!(rest + old.len(), PORTS as usize);
+    for (worker, port) in old.drain(..) {
+        assert!(team[worker].free(lip, port, server, TCP));
+    }
+    settle(&mut team);
+    let again: usize = team
+        .iter_mut()
+        .map(|ports| std::iter::from_fn(|| ports.allocate(&[lip], server, TCP).ok()).count())
+        .sum();
+    assert_eq!(again, distinct.len());
+    assert!(team.iter().all(|ports| ports.plans.has_no_strays()));
+}
+
+#[derive(Clone, Debug)]
+enum Move {
+    Publish(u8, Vec<u32>),
+    Follow(usize),
+    Proceed(usize),
+    Take(usize, u8),
+    Free(usize),
+}
+
+fn a_move() -> impl Strategy<Value = Move> {
+    let table = prop::collection::vec(0..3u32, 0..6);
+    prop_oneof![
+        1 => (any::<u8>(), table).prop_map(|(key, table)| Move::Publish(key, table)),
+        4 => (0..3usize).prop_map(Move::Follow),
+        6 => (0..3usize).prop_map(Move::Proceed),
+        12 => (0..3usize, 0..2u8).prop_map(|(worker, n)| Move::Take(worker, n)),
+        6 => any::<usize>().prop_map(Move::Free),
+    ]
+}
+
+/// Lets three workers take ports, in whatever order they hear of changes, go on
+/// and take ports: no two may have the same one. When all have heard, ports are
+/// where answers land.
+fn play(moves: Vec<Move>) -> Result<(), TestCaseError> {
+    const WORKERS: usize = 3;
+    let (lip, cursor) = (v4(200), 65_000);
+    let mut team = team(WORKERS);
+    // All begin at the same place, so that they come into each other's way.
+    for ports in &mut team {
+        ports.next_cursor = cursor;
+    }
+    let mut newest = Arc::new(NextHops::default());
+    let mut number = 0;
+    let mut taken: BTreeMap<(u8, u16), usize> = BTreeMap::new();
+    for step in moves {
+        match step {
+            Move::Publish(key, table) => {
+                number += 1;
+                let rss = if table.is_empty() { None } else { rss(key, table, WORKERS) };
+                newest = plan(number, rss);
+            }
+            Move::Follow(worker) => team[worker].follow(&newest),
+            Move::Proceed(worker) => team[worker].proceed(),
+            Move::Take(worker, n) => {
+                team[worker].next_cursor = cursor;
+                for pool in team[worker].pools.iter_mut().flatten() {
+                    pool.cursor = cursor;
+                }
+                if let Ok((_, port)) = team[worker].allocate(&[lip], (v4(n), 80), TCP) {
+                    let before = taken.insert((n, port), worker);
+                    prop_assert_eq!(before, None, "{} towards {}, by {}", port, n, worker);
+                }
+            }
+            Move::Free(n) => {
+                let some = taken.iter().nth(n % taken.len().max(1)).map(|(end, worker)| (*end, *worker));
+                if let Some(((n, port), worker)) = some {
+                    prop_assert!(team[worker].free(lip, port, (v4(n), 80), TCP));
+                    taken.remove(&(n, port));
+                }
+            }
+        }
+    }
+    for _ in 0..3 {
+        team.iter_mut().for_each(|ports| ports.follow(&newest));
+        settle(&mut team);
+    }
+    for (worker, ports) in team.iter_mut().enumerate() {
+        for n in 0..2 {
+            for _ in 0..5 {
+                let Ok((_, port)) = ports.allocate(&[lip], (v4(n), 80), TCP) else { continue };
+                prop_assert_eq!(taken.insert((n, port), worker), None);
+                let key = PoolKey { lip, server: v4(n), port: 80, protocol: TCP };
+                prop_assert_eq!(ports.owner_of(&key.answer(port)), worker);
+            }
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn workers_never_have_the_same_port(moves in prop::collection::vec(a_move(), 1..250)) {
+        play(moves)?;
+    }
+}
+
+/// The first worker's port is the second's by the second plan, and its own
+/// again by the third, which it goes by before the second worker does.
+#[test]
+fn a_worker_that_is_ahead_still_says_what_it_has() {
+    let all = |what: fn(usize) -> Move| (0..3).map(what);
+    let second = Move::Publish(91, vec![0, 1]);
+    let third = Move::Publish(1, vec![0]);
+    let mut moves: Vec<Move> = vec![Move::Take(0, 1); 40];
+    moves.push(second);
+    moves.extend(all(Move::Follow));
+    moves.extend([2, 0, 0, 0].map(Move::Proceed));
+    moves.push(third);
+    moves.push(Move::Follow(0));
+    moves.extend([1, 1, 1, 0, 0, 0, 1].map(Move::Proceed));
+    moves.extend(vec![Move::Take(1, 1); 100]);
+    play(moves).unwrap();
 }
