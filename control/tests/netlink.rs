@@ -253,6 +253,24 @@ fn links_go_and_come_back() {
     });
 }
 
+/// A veth has no table: a packet lands on the queue that its sender chose. Where
+/// nothing is known, nothing is said.
+#[test]
+fn a_veth_has_no_rss() {
+    if !netns::possible("a_veth_has_no_rss") {
+        return;
+    }
+    let lab = Lab::new();
+    let hops = lab.hops.current();
+    assert!(hops.rss(0).is_none());
+    assert_eq!(hops.port_plan(), 0);
+    let reason = lab.director.run(|| {
+        let link = sluice_dataplane::link::Link::new("lan0").expect("a name");
+        (link.rss().expect_err("no RSS").to_string(), link.renew_rss().expect("nothing to do"))
+    });
+    assert_eq!(reason, ("its driver has no RSS table that could be read".to_owned(), false));
+}
+
 #[test]
 fn start_up_can_wait_for_servers_and_names_missing_interfaces() {
     if !netns::possible("start_up_can_wait_for_servers_and_names_missing_interfaces") {
