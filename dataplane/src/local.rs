@@ -118,7 +118,7 @@ pub struct LocalPorts {
     pools: Vec<Option<Box<Pool>>>,
     /// Places in `pools` that are empty
     vacant: Vec<u32>,
-    spare: Vec<Box<Chunk>>,
+    spare: Vec<Chunk>,
     idle: HashMap<Address, Idle>,
     /// The place in the list of LIPs to begin with, by a hash of the server, so
     /// that services with connections in turn do not keep each other in step

@@ -13,8 +13,9 @@ pub(super) const WORDS_PER_CHUNK: usize = 64;
 /// Chunks of a pool.
 pub(super) const CHUNKS: usize = WORDS / WORDS_PER_CHUNK;
 
-/// A bit for each of 4096 ports in use.
-pub(super) type Chunk = [u64; WORDS_PER_CHUNK];
+/// A bit for each of 4096 ports in use. It moves between pools and the spare
+/// ones without being copied.
+pub(super) type Chunk = Box<[u64; WORDS_PER_CHUNK]>;
 
 /// Chunks without any port in use that are kept for the next that is wanted.
 const SPARE_CHUNKS: usize = 32;
@@ -28,7 +29,7 @@ pub(super) const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) key: PoolKey,
-    chunks: [Option<Box<Chunk>>; CHUNKS],
+    chunks: [Option<Chunk>; CHUNKS],
     /// Ports in use in each chunk
     counts: [u16; CHUNKS],
     /// A bit for each word that has no port to be taken
@@ -76,7 +77,7 @@ impl Pool {
     /// in use by others nonetheless.
     pub(super) fn take(
         &mut self,
-        spare: &mut Vec<Box<Chunk>>,
+        spare: &mut Vec<Chunk>,
         ours: impl Fn(usize) -> u64,
         strays: impl Fn(usize) -> u64,
     ) -> Option<u16> {
@@ -142,7 +143,7 @@ impl Pool {
         )
     }
 
-    fn mark(&mut self, port: u16, spare: &mut Vec<Box<Chunk>>) {
+    fn mark(&mut self, port: u16, spare: &mut Vec<Chunk>) {
         let word = usize::from(port) / 64;
         let place = word / WORDS_PER_CHUNK;
         let chunk = self.chunks[place]
@@ -153,7 +154,7 @@ impl Pool {
     }
 
     /// Gives a port back; false when it was not taken.
-    pub(super) fn put_back(&mut self, port: u16, spare: &mut Vec<Box<Chunk>>) -> bool {
+    pub(super) fn put_back(&mut self, port: u16, spare: &mut Vec<Chunk>) -> bool {
         let (word, bit) = (usize::from(port) / 64, 1 << (port % 64));
         let place = word / WORDS_PER_CHUNK;
         let Some(chunk) = &mut self.chunks[place] else { return false };

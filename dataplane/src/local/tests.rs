@@ -253,7 +253,7 @@ fn no_port_is_lost_among_workers() {
 fn ports_of_old_connections_are_left_alone() {
     let mut team = team(4);
     let (lip, server) = (v4(200), (v4(1), 80));
-    let tables = [(0..128).map(|n| n % 4).collect::<Vec<u32>>(), (0..128).map(|n| n % 4 ^ 1).collect()];
+    let tables = [(0..128).map(|n| n % 4).collect::<Vec<u32>>(), (0..128).map(|n| (n ^ 1) % 4).collect()];
     let mut old = Vec::new();
     for (number, table) in (1..).zip(&tables) {
         let hops = plan(number, rss(0x6d, table.clone(), 4));
