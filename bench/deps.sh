@@ -3,7 +3,7 @@
 set -euo pipefail
 
 build=(clang gcc libbpf-dev libelf-dev linux-libc-dev make pkg-config zlib1g-dev)
-try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping libusrsctp-examples nginx-light wrk)
+try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping lftp libusrsctp-examples nginx-light vsftpd wrk)
 
 if ! command -v dpkg-query >/dev/null; then
     echo "deps: this is no Debian. These packages are needed, by whatever name: ${build[*]} ${try[*]}" >&2
@@ -25,7 +25,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-# Debian starts a web server on port 80 as soon as nginx is installed. Only the program is wanted.
+# Debian starts servers on ports 80 and 21 as soon as nginx and vsftpd are installed. Only the programs are wanted.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy
@@ -35,6 +35,8 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
 apt-get install -q -y --no-install-recommends "${missing[@]}"
-if [[ " ${missing[*]} " == *" nginx-light "* ]] && command -v systemctl >/dev/null; then
-    systemctl disable nginx >/dev/null 2>&1 || true
-fi
+for service in nginx-light:nginx vsftpd:vsftpd; do
+    if [[ " ${missing[*]} " == *" ${service%:*} "* ]] && command -v systemctl >/dev/null; then
+        systemctl disable "${service#*:}" >/dev/null 2>&1 || true
+    fi
+done

@@ -5,6 +5,7 @@
 
 pub mod conn;
 pub mod forward;
+pub mod ftp;
 pub mod link;
 pub mod local;
 pub mod neigh;

@@ -1,7 +1,7 @@
 //! Malformed, truncated, bit-flipped and random frames: a worker never panics,
 //! loses no frame, counts each of them once, and carries on with the
-//! connections that it has. ICMP errors with what they quote and fragments are
-//! among them.
+//! connections that it has. ICMP and ICMPv6 errors with what they quote,
+//! extension headers and fragments are among them.
 //!
 //! `SLUICE_FUZZ_SEED` repeats a run, and `SLUICE_FUZZ_FRAMES` sets its length.
 
@@ -10,13 +10,15 @@
 mod director;
 #[path = "fuzz/parts.rs"]
 mod parts;
+#[path = "fuzz/parts_v6.rs"]
+mod parts_v6;
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use director::packets::{ACK, Datagram, SYN, UdpChecksum, ethernet, sctp, tcp, udp};
 use director::{CLIENT_ROUTER, Director, FRAMES, INSIDE, OUTSIDE, Outcome, Routes, SECOND, server_mac};
-use sluice_dataplane::service::{Method, Protocol, ServerId, ServiceId};
+use sluice_dataplane::service::{Encapsulation, Method, Protocol, ServerId, ServiceId};
 use sluice_dataplane::stats::DropReason;
 
 /// Frames that arrive together, most times.
@@ -91,6 +93,33 @@ fn serve_by(director: &mut Director, server: u8) {
     for (n, method, protocol) in services() {
         let service = director.add_service(protocol, &vip(n, protocol));
         director.add_server(service, &format!("10.0.2.{server}:{}", port(protocol)), method, 1);
+    }
+}
+
+/// Services of IPv6, and those between families, with server 2 each. Tunnels are
+/// of all types.
+fn serve_ipv6(director: &mut Director) {
+    for protocol in PROTOCOLS {
+        let port = port(protocol);
+        let (four, six) = (format!("10.0.2.2:{port}"), format!("[2001:db8:2::2]:{port}"));
+        let mut add = |vip: &str, server: &str, method| {
+            if (method, protocol) == (Method::FullNat, Protocol::Sctp) {
+                return;
+            }
+            let service = director.add_service(protocol, vip);
+            let id = director.add_server(service, server, method, 1);
+            director.server(id).encapsulation = match (server == six, protocol) {
+                (true, Protocol::Tcp) => Encapsulation::Gue { port: 6080, checksum: true },
+                (true, Protocol::Udp) => Encapsulation::Gre { checksum: true },
+                (false, _) | (true, Protocol::Sctp) => Encapsulation::Ipip,
+            };
+        };
+        for (n, method) in METHODS.into_iter().enumerate() {
+            add(&parts_v6::vip(n, protocol), &six, method);
+        }
+        add(&parts_v6::vip(4, protocol), &four, Method::FullNat);
+        add(&parts_v6::vip(5, protocol), &four, Method::Tunnel);
+        add(&vip(4, protocol), &six, Method::FullNat);
     }
 }
 
@@ -187,7 +216,7 @@ fn without_outer_id(mut frame: Vec<u8>) -> Vec<u8> {
 /// it, or cannot be; and the interface that it comes by.
 fn valid(random: &mut Random) -> (usize, Datagram) {
     let protocol = random.of(&PROTOCOLS);
-    let method = random.below(METHODS.len());
+    let method = random.below(METHODS.len() + 1);
     // Few clients, so that frames meet the connections of earlier ones.
     let client = format!("198.51.100.{}:{}", random.below(16), 1000 + random.below(16));
     let server = format!("10.0.2.2:{}", port(protocol));
@@ -239,6 +268,9 @@ fn frame(random: &mut Random) -> (usize, Vec<u8>) {
     if random.chance(3) {
         let length = random.below(1800);
         return (random.below(2), (0..length).map(|_| random.byte()).collect());
+    }
+    if random.chance(40) {
+        return parts_v6::frame(random);
     }
     let (interface, packet) = valid(random);
     if random.chance(3) {
@@ -344,7 +376,7 @@ fn fill_checksum(frame: &mut [u8], network: usize) {
 
 /// Whether a frame could be a witness's: it names one of their addresses.
 fn of_a_witness(frame: &[u8]) -> bool {
-    frame.windows(4).any(|bytes| matches!(bytes, [203, 0, 113, 50..=57]) || bytes == [10, 0, 2, 1])
+    frame.windows(4).any(|bytes| matches!(bytes, [203, 0, 113, 50..=60]) || bytes == [10, 0, 2, 1])
 }
 
 /// Every frame that arrived is accounted for by exactly one counter.
@@ -385,11 +417,11 @@ fn fuzz(workers: usize, frames: u64) {
     director.publish();
     let witnesses = witnesses(&mut director);
     // From here on new connections go to server 2, in services of all methods.
-    for id in 0..8 {
+    for (id, (_, method, protocol)) in (0..).zip(services()) {
         director.server(ServerId(id)).weight = 0;
-        let (method, key) = (METHODS[id as usize / 2], director.service(ServiceId(id)).key);
-        director.add_server(ServiceId(id), &format!("10.0.2.2:{}", key.port), method, 1);
+        director.add_server(ServiceId(id), &format!("10.0.2.2:{}", port(protocol)), method, 1);
     }
+    serve_ipv6(&mut director);
     director.publish();
 
     let mut arrived = 0;
@@ -459,6 +491,7 @@ fn fuzz(workers: usize, frames: u64) {
         DropReason::TtlExceeded,
         DropReason::TooBig,
         DropReason::TunnelError,
+        DropReason::Untranslatable,
         DropReason::FragmentQueueFull,
         DropReason::TableFull,
         DropReason::Unresolved,

@@ -1,6 +1,6 @@
 //! A real UDP server: DNS, by dnsmasq. It answers who it is.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ const BIG: &[&str] = &["big", "lab"];
 const BIG_STRINGS: usize = 12;
 /// The largest answer that is asked for, and given (EDNS, RFC 6891).
 const MOST: u16 = 4096;
+const V4_ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const V6_ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 const TXT: u16 = 16;
 const HEADER_LEN: usize = 12;
 
@@ -65,10 +67,7 @@ impl Dns {
 /// # Errors
 /// When no answer comes in time, or another one than was asked for.
 pub fn ask_name(client: &Netns, server: SocketAddr, timeout: Duration) -> Result<String> {
-    let socket = client.enter(|| UdpSocket::bind("0.0.0.0:0"))??;
-    socket.set_read_timeout(Some(timeout))?;
-    // Connected: an answer from another address than was asked does not count, and ICMP errors are reported.
-    socket.connect(server)?;
+    let socket = connect(client, server, timeout)?;
     let id = socket.local_addr()?.port();
     let query = query(id, QUESTION);
     socket.send(&query)?;
@@ -82,9 +81,7 @@ pub fn ask_name(client: &Netns, server: SocketAddr, timeout: Duration) -> Result
 /// # Errors
 /// When no answer comes in time, or another one than was asked for.
 pub fn ask_big(client: &Netns, server: SocketAddr, timeout: Duration) -> Result<()> {
-    let socket = client.enter(|| UdpSocket::bind("0.0.0.0:0"))??;
-    socket.set_read_timeout(Some(timeout))?;
-    socket.connect(server)?;
+    let socket = connect(client, server, timeout)?;
     let mut query = query(socket.local_addr()?.port(), BIG);
     // One additional record: the root's OPT, whose class is the size that the asker takes.
     query[11] = 1;
@@ -100,6 +97,15 @@ pub fn ask_big(client: &Netns, server: SocketAddr, timeout: Duration) -> Result<
         bail!("{server} answered {len} bytes of something else");
     }
     Ok(())
+}
+
+fn connect(client: &Netns, server: SocketAddr, timeout: Duration) -> Result<UdpSocket> {
+    let any = SocketAddr::new(if server.is_ipv4() { V4_ANY } else { V6_ANY }, 0);
+    let socket = client.enter(|| UdpSocket::bind(any))??;
+    socket.set_read_timeout(Some(timeout))?;
+    // Connected: an answer from another address than was asked does not count, and ICMP errors are reported.
+    socket.connect(server)?;
+    Ok(socket)
 }
 
 fn big_strings() -> Vec<String> {

@@ -5,13 +5,14 @@
 //! ```
 //!
 //! The gateway's route to the server has an MTU of its own, while both ends of every link have the usual one: a narrow
-//! path that neither end knows of.
+//! path that neither end knows of. With [`SiteOptions::ipv6`](super::SiteOptions::ipv6), where 10.0.N.M is there is also
+//! 2001:db8:N::M.
 
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
 
-use super::site::{DIRECTOR_LAN, ROUTER_LAN, VIP, realserver};
+use super::site::{DIRECTOR_LAN, ROUTER_LAN, VIP, VIP6, give_ipv6, ipv6_of, realserver};
 use super::{End, Link, Method, Netns, Nginx, Site};
 
 const GATEWAY_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 252);
@@ -52,8 +53,23 @@ impl FarServer {
         ])?;
         server.ip(&[format!("route add default via {GATEWAY}")])?;
         site.director.ip(&[format!("route add 10.0.4.0/24 via {GATEWAY_LAN}")])?;
+        if site.ipv6 {
+            give_ipv6(&gateway, "lan", GATEWAY_LAN)?;
+            give_ipv6(&gateway, "far", GATEWAY)?;
+            give_ipv6(&server, "eth0", Self::ADDRESS)?;
+            gateway.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+            gateway.ip(&[
+                format!("route add default via {}", ipv6_of(default)),
+                format!("route add {}/128 dev far mtu {mtu}", ipv6_of(Self::ADDRESS)),
+            ])?;
+            server.ip(&[format!("route add default via {}", ipv6_of(GATEWAY))])?;
+            site.director.ip(&[format!("route add 2001:db8:4::/64 via {}", ipv6_of(GATEWAY_LAN))])?;
+        }
         if method == Method::Tun {
             realserver(&server, "up", method, VIP.into())?;
+            if site.ipv6 {
+                realserver(&server, "up", method, VIP6.into())?;
+            }
         }
         Ok(Self { gateway, server })
     }

@@ -23,7 +23,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::process::run;
-use super::{Director, Dns, End, Lab, Link, Netns, Nginx, director::sluice_binary};
+use super::{Director, Dns, End, Ftp, Lab, Link, Netns, Nginx, director::sluice_binary};
 
 /// The client's first address; it also has .2, .3 and .4.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
@@ -158,7 +158,7 @@ pub struct Site {
     pub servers: Vec<Netns>,
     pub(super) lab: Lab,
     queues: u32,
-    ipv6: bool,
+    pub(super) ipv6: bool,
 }
 
 impl Site {
@@ -193,20 +193,14 @@ impl Site {
 
     fn add_ipv6(&self) -> Result<()> {
         let Self { client, router, director, servers, .. } = self;
-        let give = |netns: &Netns, interface: &str, address: Ipv4Addr| {
-            for interface in ["default", "all", "lo", interface] {
-                netns.sysctl(&format!("net.ipv6.conf.{interface}.disable_ipv6"), "0")?;
-            }
-            netns.ip(&[format!("address add {}/64 dev {interface} nodad", ipv6_of(address))])
-        };
-        give(client, "eth0", CLIENT)?;
-        give(router, "client", CLIENT_GATEWAY)?;
-        give(router, "director", ROUTER)?;
-        give(router, "lan", ROUTER_LAN)?;
-        give(director, "eth0", DIRECTOR)?;
-        give(director, "eth1", DIRECTOR_LAN)?;
+        give_ipv6(client, "eth0", CLIENT)?;
+        give_ipv6(router, "client", CLIENT_GATEWAY)?;
+        give_ipv6(router, "director", ROUTER)?;
+        give_ipv6(router, "lan", ROUTER_LAN)?;
+        give_ipv6(director, "eth0", DIRECTOR)?;
+        give_ipv6(director, "eth1", DIRECTOR_LAN)?;
         for (server, number) in servers.iter().zip(1..) {
-            give(server, "eth0", server_address(number))?;
+            give_ipv6(server, "eth0", server_address(number))?;
         }
         for netns in [router, director] {
             netns.sysctl("net.ipv6.conf.all.forwarding", "1")?;
@@ -383,6 +377,14 @@ impl Site {
         self.named().map(|(name, netns)| Dns::start(netns, &name, self.lab.dir())).collect()
     }
 
+    /// Starts an FTP server on every real server, after [`Site::make_blob`].
+    ///
+    /// # Errors
+    /// When one does not come up; the error has its log.
+    pub fn start_ftp(&self) -> Result<Vec<Ftp>> {
+        self.named().map(|(name, netns)| Ftp::start(netns, &name, self.lab.dir(), self.ipv6)).collect()
+    }
+
     fn named(&self) -> impl Iterator<Item = (String, &Netns)> {
         self.servers.iter().zip(1..).map(|(netns, i)| (format!("rs{i}"), netns))
     }
@@ -412,6 +414,14 @@ impl Site {
         std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
+}
+
+/// Gives an interface the IPv6 address that goes with an IPv4 one.
+pub(super) fn give_ipv6(netns: &Netns, interface: &str, address: Ipv4Addr) -> Result<()> {
+    for interface in ["default", "all", "lo", interface] {
+        netns.sysctl(&format!("net.ipv6.conf.{interface}.disable_ipv6"), "0")?;
+    }
+    netns.ip(&[format!("address add {}/64 dev {interface} nodad", ipv6_of(address))])
 }
 
 /// Runs `sluice realserver` on a server.

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use sluice_dataplane::conn::State;
-use sluice_dataplane::service::{Defense, Protocol};
+use sluice_dataplane::service::{Defense, FtpPorts, Protocol};
 
 use super::*;
 
@@ -70,7 +70,7 @@ fn the_example_of_the_documentation_resolves() {
                 timeouts: TimeoutOverrides::default(),
             },
             services: vec![Service {
-                key: ServiceKey { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
+                key: ServiceKey::Address { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
                 scheduler: SchedulerKind::Rr,
                 flags: 0,
                 options: ServiceOptions::default(),
@@ -81,6 +81,7 @@ fn the_example_of_the_documentation_resolves() {
                     server("10.0.2.2", 80, Method::DirectRoute, 1),
                 ],
             }],
+            marks: vec![],
         }
     );
 }
@@ -442,6 +443,7 @@ pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n";
         expire_quiescent_template: true,
         conn_reuse_mode: 3,
         sloppy_tcp: true,
+        ftp: FtpPorts::default(),
         sloppy_sctp: true,
         drop_entry: Defense::WhenShort,
         drop_packet: Defense::WhenShort,
@@ -522,5 +524,32 @@ fn tunnels_are_checked() {
     ] {
         let error = service_errors(&server(method, keys));
         assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
+fn ports_of_ftp_are_checked() {
+    let ftp = |keys: &str| parse(&format!("{SMALLEST}{keys}")).map(|config| config.director.tunables.ftp);
+    assert_eq!(ftp("").unwrap(), FtpPorts { control: [21, 0, 0, 0, 0, 0, 0, 0], passive: (1024, 65535) });
+    assert_eq!(ftp("ftp_ports = []\n").unwrap().control, [0; 8]);
+    let set = ftp("ftp_ports = [21, 2121]\nftp_passive_ports = \"50000 - 50999\"\n").unwrap();
+    assert_eq!(set, FtpPorts { control: [21, 2121, 0, 0, 0, 0, 0, 0], passive: (50000, 50999) });
+    assert_eq!(
+        ftp("ftp_ports = [1, 70000]\nftp_passive_ports = \"80-90\"\n").unwrap_err(),
+        "\
+s.toml:4:14: 1 is no port of FTP
+    hint: choose 2 to 65535; the port below it is for data
+s.toml:4:17: 70000 is no port of FTP
+    hint: choose 2 to 65535; the port below it is for data
+s.toml:5:21: \"80-90\" is no range of passive ports
+    hint: write FIRST-LAST with ports from 1024 on, as in \"50000-50999\""
+    );
+    assert_eq!(
+        ftp("ftp_ports = [2, 3, 4, 5, 6, 7, 8, 9, 10]\n").unwrap_err(),
+        "s.toml:4:13: 9 ftp_ports are too many\n    hint: name 8 at most"
+    );
+    for range in ["5000", "6000-5000", "1024-65536", "", "-"] {
+        let error = ftp(&format!("ftp_passive_ports = \"{range}\"\n")).unwrap_err();
+        assert!(error.contains("is no range of passive ports"), "{range}: {error}");
     }
 }

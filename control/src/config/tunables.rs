@@ -23,6 +23,7 @@ impl Check<'_> {
                 kernel.conn_reuse_mode,
             ),
             sloppy_tcp: file.sloppy_tcp.unwrap_or(kernel.sloppy_tcp),
+            ftp: self.ftp(file),
             sloppy_sctp: file.sloppy_sctp.unwrap_or(kernel.sloppy_sctp),
             drop_entry: self.defense("drop_entry", file.drop_entry.as_ref()),
             drop_packet: self.defense("drop_packet", file.drop_packet.as_ref()),

@@ -1,6 +1,7 @@
 //! One connection.
 
 use super::{State, TemplateId, Tuple};
+use crate::ftp::Role;
 use crate::neigh::HopId;
 use crate::service::{Method, ServerId};
 use crate::wire::checksum::Delta;
@@ -50,6 +51,8 @@ pub struct Entry {
     pub active: bool,
     /// Whether it ends with its first packet (one-packet scheduling)
     pub one_packet: bool,
+    /// What it is to FTP
+    pub ftp: Role,
     /// The template that it was made by, or [`NO_TEMPLATE`](super::NO_TEMPLATE)
     pub template: TemplateId,
 }

@@ -195,6 +195,7 @@ mod tests {
 
     use super::*;
     use crate::conn::{NO_HOP, NO_TEMPLATE, State};
+    use crate::ftp::Role;
     use crate::service::{Method, Protocol, ServerId};
     use crate::wire::Address;
     use crate::wire::checksum::Delta;
@@ -243,6 +244,7 @@ mod tests {
             method,
             active: false,
             one_packet: false,
+            ftp: Role::None,
             template: NO_TEMPLATE,
         }
     }

@@ -88,7 +88,7 @@ pub fn apply<F: Frame>(
         let (ip, _) = ipv6::Header::ref_from_prefix(&network[offset..]).map_err(|_| truncated)?;
         icmpv6::fill_checksum(message, &ip.source, &ip.destination);
     }
-    Ok(Rewritten { offset, length: packet.length as usize })
+    Ok(Rewritten::new(offset, packet.length as usize))
 }
 
 /// Corrects the checksum of a quoted TCP or UDP header where it was quoted.
@@ -129,7 +129,8 @@ pub fn source(entry: &Entry, side: Side) -> Option<Address> {
 /// through; `None` where it needs none.
 ///
 /// A tunnel that is too narrow is one to a client that looks for the path's
-/// MTU; the packets of others are fragmented on the way. Errors between families
+/// MTU; the packets of others are fragmented on the way, but for those in IPv6.
+/// Errors between families
 /// are translated, as those about connections. What is wrong with a header of
 /// IPv6, or with one of the other family, is nothing that the client could mend:
 /// to it the server cannot be reached (RFC 2473, section 8.3).
@@ -152,7 +153,7 @@ pub fn in_tunnel(related: &Related) -> Option<super::icmp::Error> {
             true => mtu,
             false => mtu.saturating_sub(overhead).max(ipv6::MIN_MTU),
         };
-        return quoted.dont_fragment.then_some(super::icmp::Error::FragmentationNeeded(mtu));
+        return (quoted.dont_fragment || !of_v4).then_some(super::icmp::Error::FragmentationNeeded(mtu));
     }
     let said = (kind, code, info);
     let said = match (of_v4, to_v4) {

@@ -13,9 +13,10 @@ use zerocopy::{FromBytes, IntoBytes};
 use super::{Refused, Rewritten, nat};
 use crate::packet::Packet;
 use crate::port::Frame;
+use crate::service::Protocol;
 use crate::stats::DropReason;
 use crate::wire::checksum::Delta;
-use crate::wire::{Address, ipv4, ipv6};
+use crate::wire::{Address, ipv4, ipv6, udp};
 
 /// What an IPv6 header has more than an IPv4 one, in bytes.
 const DIFFERENCE: u16 = (ipv6::LEN - ipv4::LEN) as u16;
@@ -71,11 +72,18 @@ pub(super) fn apply<F: Frame>(
         bytes.copy_within(start..start + length, transport);
         bytes[network..network + ipv6::LEN].copy_from_slice(header.as_bytes());
         bytes[network + ipv6::LEN..transport].copy_from_slice(&fragment_header.as_bytes()[..fragment]);
-        let rewritten = Rewritten { offset: network, length: ipv6::LEN + fragment + length };
+        let rewritten = Rewritten::new(network, ipv6::LEN + fragment + length);
         if packet.later {
             return Ok(rewritten);
         }
         let segment = &mut bytes[transport..transport + length];
+        // IPv6 asks for one, over data of which this is a part (RFC 7915, section
+        // 4.5).
+        let without_checksum =
+            udp::Header::ref_from_prefix(segment).is_ok_and(|(udp, _)| udp.checksum.get() == 0);
+        if fragment > 0 && packet.tuple.protocol == Protocol::Udp && without_checksum {
+            return Err(Refused::Drop(DropReason::Untranslatable));
+        }
         nat::rewrite_transport(segment, packet.tuple.protocol, source, destination, transport_delta)?;
         return Ok(rewritten);
     }
@@ -109,7 +117,7 @@ pub(super) fn apply<F: Frame>(
     // segment, which need not move here.
     let offset = start - ipv4::LEN;
     bytes[offset..start].copy_from_slice(header.as_bytes());
-    let rewritten = Rewritten { offset, length: total };
+    let rewritten = Rewritten::new(offset, total);
     if packet.later {
         return Ok(rewritten);
     }

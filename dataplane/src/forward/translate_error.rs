@@ -64,7 +64,7 @@ pub(super) fn apply<F: Frame>(
     }
     frame.set_len((offset + bytes.len()).max(frame.bytes().len()));
     frame.bytes_mut()[offset..offset + bytes.len()].copy_from_slice(bytes);
-    Ok(Rewritten { offset, length: bytes.len() })
+    Ok(Rewritten::new(offset, bytes.len()))
 }
 
 /// Writes the ICMPv6 error and returns its length.
@@ -94,8 +94,7 @@ fn as_v6(
 
     let (source, destination) = (ends.error_source.bytes(), ends.destination.0.bytes());
     let headers = ipv6::LEN + icmpv6::LEN + ipv6::LEN + fragment;
-    let largest = LARGEST_V6.min(mtu.into());
-    let length = (headers + segment.len()).min(largest);
+    let length = (headers + segment.len()).min(LARGEST_V6);
     let segment = segment.get(..length.checked_sub(headers)?)?;
 
     let (head, body) = buffer[..length].split_at_mut(ipv6::LEN);

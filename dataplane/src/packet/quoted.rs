@@ -98,9 +98,9 @@ impl Related {
         let [kind, code, _, _, info @ ..] = *message.first_chunk::<8>().ok_or(TRUNCATED)?;
 
         let outer = Quotation::at(bytes, start + icmp::LEN)?;
-        // An error is of the family of what it is about, and goes to where that
-        // came from; any other was made up.
-        if outer.is_v4 != is_v4 || outer.source != destination {
+        // An error goes to where the packet came from, and so is of its family;
+        // any other was made up.
+        if outer.source != destination {
             return Err(Unparsed::Kernel);
         }
         let (inner, tunnel) = match outer.within_ip_or_gre(bytes) {

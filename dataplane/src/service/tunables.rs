@@ -1,5 +1,7 @@
 //! The sysctls of IPVS (`net.ipv4.vs.*`) that a director has as settings.
 
+use super::FtpPorts;
+
 /// What operators tune, for all services.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Tunables {
@@ -14,6 +16,8 @@ pub struct Tunables {
     pub conn_reuse_mode: u32,
     /// TCP connections begin with any packet but RST
     pub sloppy_tcp: bool,
+    /// Where FTP is followed
+    pub ftp: FtpPorts,
     /// SCTP connections begin with any packet but ABORT
     pub sloppy_sctp: bool,
     /// When connections that look unused are ended to make room
@@ -70,6 +74,7 @@ impl Default for Tunables {
             expire_quiescent_template: false,
             conn_reuse_mode: 1,
             sloppy_tcp: false,
+            ftp: FtpPorts::default(),
             sloppy_sctp: false,
             drop_entry: Defense::Off,
             drop_packet: Defense::Off,

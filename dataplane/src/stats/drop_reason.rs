@@ -37,8 +37,8 @@ drop_reasons! {
     /// An ICMP error about a tunnel's packet, of which the client was told where
     /// it concerns it and the rate allows
     TunnelError = "tunnel_error",
-    /// An ICMP error, or an IPv6 extension header of a fragment, for which the
-    /// other address family has no equal (RFC 7915)
+    /// An ICMP error, an extension header of a fragment, or a fragment without a
+    /// UDP checksum, for which the other address family has no equal (RFC 7915)
     Untranslatable = "untranslatable",
     /// The service has no server that takes connections
     NoServer = "no_server",
@@ -62,6 +62,9 @@ drop_reasons! {
     Unresolved = "unresolved",
     /// Too many fragments wait for the first of their packet
     FragmentQueueFull = "fragment_queue_full",
+    /// A segment of an FTP control connection before which another one is missing,
+    /// a fragment of one, or too many changed lines are not acknowledged
+    FtpControl = "ftp_control",
     /// The transmit ring is full
     TransmitFull = "transmit_full",
     /// No frame is free

@@ -1,8 +1,13 @@
 //! What is to be redirected, and its form in the BPF maps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::service::{Method, Protocol, ServiceKey, ServiceTable};
+use super::marks::MOST_FORMER;
+use crate::neigh::Prefix;
+use crate::service::{
+    FTP, Family, FtpPorts, MarkRules, Method, Protocol, RealServer, ServiceKey, ServiceTable,
+};
 use crate::wire::Address;
 
 /// A protocol and port at an address.
@@ -16,12 +21,6 @@ pub struct Target {
     pub protocol: Protocol,
 }
 
-impl Target {
-    fn of(ServiceKey { protocol, address, port }: ServiceKey) -> Self {
-        Target { address, port, protocol }
-    }
-}
-
 /// The set of packets that the director wants.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SteeringRules {
@@ -33,6 +32,16 @@ pub struct SteeringRules {
     pub local_addresses: BTreeSet<Address>,
     /// RIPs of tunnels, about whose packets routers may send errors
     pub tunnel_servers: BTreeSet<Address>,
+    /// Marks that services have: packets that a list of
+    /// [`SteeringRules::mark_rules`] marks so are wanted
+    pub marks: BTreeSet<(u32, Family)>,
+    /// The rules that mark packets; after those in force former ones, by which
+    /// there are connections
+    pub mark_rules: Vec<Arc<MarkRules>>,
+    /// VIPs and NAT servers of FTP
+    pub ftp: BTreeSet<Address>,
+    /// The ports of passive mode at those
+    pub passive_ports: (u16, u16),
 }
 
 impl SteeringRules {
@@ -40,24 +49,123 @@ impl SteeringRules {
     /// included, and so are their services, so that the connections go on
     /// being the director's.
     pub fn of(table: &ServiceTable) -> Self {
-        let mut rules = SteeringRules::default();
+        let ftp = table.tunables().ftp;
+        let mut rules = SteeringRules { passive_ports: ftp.passive, ..SteeringRules::default() };
         for (_, service) in table.services() {
-            rules.services.insert(Target::of(service.key));
+            rules.want(service.key);
             rules.local_addresses.extend(service.local_addresses.iter().copied());
+            // By its template alone (`ServiceTable::find_ftp`).
+            if service.key.port() == FTP && service.options.persistence.is_some() {
+                rules.add_ftp(&ftp, service.key);
+            }
         }
         for (_, server) in table.servers() {
-            rules.services.insert(Target::of(server.service_key));
+            rules.want(server.service_key);
             if server.method == Method::Tunnel {
                 rules.tunnel_servers.insert(server.address);
             }
+            if server.method.has_replies() {
+                rules.add_ftp(&ftp, server.service_key);
+            }
             if server.method == Method::Nat {
-                let ServiceKey { protocol, port, .. } = server.service_key;
-                // A service of all ports keeps them (`ip_vs_sched_persist`).
-                let port = if port == 0 || server.port == 0 { port } else { server.port };
-                rules.nat_servers.insert(Target { address: server.address, port, protocol });
+                rules.want_replies(server, table);
             }
         }
+        if !rules.marks.is_empty() && !table.marks().is_empty() {
+            rules.mark_rules.push(Arc::clone(table.marks()));
+            rules.add_marked_ftp(&ftp, table);
+        }
         rules
+    }
+
+    /// Keeps mark rules of before, for the connections that were begun by
+    /// them: IPVS knows their packets whatever they are marked. To be called
+    /// with `table` as in [`SteeringRules::of`].
+    pub fn keep_former(&mut self, before: &SteeringRules, table: &ServiceTable) {
+        let marked = |server: &RealServer| matches!(server.service_key, ServiceKey::Mark { .. });
+        let connections = |server: &RealServer| server.counters.active() + server.counters.inactive() > 0;
+        if !table.servers().any(|(_, server)| marked(server) && connections(server)) {
+            return;
+        }
+        for former in &before.mark_rules {
+            if self.mark_rules.len() <= MOST_FORMER && !self.mark_rules.contains(former) {
+                self.mark_rules.push(Arc::clone(former));
+            }
+        }
+    }
+
+    fn want(&mut self, service: ServiceKey) {
+        match service {
+            ServiceKey::Address { protocol, address, port } => {
+                self.services.insert(Target { address, port, protocol });
+            }
+            ServiceKey::Mark { mark, family } => {
+                self.marks.insert((mark, family));
+            }
+        }
+    }
+
+    fn want_replies(&mut self, server: &RealServer, table: &ServiceTable) {
+        let ftp = table.tunables().ftp;
+        let address = server.address;
+        match server.service_key {
+            ServiceKey::Address { protocol, port, .. } => {
+                let control = protocol == Protocol::Tcp && ftp.is_control(port);
+                // A service of all ports keeps them (`ip_vs_sched_persist`).
+                let port = if port == 0 || server.port == 0 { port } else { server.port };
+                self.nat_servers.insert(Target { address, port, protocol });
+                if control {
+                    self.ftp.insert(address);
+                    let port = FtpPorts::active(port);
+                    self.nat_servers.insert(Target { address, port, protocol });
+                }
+            }
+            ServiceKey::Mark { .. } => {
+                // A persistent one keeps them too.
+                let service = table.service(server.service).filter(|_| server.available);
+                let keeps = service.is_none_or(|service| service.options.persistence.is_some());
+                let port = if keeps { 0 } else { server.port };
+                let target = |protocol| Target { address, port, protocol };
+                self.nat_servers.extend(Protocol::ALL.map(target));
+                if ftp.is_control(port) {
+                    self.ftp.insert(address);
+                    let port = FtpPorts::active(port);
+                    self.nat_servers.insert(Target { address, port, protocol: Protocol::Tcp });
+                }
+            }
+        }
+    }
+
+    /// Adds what the clients of an FTP service send for data connections.
+    fn add_ftp(&mut self, ports: &FtpPorts, key: ServiceKey) {
+        if let ServiceKey::Address { protocol: Protocol::Tcp, address, port } = key
+            && ports.is_control(port)
+        {
+            self.ftp.insert(address);
+            let port = FtpPorts::active(port);
+            self.services.insert(Target { address, port, protocol: Protocol::Tcp });
+        }
+    }
+
+    /// The same for services of marks, at the single VIPs whose control port is
+    /// marked.
+    fn add_marked_ftp(&mut self, ports: &FtpPorts, table: &ServiceTable) {
+        let marked = |server: &RealServer| matches!(server.service_key, ServiceKey::Mark { .. });
+        if !table.servers().any(|(_, server)| marked(server) && server.method.has_replies()) {
+            return;
+        }
+        for rule in table.marks().rules() {
+            let address = rule.destination.address();
+            let tcp = rule.protocol.is_none_or(|protocol| protocol == Protocol::Tcp);
+            if !tcp || rule.destination != Prefix::host(address) {
+                continue;
+            }
+            for port in ports.control {
+                if rule.ports.is_empty() || rule.ports.iter().any(|range| range.contains(port)) {
+                    self.add_ftp(ports, ServiceKey::Address { protocol: Protocol::Tcp, address, port });
+                }
+            }
+        }
     }
 
     pub(super) fn roles(&self) -> BTreeMap<RoleKey, u8> {
@@ -67,6 +175,7 @@ impl SteeringRules {
         self.nat_servers.iter().for_each(|t| add(t.address, ROLE_RIP | of_protocol(t.protocol)));
         self.local_addresses.iter().for_each(|a| add(*a, ROLE_LIP));
         self.tunnel_servers.iter().for_each(|a| add(*a, ROLE_TUNNEL));
+        self.ftp.iter().for_each(|a| add(*a, ROLE_FTP));
         roles
     }
 
@@ -90,6 +199,7 @@ const ROLE_TUNNEL: u8 = 8;
 const ROLE_TCP: u8 = 16;
 const ROLE_UDP: u8 = 32;
 const ROLE_SCTP: u8 = 64;
+const ROLE_FTP: u8 = 128;
 
 fn of_protocol(protocol: Protocol) -> u8 {
     match protocol {
@@ -121,6 +231,10 @@ pub(super) struct InterfaceValue {
     pub(super) mac: [u8; 6],
     /// Big endian
     pub(super) first_local_port: [u8; 2],
+    /// Big endian
+    pub(super) passive_ports: [[u8; 2]; 2],
+    /// Whether there are mark rules
+    pub(super) marks: u32,
 }
 
 // SAFETY: plain bytes with no padding: any bit pattern is a value, and every

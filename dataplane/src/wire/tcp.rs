@@ -12,8 +12,12 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// Flag: reset the connection.
 pub const RST: u8 = 0x04;
+/// Flag: data is to be handed on at once.
+pub const PSH: u8 = 0x08;
 /// Flag: the acknowledgment field is significant.
 pub const ACK: u8 = 0x10;
+/// Flag: the urgent pointer is significant.
+pub const URG: u8 = 0x20;
 
 /// The fixed part of the header.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]

@@ -145,6 +145,9 @@ impl Flows {
 
     /// Whether a connection may be ended to make room.
     fn is_dispensable(&mut self, view: &View, id: EntryId, entry: &Entry, now: u32) -> bool {
+        if self.ftp.children(id) > 0 {
+            return false;
+        }
         match entry.state {
             State::SynRecv | State::SynAck | State::SctpInit1 | State::SctpInit => true,
             State::Established | State::SctpEstablished | State::Udp => {

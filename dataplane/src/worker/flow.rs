@@ -11,6 +11,7 @@ use crate::conn::{
     Direction, Entry, EntryId, NO_HOP, NO_TEMPLATE, Seed, Side, State, Table, Templates, Tuple,
 };
 use crate::forward::{self, Plan, Refused, Rewrite, Rewritten, icmp};
+use crate::ftp::{Role, Sessions};
 use crate::local::{Claims, LocalPorts};
 use crate::neigh::{HopId, NextHop, NextHops, Resolution};
 use crate::packet::Packet;
@@ -61,13 +62,14 @@ pub(super) struct Flows {
     pub(super) wheel: Wheel,
     pub(super) templates: Templates,
     pub(super) sweep: Sweep,
-    pub(super) overload: Overload,
     pub(super) local_ports: LocalPorts,
+    pub(super) ftp: Sessions,
+    pub(super) overload: Overload,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
     pub(super) worker: usize,
     pub(super) workers: usize,
-    capacity: usize,
+    pub(super) capacity: usize,
     /// Identification of the next packet of our own
     packet_id: u16,
     /// Connections removed so far: what was looked up before one was removed
@@ -91,6 +93,7 @@ impl Flows {
             overload: Overload::new(seed, now),
             workers: claims.len(),
             local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
+            ftp: Sessions::default(),
             schedulers: Vec::new(),
             worker,
             capacity,
@@ -123,13 +126,15 @@ impl Flows {
     }
 
     /// What is to be done with a packet, which is rewritten if it is to be
-    /// sent and left as it was otherwise. `found` is its connection.
+    /// sent and left as it was otherwise. `interface` is the number of that
+    /// which received it, `found` its connection.
     #[inline]
     pub(super) fn process<F: Frame>(
         &mut self,
         view: &View,
         frame: &mut F,
         packet: &Packet,
+        interface: usize,
         found: Option<(EntryId, Side)>,
         now: u32,
     ) -> Verdict {
@@ -137,14 +142,14 @@ impl Flows {
             // In the end it is as if there had been none.
             Some((id, Side::Client)) if self.begins_anew(view, id, packet) || self.is_abandoned(view, id) => {
                 self.expire(view, id);
-                match self.connect(view, packet, now) {
-                    Ok(id) => (id, Side::Client),
+                match self.begin(view, packet, interface, now) {
+                    Ok(begun) => begun,
                     Err(verdict) => return verdict,
                 }
             }
             Some(found) => found,
-            None => match self.connect(view, packet, now) {
-                Ok(id) => (id, Side::Client),
+            None => match self.begin(view, packet, interface, now) {
+                Ok(begun) => begun,
                 Err(verdict) => return verdict,
             },
         };
@@ -154,6 +159,20 @@ impl Flows {
             self.expire(view, id);
         }
         verdict
+    }
+
+    /// The connection that a packet begins: one that is expected, or a new one.
+    fn begin(
+        &mut self,
+        view: &View,
+        packet: &Packet,
+        interface: usize,
+        now: u32,
+    ) -> Result<(EntryId, Side), Verdict> {
+        match self.claim(packet) {
+            Some(claimed) => Ok(claimed),
+            None => self.connect(view, packet, interface, now).map(|id| (id, Side::Client)),
+        }
     }
 
     /// Sends a packet of a connection on its way.
@@ -168,6 +187,10 @@ impl Flows {
         now: u32,
     ) -> Verdict {
         let Some(entry) = self.table.get_mut(id) else { return Verdict::Unclaimed };
+        // Nobody knows yet from which port it is opened.
+        if entry.ftp == Role::Expected {
+            return Verdict::Unclaimed;
+        }
         let Some(server) = view.services.server(entry.server_id) else {
             return Verdict::Drop(DropReason::ServerGone);
         };
@@ -243,11 +266,21 @@ impl Flows {
         let rewrite = forward::rewrite(entry, side, outer_source, server.encapsulation, pmtu_disc);
         // A packet is for a VIP or a LIP, but for a NAT server's, which is for
         // the client: the director answers that in its own name.
-        let for_client = side == Side::Server && entry.method == Method::Nat;
+        let (role, for_client) = (entry.ftp, side == Side::Server && entry.method == Method::Nat);
         let packet_id = match entry.method {
             Method::Tunnel => self.next_id(),
             Method::FullNat if !entry.is_of_one_family() => self.next_id(),
             Method::Nat | Method::FullNat | Method::DirectRoute => 0,
+        };
+        let followed;
+        let packet = if role == Role::Control {
+            followed = match self.follow(view, frame, packet, (id, side), hop.mtu, now) {
+                Ok(followed) => followed,
+                Err(verdict) => return verdict,
+            };
+            &followed
+        } else {
+            packet
         };
         let (error, reason) = match forward::apply(&rewrite, packet, frame, hop.mtu, packet_id) {
             Ok(rewritten) => return Verdict::Send(rewritten, hop_id),
@@ -268,6 +301,11 @@ impl Flows {
         }
         let tunables = view.services.tunables();
         let Some(entry) = self.table.get(id).filter(|_| tunables.conn_reuse_mode != 0) else { return false };
+        // A controlled connection is the same again, but for one that was
+        // announced since (`is_new_conn_expected`).
+        if entry.ftp == Role::Data {
+            return entry.state.is_over() && self.expects(packet).is_some();
+        }
         let quiesced = tunables.expire_nodest_conn
             && view.services.server(entry.server_id).is_some_and(|s| s.weight == 0);
         let closing =
@@ -308,12 +346,16 @@ impl Flows {
     }
 
     /// Makes the connection that a packet begins.
-    fn connect(&mut self, view: &View, packet: &Packet, now: u32) -> Result<EntryId, Verdict> {
+    fn connect(
+        &mut self,
+        view: &View,
+        packet: &Packet,
+        interface: usize,
+        now: u32,
+    ) -> Result<EntryId, Verdict> {
         let tuple = packet.tuple;
         let services = &view.services;
-        let service_id = services
-            .find(tuple.protocol, tuple.destination, tuple.destination_port)
-            .ok_or(Verdict::Unclaimed)?;
+        let service_id = services.find_for(&tuple, interface).ok_or(Verdict::Unclaimed)?;
         let service = services.service(service_id).ok_or(Verdict::Unclaimed)?;
         if let Some(keeper) = self.keeper(service, &tuple) {
             return Err(Verdict::Hand(keeper));
@@ -353,6 +395,11 @@ impl Flows {
             });
         };
 
+        // A mark may bind what FULLNAT does not forward.
+        if server.method == Method::FullNat && tuple.protocol == Protocol::Sctp {
+            return Err(Verdict::Unclaimed);
+        }
+
         let port = match service.options.persistence {
             Some(_) => Flows::kept_port(service, server.port, tuple.destination_port),
             None => rport(server, tuple.destination_port),
@@ -379,6 +426,7 @@ impl Flows {
             state,
             method: server.method,
             active: false,
+            ftp: Flows::ftp_role(view, server.method, &tuple),
             one_packet: service.options.one_packet && tuple.protocol == Protocol::Udp,
             template,
         };
@@ -397,6 +445,7 @@ impl Flows {
         server.connections_changed();
         share.traffic.connections.add(1);
         server.service_counters.share(self.worker).connections.add(1);
+        services.marks().count(&tuple, interface, self.worker);
         Ok(id)
     }
 
@@ -406,6 +455,7 @@ impl Flows {
         let Some(entry) = self.table.remove(id) else { return };
         self.removed += 1;
         self.templates.let_go(entry.template);
+        let entry = self.forget_ftp(id, entry);
         self.give_back(&entry);
         // Control keeps a server in the table as long as it has connections.
         if let Some(server) = view.services.server(entry.server_id) {
@@ -415,7 +465,7 @@ impl Flows {
         }
     }
 
-    fn give_back(&mut self, entry: &Entry) {
+    pub(super) fn give_back(&mut self, entry: &Entry) {
         if entry.method == Method::FullNat {
             let Entry { server, .. } = entry;
             self.local_ports.free(
@@ -431,7 +481,7 @@ impl Flows {
 /// The tick after which a connection is over. One more than the timeout, since
 /// the present tick has begun already.
 #[inline]
-fn deadline(now: u32, seconds: u32) -> u32 {
+pub(super) fn deadline(now: u32, seconds: u32) -> u32 {
     now.saturating_add(ticks(seconds)).saturating_add(1)
 }
 

@@ -20,7 +20,10 @@ impl<P: Port> Worker<P> {
         let tuple = &packet.tuple;
         match self.flows.local_ports.owner_of(tuple) {
             // It does not count as looked at: the round begins there if need be.
-            to if to != self.settings.worker && to < self.settings.workers && self.is_answer(tuple) => {
+            to if to != self.settings.worker
+                && to < self.settings.workers
+                && self.is_answer(tuple, interface) =>
+            {
                 self.hand(to, frame, interface, 0);
             }
             _ => self.pass_on(frame, interface, 0),
@@ -29,10 +32,10 @@ impl<P: Port> Worker<P> {
 
     /// Whether a packet can only be an answer to a LIP: it is for no service,
     /// and from no NAT server.
-    fn is_answer(&self, tuple: &Tuple) -> bool {
-        let Tuple { protocol, source, source_port, destination, destination_port } = *tuple;
+    fn is_answer(&self, tuple: &Tuple, interface: usize) -> bool {
+        let Tuple { protocol, source, source_port, .. } = *tuple;
         let services = &self.view.services;
-        services.find(protocol, destination, destination_port).is_none()
+        services.find_for(tuple, interface).is_none()
             && !services.is_nat_server(protocol, source, source_port)
     }
 

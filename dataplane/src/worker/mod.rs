@@ -9,6 +9,7 @@ mod defense;
 mod exchange;
 mod flow;
 mod fragments;
+mod ftp;
 mod gather;
 mod handoff;
 mod held;
@@ -251,7 +252,7 @@ impl<P: Port> Worker<P> {
             if found.is_none() || self.flows.removed != removed {
                 found = self.flows.table.find(&packet.tuple, hash);
             }
-            let verdict = self.flows.process(&self.view, &mut frame, &packet, found, tick(now));
+            let verdict = self.flows.process(&self.view, &mut frame, &packet, interface, found, tick(now));
             self.carry_out(verdict, frame, &packet, interface, visits, now);
         }
     }
@@ -408,7 +409,8 @@ impl<P: Port> Worker<P> {
             };
             let hash = self.flows.table.hash(&packet.tuple);
             let found = self.flows.table.find(&packet.tuple, hash);
-            match self.flows.process(&self.view, &mut waiting.frame, &packet, found, tick(now)) {
+            let interface = waiting.interface;
+            match self.flows.process(&self.view, &mut waiting.frame, &packet, interface, found, tick(now)) {
                 Verdict::Wait(towards) => {
                     self.ask(towards, now);
                     self.held.hold_again(waiting);
@@ -425,6 +427,9 @@ impl<P: Port> Worker<P> {
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
         while let Some(id) = self.flows.wheel.pop(tick(now), &mut budget) {
+            if self.flows.outlives(id, tick(now)) {
+                continue;
+            }
             self.flows.expire(&self.view, id);
             self.counters.expired.add(1);
         }
@@ -456,7 +461,7 @@ impl<P: Port> Worker<P> {
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
         let flows = &self.flows;
-        self.listings.retain_mut(|listing| listing.proceed(flows, tick(now)));
+        self.listings.retain_mut(|listing| listing.proceed(flows, &self.view.services, tick(now)));
     }
 
     /// Whether a packet that nobody claims is a NAT server's that is to be told

@@ -40,6 +40,8 @@ impl<P: Port> Worker<P> {
                 self.ask(towards, now);
                 self.discard(frame, DropReason::Unresolved);
             }
+            // No error is answered by another one (`nat_icmp_send`).
+            Verdict::Unclaimed => self.pass_on(frame, interface, visits),
             verdict => self.carry_out(verdict, frame, &about, interface, visits, now),
         }
     }

@@ -279,3 +279,13 @@ fn ipv4_fragments_become_ipv6_fragments() {
     let outcome = director.arrive(1, too_large);
     assert_eq!(outcome, Outcome::answered(DropReason::TooBig, 1, answer));
 }
+
+#[test]
+fn fragments_without_a_checksum_are_not_translated() {
+    let mut director = four_to_six();
+    let mut query = udp(CLIENT, DNS_VIP).length(2000).may_be_fragmented();
+    query.udp_checksum = UdpChecksum::None;
+    for frame in cut(&query, 1400) {
+        assert_eq!(director.arrive(0, &frame), Outcome::dropped(DropReason::Untranslatable));
+    }
+}

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use etherparse::Icmpv6Type;
-use sluice_dataplane::service::{Method, ServerId};
+use sluice_dataplane::service::{Method, Protocol, ServerId};
 use sluice_dataplane::stats::DropReason;
 
 use crate::director::packets::{ACK, SYN};
@@ -69,7 +69,7 @@ fn forwarded(
     };
     let quoted = quoted.ip_packet();
     let quoted = &quoted[..length.min(quoted.len())];
-    let frame = icmpv6_error_with((INSIDE, server_mac(1)), (source, to), kind.clone(), quoted, 63);
+    let frame = icmpv6_error_with((INSIDE, server_mac(1)), (source, to), *kind, quoted, 63);
     match method {
         Method::Tunnel => {
             let packet = in_v6_tunnel(&frame[14..], 41, (INSIDE_ADDRESS6, RIP6), 63, 0);
@@ -82,7 +82,7 @@ fn forwarded(
 fn arriving(reply: &Datagram6, kind: &Icmpv6Type, length: usize) -> Vec<u8> {
     let quoted = reply.ip_packet();
     let quoted = &quoted[..length.min(quoted.len())];
-    icmpv6_error_with(FROM_CLIENTS, (ROUTER6, ip(VIP6)), kind.clone(), quoted, 64)
+    icmpv6_error_with(FROM_CLIENTS, (ROUTER6, ip(VIP6)), *kind, quoted, 64)
 }
 
 #[test]
@@ -177,10 +177,10 @@ fn errors_from_servers_reach_the_client() {
                 let (_, forwarded) = only_sent(director.arrive(0, &request.bytes()), &what);
                 let to = if method == Method::Nat { ip(CLIENT6) } else { LIP6 };
                 let link = (server_mac(1), INSIDE);
-                let arriving = icmpv6_error_with(link, (source, to), kind.clone(), &forwarded[14..], 64);
+                let arriving = icmpv6_error_with(link, (source, to), kind, &forwarded[14..], 64);
                 let quoted = request.clone().hop().ip_packet();
                 let ends = (ip(VIP6), ip(CLIENT6));
-                let expected = icmpv6_error_with((OUTSIDE, CLIENT_ROUTER), ends, kind.clone(), &quoted, 63);
+                let expected = icmpv6_error_with((OUTSIDE, CLIENT_ROUTER), ends, kind, &quoted, 63);
                 assert_eq!(only_sent(director.arrive(1, &arriving), &what), (0, expected), "{what}");
             }
         }
@@ -270,5 +270,34 @@ fn errors_do_not_touch_the_connection() {
         assert_eq!(director.only_connection(), before, "{method:?}");
         let traffic = &director.server(ServerId(0)).counters.share(0).traffic;
         assert_eq!(traffic.in_packets.get(), 2, "{method:?}");
+    }
+}
+
+/// Not even a NAT server is told that its packet, which an error is about, is
+/// nobody's.
+#[test]
+fn an_error_about_nothing_is_not_answered() {
+    let mut director = Director::serving_v6(Method::Nat);
+    director.tunables.nat_icmp_send = true;
+    director.publish();
+    let stray = tcp6(CLIENT6, &format!("[{RIP6}]:80"), ACK);
+    assert_eq!(director.arrive(1, &tcp6(&format!("[{RIP6}]:80"), CLIENT6, ACK).bytes()).sent.len(), 1);
+    let link = (server_mac(1), INSIDE);
+    let frame = icmpv6_error_with(link, (RIP6, ip(CLIENT6)), said(1, 4, 0), &stray.ip_packet(), 64);
+    assert_eq!(director.arrive(1, &frame), Outcome::punted(1, frame));
+}
+
+#[test]
+fn errors_on_another_queue_reach_their_connection() {
+    for queue in 0..3 {
+        let mut director = Director::with(3, 100);
+        let service = director.add_service(Protocol::Tcp, VIP6);
+        director.add_server(service, &format!("[{RIP6}]:80"), Method::FullNat, 1);
+        director.publish();
+        director.arrive_at(1, 0, &[&tcp6(CLIENT6, VIP6, SYN).bytes()]);
+        let reply = tcp6(VIP6, CLIENT6, ACK);
+        let outcome = director.arrive_at(queue, 0, &[&arriving(&reply, &too_big(1300), 1500)]);
+        let expected = forwarded(&mut director, Method::FullNat, &reply, &too_big(1300), 1500);
+        assert_eq!(only_sent(outcome, "an error"), (1, expected), "queue {queue}");
     }
 }

@@ -51,7 +51,7 @@ fn v4(type_u8: u8, code_u8: u8, bytes5to8: [u8; 4]) -> Icmpv4Type {
 fn about(quoted: &[u8], of_v4: &Icmpv4Type, of_v6: &Icmpv6Type) -> Vec<u8> {
     let (from_mac, to_mac) = (server_mac(1), INSIDE);
     if quoted[0] >> 4 == 6 {
-        return icmpv6_error((from_mac, to_mac), (INNER_ROUTER6, INSIDE_ADDRESS6), of_v6.clone(), quoted);
+        return icmpv6_error((from_mac, to_mac), (INNER_ROUTER6, INSIDE_ADDRESS6), *of_v6, quoted);
     }
     let (source, destination) = ([10, 0, 2, 253], INSIDE_ADDRESS);
     IcmpError { from_mac, to_mac, source, destination, kind: of_v4.clone(), quoted, id: 77 }.bytes()
@@ -63,7 +63,7 @@ fn told(vip: &str, to_v4: &Icmpv4Type, to_v6: &Icmpv6Type, quoted: usize, id: u1
     if vip == VIP6 {
         let packet = tcp6(CLIENT6, vip, SYN).length(600).hop().ip_packet();
         let quoted = &packet[..quoted.min(packet.len())];
-        return icmpv6_error(link, (ip(VIP6), ip(CLIENT6)), to_v6.clone(), quoted);
+        return icmpv6_error(link, (ip(VIP6), ip(CLIENT6)), *to_v6, quoted);
     }
     let packet = tcp(CLIENT, vip, SYN).length(600).hop().ip_packet();
     let address = |text| match socket(text).ip() {
@@ -109,6 +109,26 @@ fn the_client_is_told() {
     }
 }
 
+/// Which worker has the connection, the datagram of GUE does not tell.
+#[test]
+fn errors_on_another_queue_reach_their_connection() {
+    for queue in 0..3 {
+        let mut director = Director::with(3, 100);
+        let service = director.add_service(Protocol::Tcp, VIP);
+        let id = director.add_server(service, SERVER, Method::Tunnel, 1);
+        director.server(id).encapsulation = GUE;
+        director.publish();
+        let sent = director.arrive_at(1, 0, &[&request(VIP)]).sent.swap_remove(0).1.split_off(14);
+        let arriving = about(&sent, &v4(3, 1, [0; 4]), &said(1, 0, 0));
+        let outcome = director.arrive_at(queue, 1, &[&arriving]);
+        assert_eq!(
+            (outcome.dropped, outcome.sent.len()),
+            (vec![DropReason::TunnelError], 1),
+            "queue {queue}"
+        );
+    }
+}
+
 /// A client of IPv6 makes its packets no smaller than 1280 bytes, and cannot
 /// mend an outer header.
 #[test]
@@ -127,6 +147,18 @@ fn what_a_client_can_do_nothing_about() {
         let expected = Outcome::answered(DropReason::TunnelError, 0, told(vip, &to_v4, &to_v6, quoted, 2));
         assert_eq!(director.arrive(1, &arriving), expected, "{vip} to {server}: {of_v4:?}, {of_v6:?}");
     }
+}
+
+/// Routers do not fragment IPv6, whatever the packet in it allows.
+#[test]
+fn who_lets_fragment_is_told_of_a_tunnel_of_ipv6() {
+    let (mut director, _) = tunnel(VIP, SERVER6, Encapsulation::Ipip);
+    let request = tcp(CLIENT, VIP, ACK).length(500).may_be_fragmented();
+    let sent = director.arrive(0, &request.bytes()).sent.swap_remove(0).1.split_off(14);
+    let arriving = about(&sent, &v4(3, 4, [0; 4]), &said(2, 0, 1400));
+    let outcome = director.arrive(1, &arriving);
+    assert_eq!((outcome.dropped, outcome.sent.len()), (vec![DropReason::TunnelError], 1));
+    assert_eq!(outcome.sent[0].1[40..42], 1360u16.to_be_bytes());
 }
 
 #[test]

@@ -18,6 +18,7 @@ const V6_VIP: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 const V6_LIP: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0];
 const V6_RIP: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 const V6_TUNNEL: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
+const V6_FTP: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x13];
 const V6_CLIENT: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x99];
 
 fn target(protocol: Protocol, at: &str) -> Target {
@@ -38,6 +39,14 @@ fn rules() -> SteeringRules {
     rules.nat_servers.insert(target(Protocol::Sctp, "10.0.2.1:2906"));
     rules.nat_servers.insert(Target { address: Address::from_v6(V6_RIP), port: 0, protocol: Protocol::Udp });
     rules.local_addresses.extend([Address::from_v4([10, 0, 2, 200]), Address::from_v6(V6_LIP)]);
+    for port in [20, 21] {
+        rules.services.insert(target(Protocol::Tcp, &format!("192.0.2.13:{port}")));
+        rules.services.insert(Target { address: Address::from_v6(V6_FTP), port, protocol: Protocol::Tcp });
+        rules.nat_servers.insert(target(Protocol::Tcp, &format!("10.0.2.4:{port}")));
+    }
+    rules.ftp.extend([[192, 0, 2, 13], [10, 0, 2, 4]].map(Address::from_v4));
+    rules.ftp.insert(Address::from_v6(V6_FTP));
+    rules.passive_ports = (50000, 50999);
     rules.tunnel_servers.extend([Address::from_v4([10, 0, 2, 3]), Address::from_v6(V6_TUNNEL)]);
     rules
 }
@@ -249,6 +258,44 @@ fn v6(destination: [u8; 16], next_header: u8, port: u16) -> Vec<u8> {
     frame
 }
 
+/// An address with FTP on port 21, and a NAT server of it.
+fn ftp_cases() -> Vec<(&'static str, Vec<u8>, u32)> {
+    const CLIENT: &str = "198.51.100.7:40000";
+    let to = |at: &str| tcp(CLIENT, at, SYN).bytes();
+    let from = |at: &str| tcp(at, CLIENT, ACK).bytes();
+    let unreachable = Icmpv4Type::DestinationUnreachable(DestUnreachableHeader::Host);
+    vec![
+        ("FTP's control port", to("192.0.2.13:21"), REDIRECT),
+        ("its data port", to("192.0.2.13:20"), REDIRECT),
+        ("the first passive port", to("192.0.2.13:50000"), REDIRECT),
+        ("the last passive port", to("192.0.2.13:50999"), REDIRECT),
+        ("the port below", to("192.0.2.13:49999"), PASS),
+        ("the port above", to("192.0.2.13:51000"), PASS),
+        ("ssh to an address with FTP", to("192.0.2.13:22"), PASS),
+        ("a passive port by UDP", udp(CLIENT, "192.0.2.13:50500").bytes(), PASS),
+        ("a passive port of an address without FTP", to("192.0.2.10:50500"), PASS),
+        ("from a passive port of a VIP", from("192.0.2.13:50500"), PASS),
+        ("an FTP server by NAT", from("10.0.2.4:21"), REDIRECT),
+        ("its data port", from("10.0.2.4:20"), REDIRECT),
+        ("its first passive port", from("10.0.2.4:50000"), REDIRECT),
+        ("its last passive port", from("10.0.2.4:50999"), REDIRECT),
+        ("its port below", from("10.0.2.4:49999"), PASS),
+        ("its port above", from("10.0.2.4:51000"), PASS),
+        ("its ssh", from("10.0.2.4:22"), PASS),
+        ("its passive port by UDP", udp("10.0.2.4:50500", CLIENT).bytes(), PASS),
+        ("to its passive port", to("10.0.2.4:50500"), PASS),
+        ("a passive port of a server without FTP", from("10.0.2.1:50500"), PASS),
+        (
+            "an error about a data connection's packet",
+            error(unreachable, &tcp("192.0.2.13:50500", CLIENT, ACK).ip_packet()),
+            REDIRECT,
+        ),
+        ("IPv6, a passive port", v6(V6_FTP, 6, 50500), REDIRECT),
+        ("IPv6, FTP's data port", v6(V6_FTP, 6, 20), REDIRECT),
+        ("IPv6, the port above", v6(V6_FTP, 6, 51000), PASS),
+    ]
+}
+
 fn cases() -> Vec<(&'static str, Vec<u8>, u32)> {
     const CLIENT: &str = "198.51.100.7:40000";
     let syn = tcp(CLIENT, "192.0.2.10:80", SYN);
@@ -351,6 +398,7 @@ fn cases() -> Vec<(&'static str, Vec<u8>, u32)> {
     ]
     .into_iter()
     .chain(error_cases())
+    .chain(ftp_cases())
     .chain(v6_cases())
     .collect()
 }

@@ -1,0 +1,216 @@
+//! What is kept of FTP connections beside their entries.
+//!
+//! Only connections that need it have something here. All of it is bounded by
+//! the connection table, whose entries it is about.
+
+use hashbrown::HashMap;
+
+use super::stream::Stream;
+use crate::conn::{EntryId, Side};
+
+/// Data connections that a control connection may have announced at once: of
+/// more, the oldest is not waited for any longer.
+pub const MOST_EXPECTED: usize = 8;
+
+/// What the client asked for with its last `PASV` or `EPSV`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// It waits for a 227
+    Passive,
+    /// It waits for a 229
+    ExtendedPassive,
+}
+
+/// Where a control connection is, in both directions. A plain value.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams {
+    /// From the client
+    pub client: Stream,
+    /// From the server
+    pub server: Stream,
+    /// What the client waits for
+    pub mode: Option<Mode>,
+    /// The client asked for encryption
+    pub auth: bool,
+    /// It is encrypted: nothing can be read
+    pub encrypted: bool,
+}
+
+impl Streams {
+    /// A connection whose client and server send these numbers next.
+    pub fn new(client: u32, server: u32) -> Self {
+        Streams {
+            client: Stream::new(client),
+            server: Stream::new(server),
+            mode: None,
+            auth: false,
+            encrypted: false,
+        }
+    }
+
+    /// What `side` sends, and what the other side does.
+    pub fn of(&mut self, side: Side) -> (&mut Stream, &mut Stream) {
+        match side {
+            Side::Client => (&mut self.client, &mut self.server),
+            Side::Server => (&mut self.server, &mut self.client),
+        }
+    }
+}
+
+/// What is kept of a control connection.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Its directions
+    pub streams: Streams,
+    /// Tells it from others that had the same entry before
+    serial: u64,
+    /// Data connections that there are, expected ones included (`n_control`)
+    children: u32,
+    /// Those that have not come, the oldest first
+    expected: Vec<EntryId>,
+}
+
+/// What is kept of a data connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Data {
+    control: EntryId,
+    serial: u64,
+    /// The server's port that the local port was taken for
+    pub pool_port: u16,
+    /// The server's port in listings, while it is not known
+    pub listed_port: u16,
+}
+
+/// All FTP connections of a worker.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    controls: HashMap<EntryId, Session>,
+    data: HashMap<EntryId, Data>,
+    /// Data connections that have not come
+    expected: usize,
+    serials: u64,
+    /// For segments under way
+    pub scratch: Vec<u8>,
+}
+
+impl Sessions {
+    /// Data connections that have not come.
+    #[inline]
+    pub fn expected(&self) -> usize {
+        self.expected
+    }
+
+    /// The directions of a control connection.
+    pub fn streams(&self, control: EntryId) -> Option<Streams> {
+        self.controls.get(&control).map(|session| session.streams)
+    }
+
+    /// Keeps the directions of a control connection.
+    pub fn keep(&mut self, control: EntryId, streams: Streams) {
+        self.serials += 1;
+        let new = Session { streams, serial: self.serials, children: 0, expected: Vec::new() };
+        self.controls.entry(control).or_insert(new).streams = streams;
+    }
+
+    /// Data connections of a control connection, expected ones included.
+    pub fn children(&self, control: EntryId) -> u32 {
+        self.controls.get(&control).map_or(0, |session| session.children)
+    }
+
+    /// The data connection of an entry.
+    pub fn data(&self, id: EntryId) -> Option<&Data> {
+        self.data.get(&id)
+    }
+
+    /// Takes note of a data connection that is expected. Returns one that is not
+    /// to be waited for any longer, if there are too many.
+    pub fn expect(
+        &mut self,
+        id: EntryId,
+        control: EntryId,
+        pool_port: u16,
+        listed_port: u16,
+    ) -> Option<EntryId> {
+        let session = self.controls.get_mut(&control)?;
+        session.children += 1;
+        session.expected.push(id);
+        self.expected += 1;
+        self.data.insert(id, Data { control, serial: session.serial, pool_port, listed_port });
+        (session.expected.len() > MOST_EXPECTED).then(|| session.expected[0])
+    }
+
+    /// Takes note that an expected one came.
+    pub fn come(&mut self, id: EntryId) {
+        self.expected = self.expected.saturating_sub(1);
+        if let Some(session) = self.parent(id) {
+            session.expected.retain(|expected| *expected != id);
+        }
+    }
+
+    /// Forgets a data connection, which has come or not.
+    pub fn forget_data(&mut self, id: EntryId, has_come: bool) -> Option<Data> {
+        if !has_come {
+            self.come(id);
+        }
+        if let Some(session) = self.parent(id) {
+            session.children = session.children.saturating_sub(1);
+        }
+        self.data.remove(&id)
+    }
+
+    /// Forgets a control connection. Its data connections go on without.
+    pub fn forget_control(&mut self, id: EntryId) {
+        self.controls.remove(&id);
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.controls.is_empty() && self.data.is_empty() && self.expected == 0
+    }
+
+    fn parent(&mut self, id: EntryId) -> Option<&mut Session> {
+        let data = self.data.get(&id)?;
+        self.controls.get_mut(&data.control).filter(|session| session.serial == data.serial)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn children_keep_their_parent_and_outlive_it() {
+        let mut all = Sessions::default();
+        all.keep(1, Streams::new(10, 20));
+        assert_eq!(all.expect(2, 1, 0, 20), None);
+        assert_eq!(all.expect(3, 1, 0, 20), None);
+        assert_eq!((all.children(1), all.expected()), (2, 2));
+        all.come(2);
+        assert_eq!((all.children(1), all.expected()), (2, 1));
+        all.forget_data(2, true);
+        assert_eq!(all.children(1), 1);
+        all.forget_control(1);
+        // Another one has its place: it is not the parent.
+        all.keep(1, Streams::new(0, 0));
+        all.forget_data(3, false);
+        assert_eq!((all.children(1), all.expected()), (0, 0));
+        all.forget_control(1);
+        assert!(all.is_empty());
+    }
+
+    #[test]
+    fn the_oldest_is_given_up() {
+        let mut all = Sessions::default();
+        all.keep(0, Streams::new(0, 0));
+        for id in 1..=MOST_EXPECTED as EntryId {
+            assert_eq!(all.expect(id, 0, 0, 20), None);
+        }
+        let last = MOST_EXPECTED as EntryId + 1;
+        assert_eq!(all.expect(last, 0, 0, 20), Some(1));
+        all.forget_data(1, false);
+        assert_eq!(all.expected(), MOST_EXPECTED);
+        // Nobody's control connection.
+        assert_eq!(all.expect(99, 50, 0, 20), None);
+        assert_eq!(all.expected(), MOST_EXPECTED);
+    }
+}
