@@ -55,7 +55,7 @@ fn schedule(criterion: &mut Criterion) {
                     let chosen = scheduler.schedule(service, &table, &arrival);
                     // Those of least connections go by it.
                     if let Some(server) = chosen.and_then(|id| table.server(id)) {
-                        server.counters.share(0).inactive.add(1);
+                        server.counters.share(0).active.add(1);
                     }
                     chosen
                 });
