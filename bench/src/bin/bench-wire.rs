@@ -21,7 +21,8 @@ const PORT: u16 = 80;
 const FRAME_LEN: usize = 60;
 const WARM_UP: Duration = Duration::from_millis(500);
 const FIRST_PACKETS: Duration = Duration::from_secs(30);
-const CONNECTED: Duration = Duration::from_secs(60);
+/// Less than a connection lives.
+const CONNECTED: Duration = Duration::from_secs(180);
 /// Packets a second while connections are opened: less than what is lost of.
 const OPENING_RATE: NonZeroU32 = NonZeroU32::new(400_000).expect("it is not 0");
 /// More than new connections a second can be, on any veth.

@@ -108,7 +108,7 @@ pub struct SourceOptions {
     pub frame_len: usize,
     /// The CPU that makes them.
     pub cpu: usize,
-    /// Packets a second, or as many as can be.
+    /// Packets a second at most, or as many as can be.
     pub rate: Option<NonZeroU32>,
     /// How many in all, or until stopped.
     pub packets: Option<u64>,
@@ -201,7 +201,7 @@ fn run(options: &SourceOptions, stop: &AtomicBool, sent: &AtomicU64, ready: &Syn
     xdp.attach("lo", XdpMode::Skb).context("cannot attach the source to lo")?;
 
     let slice = options.rate.map_or(SLICE, |rate| (rate.get() / 200).clamp(1, PACED_SLICE));
-    let started = Instant::now();
+    let mut due = Instant::now();
     let mut total: u64 = 0;
     while !stop.load(Ordering::Relaxed) {
         let left = options.packets.map_or(u64::MAX, |packets| packets.saturating_sub(total));
@@ -221,8 +221,9 @@ fn run(options: &SourceOptions, stop: &AtomicBool, sent: &AtomicU64, ready: &Syn
         // Fails when this was said before; the caller waits for the first only.
         let _ = ready.try_send(());
         if let Some(rate) = options.rate {
-            let due = Duration::from_secs_f64(total as f64 / f64::from(rate.get()));
-            std::thread::sleep(due.saturating_sub(started.elapsed()));
+            // Time that was lost is not made up for: that would be at full rate.
+            due = Instant::now().max(due + Duration::from_secs_f64(f64::from(repeat) / f64::from(rate.get())));
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
     }
     Ok(())
