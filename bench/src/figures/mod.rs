@@ -1,5 +1,6 @@
 //! What measurements become: medians of rounds, tables, JSON, a plot.
 
+pub mod apps;
 mod chart;
 mod machine;
 pub mod wire;

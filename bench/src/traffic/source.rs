@@ -222,7 +222,8 @@ fn run(options: &SourceOptions, stop: &AtomicBool, sent: &AtomicU64, ready: &Syn
         let _ = ready.try_send(());
         if let Some(rate) = options.rate {
             // Time that was lost is not made up for: that would be at full rate.
-            due = Instant::now().max(due + Duration::from_secs_f64(f64::from(repeat) / f64::from(rate.get())));
+            due =
+                Instant::now().max(due + Duration::from_secs_f64(f64::from(repeat) / f64::from(rate.get())));
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
     }
