@@ -13,7 +13,7 @@ fn forwarders_are_measured_and_written() -> anyhow::Result<()> {
         return Ok(());
     }
     let needs = ["/usr/sbin/haproxy", "/usr/sbin/nft", "/usr/lib/nginx/modules/ngx_stream_module.so"];
-    let mut forwarders = vec!["sluice-nat", "sluice-fullnat"];
+    let mut forwarders = vec!["sluice-fullnat"];
     if needs.iter().all(|path| Path::new(path).exists()) {
         forwarders.extend(["nftables", "haproxy", "nginx-stream"]);
     } else {

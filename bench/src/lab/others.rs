@@ -84,7 +84,7 @@ fn haproxy_config(Forwarding { vip, port, servers, .. }: Forwarding) -> String {
     let mut text = format!(
         "global
     nbthread 1
-    maxconn 20000
+    maxconn 5000
 defaults
     mode tcp
     timeout connect 5s
@@ -112,7 +112,7 @@ daemon off;
 master_process off;
 pid {dir}/pid;
 error_log {dir}/error.log;
-events {{ worker_connections 20000; }}
+events {{ worker_connections 10000; }}
 stream {{
     upstream servers {{
 {servers}    }}
