@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use sluice_bench::figures::wire::{self as figures, Figure, Forwarder, Load};
-use sluice_bench::figures::{self as results, Machine, Rounds};
+use sluice_bench::figures::{self as results, Machine, Rounds, Waiting};
 use sluice_bench::lab::{self, Director, Method, Process, Wire, mac_of, wire};
 use sluice_bench::limit::{Limit, LimitOptions};
 use sluice_bench::traffic::{Flows, Kind, Sink, Source, SourceOptions};
@@ -25,6 +25,8 @@ const FIRST_PACKETS: Duration = Duration::from_secs(30);
 const CONNECTED: Duration = Duration::from_secs(180);
 /// Packets a second while connections are opened: less than what is lost of.
 const OPENING_RATE: NonZeroU32 = NonZeroU32::new(400_000).expect("it is not 0");
+/// A machine on which threads wait for a CPU for a larger share of the time is not quiet.
+const QUIET: f64 = 0.05;
 /// More than new connections a second can be, on any veth.
 const NEW_FLOWS_A_SECOND: f64 = 2e6;
 /// The wire has local ports for so many connections.
@@ -111,7 +113,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
         arguments.rounds, arguments.seconds, arguments.new_flow_seconds
     );
     let bench = Bench::new(Wire::new(1)?, arguments)?;
-    let mut rounds = Rounds::default();
+    let (mut rounds, mut waiting) = (Rounds::default(), Rounds::default());
     for round in 1..=arguments.rounds {
         for figure in &chosen {
             let rate = match &arguments.peer {
@@ -122,13 +124,24 @@ fn measure(arguments: &Arguments) -> Result<()> {
                 }
                 _ => bench.one(*figure),
             };
-            let rate = rate.with_context(|| figure.title())?;
-            println!("round {round}: {:<34}{rate:>8.3} Mpps", figure.title());
+            let (rate, waited) = rate.with_context(|| figure.title())?;
+            let busy = waited.filter(|share| *share > QUIET);
+            let remark =
+                busy.map(|share| format!("  (others had its CPUs: {:.0} % of the time)", share * 100.0));
+            let remark = remark.unwrap_or_default();
+            println!("round {round}: {:<34}{rate:>8.3} Mpps{remark}", figure.title());
+            if let Some(share) = waited {
+                waiting.add(figure.key(), share);
+            }
             rounds.add(figure.key(), rate);
         }
     }
     println!("\n{}", figures::table(&rounds));
-    let json = figures::json(&rounds, &machine, FRAME_LEN, arguments.seconds);
+    if waiting.values().values().flatten().any(|share| *share > QUIET) {
+        println!("The machine was not quiet: these figures are not what it can do.\n");
+    }
+    let mut json = figures::json(&rounds, &machine, FRAME_LEN, arguments.seconds);
+    json["waiting"] = serde_json::json!(waiting.values());
     results::write_json(&arguments.output, &json)?;
     let plot = arguments.output.with_extension("svg");
     results::write(&plot, &figures::chart(&rounds, &machine).to_svg())?;
@@ -146,6 +159,9 @@ fn chosen(arguments: &Arguments) -> Result<Vec<Figure>> {
     Ok(all.into_iter().filter(wanted).collect())
 }
 
+/// Millions of packets a second, and the share of the time in which some thread waited for a CPU, if that is known.
+type Rate = (f64, Option<f64>);
+
 /// A wire with a sink at its end.
 struct Bench<'a> {
     wire: Wire,
@@ -160,7 +176,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Millions of packets a second that reach the sink.
-    fn one(&self, figure: Figure) -> Result<f64> {
+    fn one(&self, figure: Figure) -> Result<Rate> {
         match figure.forwarder {
             Forwarder::Limit => {
                 let limit = Limit::start(LimitOptions {
@@ -191,7 +207,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn through(&self, director: &Director, load: Load) -> Result<f64> {
+    fn through(&self, director: &Director, load: Load) -> Result<Rate> {
         let before = self.sink.total()?.packets;
         if let Load::Flows(flows) = load {
             let deadline = Instant::now() + CONNECTED;
@@ -226,7 +242,7 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    fn peer(&self, command: &str, load: Load) -> Result<f64> {
+    fn peer(&self, command: &str, load: Load) -> Result<Rate> {
         // Without it, a veth takes no frames that XDP sends, unless its other end runs XDP too.
         lab::run(self.wire.director.command("ethtool").args(["-K", "eth0", "gro", "on"]))?;
         let mut shell = self.wire.director.command("sh");
@@ -277,7 +293,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Full speed for a while.
-    fn rate(&self, load: Load) -> Result<f64> {
+    fn rate(&self, load: Load) -> Result<Rate> {
         let seconds = match load {
             Load::Flows(_) => self.arguments.seconds,
             Load::NewFlows => self.arguments.new_flow_seconds,
@@ -286,11 +302,13 @@ impl<'a> Bench<'a> {
         let source = Source::start(self.packets(load))?;
         lab::wait_for("the first packet", FIRST_PACKETS, || Ok(self.sink.total()?.packets > idle))?;
         std::thread::sleep(WARM_UP);
+        let waiting = Waiting::begin();
         let (before, started) = (self.sink.total()?, Instant::now());
         std::thread::sleep(Duration::from_secs_f64(seconds));
         let (counted, elapsed) = (self.sink.total()?.since(before), started.elapsed());
+        let waited = waiting.and_then(Waiting::share);
         source.stop()?;
-        Ok(counted.packets as f64 / elapsed.as_secs_f64() / 1e6)
+        Ok((counted.packets as f64 / elapsed.as_secs_f64() / 1e6, waited))
     }
 
     fn packets(&self, load: Load) -> SourceOptions {

@@ -3,6 +3,7 @@
 pub mod apps;
 mod chart;
 mod machine;
+mod quiet;
 pub mod wire;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::Serialize;
 
 pub use chart::{Chart, Series};
 pub use machine::Machine;
+pub use quiet::Waiting;
 
 /// What was measured in each round, by the name of the figure.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -24,6 +26,12 @@ impl Rounds {
     /// Adds the value of a round.
     pub fn add(&mut self, figure: impl Into<String>, value: f64) {
         self.values.entry(figure.into()).or_default().push(rounded(value));
+    }
+
+    /// The values of all figures, by their names.
+    #[must_use]
+    pub fn values(&self) -> &BTreeMap<String, Vec<f64>> {
+        &self.values
     }
 
     /// The values of a figure, in the order of the rounds.
