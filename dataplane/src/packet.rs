@@ -48,7 +48,7 @@ pub enum Unparsed {
     /// It is whole as far as was looked, but not TCP, UDP or SCTP over IP: the
     /// kernel's business
     Kernel,
-    /// A fragment of what may be TCP or UDP, whose IP header is at this offset
+    /// A fragment of what may be TCP, UDP or SCTP, whose IP header is at this offset
     Fragment(u16),
     /// ICMP over IPv4 or ICMPv6 over IPv6, whose header is at this offset
     Icmp(u16),

@@ -82,10 +82,14 @@ impl Check<'_> {
     }
 
     fn director(&mut self, file: &file::Director) -> Director {
+        let workers = self.workers(&file.workers);
+        let connections_per_worker = self.connections(file.connections_per_worker.as_ref());
+        let tunables = self.tunables(file);
+        self.defenses(file, &tunables, workers.len() as u64 * u64::from(connections_per_worker));
         Director {
             interfaces: self.interfaces(&file.interfaces),
-            workers: self.workers(&file.workers),
-            connections_per_worker: self.connections(file.connections_per_worker.as_ref()),
+            workers,
+            connections_per_worker,
             local_addresses: self.local_addresses(&file.local_addresses),
             idle: self.choice("idle", file.idle.as_ref(), &[("spin", Idle::Spin), ("sleep", Idle::Sleep)]),
             xdp_mode: self.choice(
@@ -94,7 +98,7 @@ impl Check<'_> {
                 &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)],
             ),
             socket: file.socket.as_ref().map(|path| self.socket(path)),
-            tunables: self.tunables(file),
+            tunables,
             timeouts: self.timeouts(&file.timeouts),
         }
     }

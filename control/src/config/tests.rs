@@ -469,6 +469,20 @@ s.toml:6:15: am_droprate cannot be 0
 }
 
 #[test]
+fn a_defence_that_would_always_be_on_is_refused() {
+    let with = |connections, settings| {
+        parse(&format!("{SMALLEST}connections_per_worker = {connections}\namemthresh = 1000\n{settings}\n"))
+    };
+    assert!(with(16_001, "drop_packet = 1").is_ok());
+    assert!(with(16_000, "drop_packet = 3").is_ok());
+    assert_eq!(
+        with(16_000, "drop_packet = 1").unwrap_err(),
+        "s.toml:6:15: drop_packet would always be on: there is room for 16000 connections in all
+    hint: lower amemthresh below 1000, or raise connections_per_worker"
+    );
+}
+
+#[test]
 fn timeouts_are_set_by_state() {
     let text = format!(
         "{SMALLEST}timeouts = {{ established = 100, time_wait = 5 }}

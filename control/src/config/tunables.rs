@@ -7,6 +7,9 @@ use toml::Spanned;
 use super::check::Check;
 use super::file;
 
+/// How many connections a page has room for that `amemthresh` is counted in.
+const CONNECTIONS_IN_A_PAGE: u64 = 16;
+
 impl Check<'_> {
     pub(super) fn tunables(&mut self, file: &file::Director) -> Tunables {
         let kernel = Tunables::default();
@@ -54,6 +57,31 @@ impl Check<'_> {
                 seconds,
                 kernel.lblcr_expiration,
             ),
+        }
+    }
+
+    /// Defences for when room is short would be on from the start where all room
+    /// is less than counts as short.
+    pub(super) fn defenses(&mut self, file: &file::Director, tunables: &Tunables, connections: u64) {
+        let enough = u64::from(tunables.amemthresh) * CONNECTIONS_IN_A_PAGE;
+        let settings = [
+            ("drop_entry", &file.drop_entry, tunables.drop_entry),
+            ("drop_packet", &file.drop_packet, tunables.drop_packet),
+            ("secure_tcp", &file.secure_tcp, tunables.secure_tcp),
+        ];
+        for (key, value, defense) in settings {
+            if let (Some(value), Defense::WhenShort) = (value, defense)
+                && connections <= enough
+            {
+                self.problem(
+                    value.span(),
+                    format!("{key} would always be on: there is room for {connections} connections in all"),
+                    format!(
+                        "lower amemthresh below {}, or raise connections_per_worker",
+                        connections / CONNECTIONS_IN_A_PAGE
+                    ),
+                );
+            }
         }
     }
 

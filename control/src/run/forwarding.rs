@@ -25,6 +25,8 @@ pub(super) struct Forwarding {
     in_force: RefCell<SteeringRules>,
     next_hops: netlink::Handle,
     mode: ModeChoice,
+    /// Whether a program does not redirect all that it should
+    unsteered: Cell<bool>,
     /// Whether an interface was gone when it was looked for last
     gone: Cell<bool>,
     /// Answers of workers that open their interfaces anew
@@ -46,6 +48,7 @@ impl Forwarding {
             in_force: RefCell::default(),
             next_hops,
             mode,
+            unsteered: Cell::new(false),
             gone: Cell::new(false),
             reopening: RefCell::default(),
             exhaustion: RefCell::default(),
@@ -60,6 +63,9 @@ impl Forwarding {
     /// them up again after they were gone. To be called every second or so.
     pub(super) fn look_after(&self) {
         self.warn_of_exhaustion();
+        if self.unsteered.get() {
+            self.adopted();
+        }
         let mut anew = self.workers.port_failed();
         let mut gone = false;
         for (number, steering) in self.steering.borrow_mut().iter_mut().enumerate() {
@@ -162,14 +168,19 @@ impl DataPlane for Forwarding {
             rules.local_addresses.extend(&self.in_force.borrow().local_addresses);
         }
         rules.keep_former(&self.in_force.borrow(), &table);
-        if rules == *self.in_force.borrow() {
+        if rules == *self.in_force.borrow() && !self.unsteered.get() {
             return;
         }
+        let mut failed = false;
         for steering in self.steering.borrow_mut().iter_mut() {
             if let Err(error) = steering.update(&rules) {
-                tracing::error!(%error, "not all packets reach the workers");
+                failed = true;
+                if !self.unsteered.get() {
+                    tracing::error!(%error, "not all packets reach the workers; this is tried again every second");
+                }
             }
         }
+        self.unsteered.set(failed);
         self.in_force.replace(rules);
     }
 

@@ -164,6 +164,10 @@ impl MarkRules {
     /// # Errors
     /// When there are too many.
     pub fn new(rules: Vec<(MarkRule, Arc<MarkCounters>)>) -> Result<Self, TooManyRules> {
+        // Each is at least one step: what follows would take too long.
+        if rules.len() > MarkRules::MOST_STEPS {
+            return Err(TooManyRules::Altogether(rules.len()));
+        }
         let (rules, counters): (Vec<_>, Vec<_>) = rules.into_iter().unzip();
         let mut all = MarkRules { rules, counters, ..MarkRules::default() };
         let mut altogether = 0;

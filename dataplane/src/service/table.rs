@@ -44,10 +44,10 @@ impl ServiceTable {
     }
 
     /// Whether packets from `address:port` are a NAT server's
-    /// (`ip_vs_has_real_service`).
+    /// (`ip_vs_has_real_service`). A server that takes every port has none that
+    /// its packets could be told by.
     pub fn is_nat_server(&self, protocol: Protocol, address: Address, port: u16) -> bool {
-        let holds = |port| self.nat_servers.contains(&(protocol, address, port));
-        holds(port) || holds(0)
+        self.nat_servers.contains(&(protocol, address, port))
     }
 
     /// Settings of all services.

@@ -116,8 +116,7 @@ impl MarkMaps {
             self.services.insert(key, 1, 0).map_err(|error| ("mark_services", error))?;
         }
         if new.lists != self.in_force.lists {
-            self.upper = !self.upper;
-            let mut next = if self.upper { HALF as u32 } else { 0 };
+            let mut next = if self.upper { 0 } else { HALF as u32 };
             for (prefix, steps) in &new.lists {
                 let first = next;
                 for step in steps {
@@ -128,6 +127,8 @@ impl MarkMaps {
                 let list = List { first, count: next - first, family };
                 self.lists.insert(&key(*prefix), list, 0).map_err(|error| ("mark_lists", error))?;
             }
+            // Only now: after an error the same half is written again.
+            self.upper = !self.upper;
             for prefix in self.in_force.lists.keys().filter(|prefix| !new.lists.contains_key(prefix)) {
                 gone(self.lists.remove(&key(*prefix))).map_err(|error| ("mark_lists", error))?;
             }

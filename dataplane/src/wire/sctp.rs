@@ -5,9 +5,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::{Be16, Be32};
 
-/// Bytes of the common header.
-pub const LEN: usize = size_of::<Header>();
-
 /// The common header.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -22,9 +19,6 @@ pub struct Header {
     /// appendix A). It covers no address.
     pub checksum: [u8; 4],
 }
-
-/// Protocol number.
-pub const PROTOCOL: u8 = 132;
 
 /// The first bytes of every chunk.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -138,7 +132,8 @@ pub fn replace_ports(packet: &mut [u8], source: u16, destination: u16) -> Option
 }
 
 /// Sets the checksum of a whole packet.
-pub fn fill_checksum(packet: &mut [u8]) {
+#[cfg(test)]
+fn fill_checksum(packet: &mut [u8]) {
     let Ok((header, _)) = Header::mut_from_prefix(packet) else { return };
     header.checksum = [0; 4];
     let checksum = crc32c::crc32c(packet).to_le_bytes();

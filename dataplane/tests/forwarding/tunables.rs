@@ -266,6 +266,19 @@ fn nat_icmp_send_tells_servers_of_what_is_gone() {
     }
 }
 
+/// What else such a server sends is the kernel's business.
+#[test]
+fn a_server_of_every_port_is_told_nothing() {
+    let mut director = Director::new();
+    let all = director.add_service(Protocol::Tcp, "192.0.2.10:0");
+    director.service(all).options.persistence = Some(Persistence { timeout: 100, mask: ClientMask::HOST });
+    director.add_server(all, "10.0.2.1:0", Method::Nat, 1);
+    director.tunables.nat_icmp_send = true;
+    director.publish();
+    let login = tcp("10.0.2.1:22", CLIENT, ACK).bytes();
+    assert_eq!(director.arrive(1, &login), Outcome::punted(1, login));
+}
+
 #[test]
 fn without_pmtu_disc_a_tunnel_fragments_in_any_case() {
     let large = udp(CLIENT, DNS_VIP).payload(vec![7; 1472]).bytes();
