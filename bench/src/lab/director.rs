@@ -155,14 +155,14 @@ impl Director {
         Ok(self.ipvsadm_command(line)?.stdout(Stdio::piped()).stderr(Stdio::piped()).output()?)
     }
 
-    /// What `sluice status --json` says.
+    /// Runs any command of `sluice` against it and returns what that printed.
     ///
     /// # Errors
     /// When it exits other than 0.
-    pub fn status(&self) -> Result<serde_json::Value> {
+    pub fn sluice(&self, line: &str) -> Result<String> {
         let mut command = self.netns.command(&sluice_binary()?.display().to_string());
-        command.args(["status", "--json", "--socket"]).arg(&self.socket);
-        Ok(serde_json::from_str(&run(&mut command)?)?)
+        command.args(line.split_whitespace()).env("SLUICE_SOCKET", &self.socket);
+        run(&mut command).with_context(|| format!("sluice {line}"))
     }
 
     /// Connections in the tables of all workers.
@@ -170,7 +170,7 @@ impl Director {
     /// # Errors
     /// When the director does not say.
     pub fn connections(&self) -> Result<u64> {
-        let status = self.status()?;
+        let status: serde_json::Value = serde_json::from_str(&self.sluice("status --json")?)?;
         let workers = status["workers"].as_array().context("a status without workers")?;
         Ok(workers.iter().filter_map(|worker| worker["connections"].as_u64()).sum())
     }

@@ -44,7 +44,11 @@ impl Rules {
     #[must_use]
     pub fn table(&self, generation: u64, scheduler: SchedulerKind) -> ServiceTableBuilder {
         let mut builder = ServiceTableBuilder::new(generation);
-        let key = ServiceKey { protocol: Protocol::Udp, address: Address::from_v4(VIP), port: SERVICE_PORT };
+        let key = ServiceKey::Address {
+            protocol: Protocol::Udp,
+            address: Address::from_v4(VIP),
+            port: SERVICE_PORT,
+        };
         self.add_to(&mut builder, ServiceId(0), ServerId(0), key, scheduler);
         builder
     }
@@ -113,7 +117,7 @@ pub fn add_others(builder: &mut ServiceTableBuilder, generation: u64, count: u32
     for number in 0..count {
         let [_, _, high, low] = number.to_be_bytes();
         let address = Address::from_v4([198, 18 + (generation % 2) as u8, high, low]);
-        let key = ServiceKey { protocol: Protocol::Tcp, address, port: 443 };
+        let key = ServiceKey::Address { protocol: Protocol::Tcp, address, port: 443 };
         let (id, first) = (ServiceId(1 + number), ServerId(FIRST_SERVER + 2 * number));
         Rules::new(Method::FullNat, 2).add_to(builder, id, first, key, SchedulerKind::Wlc);
     }

@@ -2,6 +2,9 @@
 //! packets.
 
 mod additions;
+mod arrivals;
 mod golden;
+mod marks;
+mod plane;
 mod recording;
 mod stage;
