@@ -1,4 +1,4 @@
-//! The parts of the packet path by themselves: schedulers, checksums, the timing wheel, the connection table.
+//! The parts of the packet path by themselves: schedulers, checksums, Toeplitz, the timing wheel, the connection table.
 #![allow(missing_docs, reason = "criterion's macros make an undocumented main")]
 
 use std::hint::black_box;
@@ -10,6 +10,7 @@ use sluice_dataplane::conn::timer::Wheel;
 use sluice_dataplane::conn::{Entry, NO_HOP, NO_TEMPLATE, Seed, State, Table, Tuple};
 use sluice_dataplane::forward::Plan;
 use sluice_dataplane::port::BURST;
+use sluice_dataplane::rss::{MIN_KEY, Toeplitz};
 use sluice_dataplane::sched::{Arrival, Scheduler};
 use sluice_dataplane::service::{Method, Protocol, SchedulerKind, ServerId, ServiceId};
 use sluice_dataplane::wire::{Address, checksum};
@@ -216,11 +217,22 @@ fn table(criterion: &mut Criterion) {
     group.finish();
 }
 
-// Toeplitz (`rss/…`) belongs here, as a function `rss` and a target below, once the data plane has it.
+/// `toeplitz/BYTES`: the hash by which a NIC chooses a queue, of the addresses and ports of IPv4 and of IPv6.
+fn toeplitz(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("toeplitz");
+    let key: [u8; MIN_KEY] = std::array::from_fn(|i| (i as u8).wrapping_mul(0x6d) ^ 0x5a);
+    let toeplitz = Toeplitz::new(&key).expect("the key is long enough");
+    for length in [12, 36] {
+        let input = vec![0xa5; length];
+        group.bench_function(length.to_string(), |bencher| bencher.iter(|| toeplitz.hash(black_box(&input))));
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(30).measurement_time(Duration::from_millis(500))
         .warm_up_time(Duration::from_millis(200));
-    targets = schedule, checksums, wheel, table
+    targets = schedule, checksums, toeplitz, wheel, table
 }
 criterion_main!(benches);
