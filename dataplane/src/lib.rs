@@ -14,6 +14,7 @@ pub mod port;
 mod prefetch;
 pub mod sched;
 pub mod service;
+pub mod sip;
 pub mod stats;
 pub mod steer;
 pub mod wire;
