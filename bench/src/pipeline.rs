@@ -112,7 +112,8 @@ impl Pipeline {
 }
 
 fn services(method: Method) -> sluice_dataplane::service::ServiceTable {
-    let key = ServiceKey { protocol: Protocol::Udp, address: Address::from_v4(VIP), port: SERVICE_PORT };
+    let key =
+        ServiceKey::Address { protocol: Protocol::Udp, address: Address::from_v4(VIP), port: SERVICE_PORT };
     let counters = Arc::new(TrafficCounters::new(1));
     let mut services = ServiceTableBuilder::new(1);
     services.service(

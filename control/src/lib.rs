@@ -3,6 +3,7 @@
 pub mod api;
 pub mod config;
 pub mod ipvsadm;
+pub mod marks;
 pub mod netlink;
 pub mod realserver;
 pub mod rules;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_control::{ipvsadm, realserver, run, status};
+use sluice_control::{ipvsadm, marks, realserver, run, status};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -41,6 +41,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Rules that mark packets for services of marks (ipvsadm -f)
+    Mark(marks::Arguments),
     /// Make this host a real server for direct routing or tunnelling
     #[command(subcommand)]
     Realserver(realserver::Command),
@@ -61,6 +63,7 @@ fn main() -> ExitCode {
             log_to_stderr();
             run::run(&config, socket)
         }
+        Command::Mark(arguments) => return marks::main(arguments),
         Command::Status { status } => return status::main(&status),
         Command::Ipvsadm { arguments } => {
             return ipvsadm::main(std::iter::once("ipvsadm".into()).chain(arguments));

@@ -90,7 +90,7 @@ fn the_example_of_a_method_uses_it() {
 #[test]
 fn the_explanation_of_every_key_is_complete() {
     let text = read("all.toml");
-    for table in ["director", "service", "service.server"] {
+    for table in ["director", "service", "service.server", "mark"] {
         // The error for an unknown key lists the known ones.
         let (open, close) = if table == "director" { ("[", "]") } else { ("[[", "]]") };
         let header = format!("{open}{table}{close}");

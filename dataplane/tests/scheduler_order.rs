@@ -11,7 +11,7 @@ use sluice_dataplane::conn::timer::ticks;
 use sluice_dataplane::conn::{Direction, State, Timeouts};
 use sluice_dataplane::sched::{Arrival, Scheduler};
 use sluice_dataplane::service::{
-    Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
+    Encapsulation, Family, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
     ServiceKey, ServiceOptions, ServiceTable, ServiceTableBuilder, Thresholds, VirtualService,
 };
 use sluice_dataplane::stats::{ServerCounters, TrafficCounters};
@@ -82,7 +82,7 @@ impl World {
         let protocol = if protocol.starts_with("udp") { Protocol::Udp } else { Protocol::Tcp };
         let address = vip.parse::<IpAddr>().unwrap().into();
         let service = VirtualService {
-            key: ServiceKey { protocol, address, port: 80 },
+            key: ServiceKey::Address { protocol, address, port: 80 },
             scheduler,
             scheduler_flags: flags,
             servers: Vec::new(),
@@ -111,7 +111,7 @@ impl World {
     }
 
     fn add(&mut self, id: ServerId, weight: u32, thresholds: Thresholds) {
-        let address = if self.service.key.address.is_v4() {
+        let address = if self.service.key.family() == Family::V4 {
             Address::from_v4([10, 0, 2, id.0 as u8])
         } else {
             IpAddr::V6((as_number("2001:db8:2::") + u128::from(id.0)).into()).into()
@@ -157,13 +157,13 @@ impl World {
 
     /// A new connection or flow, and who serves it.
     fn open(&mut self) -> Option<ServerId> {
-        let is_v4 = self.service.key.address.is_v4();
+        let is_v4 = self.service.key.family() == Family::V4;
         let ((source, source_port), (destination, _)) = (self.from.next(is_v4), self.to.next(is_v4));
         let arrival = Arrival { source, source_port, destination, now: ticks(self.now) };
         let server = self.scheduler.schedule(&self.service, &self.table, &arrival)?;
         self.servers[&server].counters.share(self.connections.len() % WORKERS).inactive.add(1);
         self.servers[&server].connections_changed();
-        let udp = self.service.key.protocol == Protocol::Udp;
+        let udp = matches!(self.service.key, ServiceKey::Address { protocol: Protocol::Udp, .. });
         let state = if udp { State::Udp } else { State::None };
         self.connections.push(Connection { server, state, expires: None });
         let last = self.connections.len() - 1;

@@ -155,6 +155,16 @@ impl Director {
         Ok(self.ipvsadm_command(line)?.stdout(Stdio::piped()).stderr(Stdio::piped()).output()?)
     }
 
+    /// Runs any command of `sluice` against it and returns what that printed.
+    ///
+    /// # Errors
+    /// When it exits other than 0.
+    pub fn sluice(&self, line: &str) -> Result<String> {
+        let mut command = self.netns.command(&sluice_binary()?.display().to_string());
+        command.args(line.split_whitespace()).env("SLUICE_SOCKET", &self.socket);
+        run(&mut command).with_context(|| format!("sluice {line}"))
+    }
+
     fn ipvsadm_command(&self, line: &str) -> Result<std::process::Command> {
         let mut command = self.netns.command(&sluice_binary()?.display().to_string());
         command.arg("ipvsadm").args(line.split_whitespace()).env("SLUICE_SOCKET", &self.socket);

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::Netns;
 use super::process::{Process, wait_for};
 
-/// nginx on port 80. `/` tells the server's name and the client's address, `/blob` is the site's file, and what is PUT to
+/// nginx on port 80, and on 443 without TLS. `/` tells the server's name and the client's address, `/blob` is the site's file, and what is PUT to
 /// `/upload/NAME` is kept.
 #[derive(Debug)]
 pub struct Nginx {
@@ -78,6 +78,8 @@ http {{
     server {{
         listen 80 backlog=4096;
         listen [::]:80 backlog=4096 ipv6only=on;
+        listen 443;
+        listen [::]:443 ipv6only=on;
         location / {{ return 200 \"{name} $remote_addr\\n\"; }}
         location = /blob {{ root {lab_dir}; }}
         location /upload/ {{ root {dir}; dav_methods PUT; }}

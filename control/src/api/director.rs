@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_dataplane::conn::ConnectionRecord;
-use sluice_dataplane::service::ServiceTable;
+use sluice_dataplane::service::{Family, ServiceKey, ServiceTable};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -188,6 +188,24 @@ impl<D: DataPlane> Director<D> {
             }
             Request::StartDaemon { daemon } => self.rules.borrow_mut().start_daemon(daemon).into(),
             Request::StopDaemon { role } => self.rules.borrow_mut().stop_daemon(role).into(),
+            Request::AddMark { rule, number } => {
+                self.change(|rules| rules.add_mark(rule, number)).await.into()
+            }
+            Request::DeleteMark { rule } => self.change(|rules| rules.delete_mark(&rule)).await.into(),
+            Request::DeleteMarkNumber { number } => {
+                self.change(|rules| rules.delete_mark_number(number)).await.into()
+            }
+            Request::FlushMarks => self
+                .change(|rules| {
+                    rules.flush_marks();
+                    Ok::<(), RulesError>(())
+                })
+                .await
+                .into(),
+            Request::ReplaceMarks { rules: new } => {
+                self.change(|rules| rules.replace_marks(new)).await.into()
+            }
+            Request::Marks => Answer::Marks(self.rules().marks()),
             Request::Timeouts => Answer::Timeouts(self.rules().timeouts()),
             Request::Daemons => Answer::Daemons(self.rules().daemons().to_vec()),
             Request::Status => Answer::Status(self.plane.status()),
@@ -221,23 +239,20 @@ impl<D: DataPlane> Director<D> {
     }
 
     /// Connections by service and LIP.
-    async fn local_connections(
-        &self,
-    ) -> HashMap<(Option<sluice_dataplane::service::ServiceKey>, IpAddr), u64> {
+    async fn local_connections(&self) -> HashMap<(Option<ServiceKey>, IpAddr), u64> {
         let mut uses = HashMap::new();
         let services: HashSet<_> = self.rules().keys().collect();
         let mut slices = self.plane.connections();
         while let Some(slice) = slices.recv().await {
             for record in slice {
                 let Some((lip, _)) = record.local else { continue };
-                let mut key = sluice_dataplane::service::ServiceKey {
-                    protocol: record.protocol,
-                    address: record.service.0,
-                    port: record.service.1,
+                let (protocol, (address, port)) = (record.protocol, record.service);
+                let at = |port| ServiceKey::Address { protocol, address, port };
+                let key = match record.mark {
+                    Some(mark) => ServiceKey::Mark { mark, family: Family::of(address) },
+                    None if services.contains(&at(port)) => at(port),
+                    None => at(0),
                 };
-                if !services.contains(&key) {
-                    key.port = 0;
-                }
                 *uses.entry((Some(key), lip.into())).or_default() += 1;
             }
         }

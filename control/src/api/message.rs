@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::ConnectionRecord;
 
+use crate::marks::{MarkListing, MarkRule};
 use crate::rules::{
     Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName, ServiceSettings,
     Timeouts,
@@ -113,6 +114,32 @@ pub enum Request {
     },
     /// `ipvsadm -L --daemon`
     Daemons,
+    /// `sluice mark add` and `insert`
+    AddMark {
+        /// The rule
+        rule: MarkRule,
+        /// Before which rule, counted from 1; behind all without it
+        number: Option<usize>,
+    },
+    /// `sluice mark delete` with a rule
+    DeleteMark {
+        /// The first that is the same goes
+        rule: MarkRule,
+    },
+    /// `sluice mark delete` with a number
+    DeleteMarkNumber {
+        /// Which rule, counted from 1
+        number: usize,
+    },
+    /// `sluice mark flush`
+    FlushMarks,
+    /// `sluice mark restore`: all rules anew, or an error and no change
+    ReplaceMarks {
+        /// The rules in order, each with the line that errors name
+        rules: Vec<(usize, MarkRule)>,
+    },
+    /// `sluice mark list`
+    Marks,
     /// Counters and state of the data plane
     Status,
 }
@@ -140,6 +167,8 @@ pub enum Answer {
     Timeouts(Timeouts),
     /// To [`Request::Daemons`]
     Daemons(Vec<Daemon>),
+    /// To [`Request::Marks`], in order
+    Marks(Vec<MarkListing>),
     /// To [`Request::Status`]
     Status(serde_json::Value),
 }
@@ -190,6 +219,9 @@ pub struct ConnectionListing {
     /// A persistence template of a mark service: it is of every protocol
     #[serde(default)]
     pub any_protocol: bool,
+    /// Mark of the service, where it is a mark service
+    #[serde(default)]
+    pub mark: Option<u32>,
 }
 
 impl From<ConnectionRecord> for ConnectionListing {
@@ -205,6 +237,7 @@ impl From<ConnectionRecord> for ConnectionListing {
             server: ip(record.server),
             method: record.method.into(),
             any_protocol: record.any_protocol,
+            mark: record.mark,
         }
     }
 }

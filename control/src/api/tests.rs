@@ -219,6 +219,7 @@ fn a_client_that_hangs_does_not_hold_up_others() {
             server: (Address::from_v4([10, 0, 2, 1]), 80),
             method: Method::FullNat,
             any_protocol: false,
+            mark: None,
         };
         *plane.slices.borrow_mut() = vec![vec![record; 5_000]; 20];
     });
@@ -301,6 +302,7 @@ fn local_addresses_are_listed_with_their_connections() {
             server: (Address::from_v4([10, 0, 2, 1]), 80),
             method: Method::FullNat,
             any_protocol: false,
+            mark: None,
         };
         *plane.slices.borrow_mut() = vec![vec![record(1, 200), record(2, 201)], vec![record(3, 201)]];
     });

@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::PathBuf;
 
-use sluice_dataplane::service::{Method, Protocol, SchedulerKind, ServiceKey};
+use sluice_dataplane::service::{Family, Method, Protocol, SchedulerKind, ServiceKey, ServiceOptions};
 use sluice_dataplane::wire::Address;
 use toml::Spanned;
 
-use crate::rules::MAX_WEIGHT as MAX_THRESHOLD;
+use crate::rules::{MAX_WEIGHT as MAX_THRESHOLD, ServiceName};
 
 use super::{
     CONNECTIONS, Config, DEFAULT_CONNECTIONS, Director, Idle, MAX_CPU, MAX_INTERFACES, MAX_WEIGHT, Problem,
@@ -17,7 +17,7 @@ use super::{
 };
 
 /// What `protocol` may be.
-const PROTOCOLS: [(&str, Protocol); 3] =
+pub(super) const PROTOCOLS: [(&str, Protocol); 3] =
     [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
 
 /// Longest interface name (`IFNAMSIZ` less its NUL).
@@ -45,8 +45,9 @@ pub(super) fn check(text: &str, file: &file::File) -> Result<Config, Vec<Problem
     let mut check = Check { text, problems: Vec::new() };
     let director = check.director(file.director.as_ref());
     let services = check.services(file, &director);
+    let marks = check.marks(&file.mark, &director);
     if check.problems.is_empty() {
-        Ok(Config { director, services })
+        Ok(Config { director, services, marks })
     } else {
         check.problems.sort_by_key(|problem| (problem.line, problem.column));
         Err(check.problems)
@@ -76,7 +77,7 @@ impl Check<'_> {
         self.problems.push(Problem { line, column, message: message.into(), hint: hint.into() });
     }
 
-    fn line(&self, span: Range<usize>) -> usize {
+    pub(super) fn line(&self, span: Range<usize>) -> usize {
         place(self.text, span).0
     }
 
@@ -204,7 +205,12 @@ impl Check<'_> {
         self.one_of(key, value, choices).unwrap_or_default()
     }
 
-    fn one_of<T: Copy>(&mut self, key: &str, value: &Spanned<String>, choices: &[(&str, T)]) -> Option<T> {
+    pub(super) fn one_of<T: Copy>(
+        &mut self,
+        key: &str,
+        value: &Spanned<String>,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
         let found = choices.iter().find(|(name, _)| name == value.as_ref()).map(|(_, choice)| *choice);
         if found.is_none() {
             let names: Vec<String> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
@@ -277,43 +283,33 @@ impl Check<'_> {
         let mut vips = Vec::new();
         for spanned in &file.service {
             let service = spanned.as_ref();
-            let protocol = self.one_of("protocol", &service.protocol, &PROTOCOLS);
+            let key = self.key(spanned);
+            let protocol = match key {
+                Some((ServiceKey::Address { protocol, .. }, _)) => Some(protocol),
+                _ => None,
+            };
             let scheduler = self.scheduler(service.scheduler.as_ref());
             let flags = self.flags(scheduler, &service.flags);
             let options = self.options(service, protocol);
             let timeouts = self.timeouts(&service.timeouts);
             let local_addresses = self.local_addresses(&service.local_addresses);
-            let at = self.virtual_address(&service.address);
-            if at.is_some_and(|(_, port)| port == 0) && service.persistent.is_none() {
-                self.problem(
-                    service.address.span(),
-                    "a service of all ports (port 0) needs persistence",
-                    "add persistent = 300, or name a port from 1 to 65535",
-                );
-            }
-            if let Some((address, port)) = at {
-                vips.push((address, service.address.span()));
-                if let Some(protocol) = protocol {
-                    let key = ServiceKey { protocol, address, port };
-                    let line = self.line(service.address.span());
-                    if let Some(first) = seen.insert(key, line) {
-                        self.problem(
-                            service.address.span(),
-                            format!(
-                                "{} {} is a service already, in line {first}",
-                                service.protocol.as_ref(),
-                                service.address.as_ref()
-                            ),
-                            "put all its servers into one [[service]]",
-                        );
-                    }
+            if let Some((key, span)) = &key {
+                if let ServiceKey::Address { address, .. } = key {
+                    vips.push((*address, span.clone()));
+                }
+                if let Some(first) = seen.insert(*key, self.line(span.clone())) {
+                    self.problem(
+                        span.clone(),
+                        format!("{} is a service already, in line {first}", ServiceName::from(*key)),
+                        "put all its servers into one [[service]]",
+                    );
                 }
             }
             let locals =
                 if local_addresses.is_empty() { &director.local_addresses } else { &local_addresses };
-            let servers = self.servers(&service.server, protocol, at, locals);
-            if let (Some((address, port)), Some(protocol)) = (at, protocol) {
-                let key = ServiceKey { protocol, address, port };
+            let key = key.map(|(key, _)| key);
+            let servers = self.servers(&service.server, key, options, locals);
+            if let Some(key) = key {
                 services.push(Service { key, scheduler, flags, options, timeouts, local_addresses, servers });
             }
         }
@@ -381,7 +377,7 @@ impl Check<'_> {
         names.iter().filter_map(|name| self.one_of("flag", name, known)).fold(0, |bits, bit| bits | bit)
     }
 
-    fn virtual_address(&mut self, text: &Spanned<String>) -> Option<(Address, u16)> {
+    pub(super) fn virtual_address(&mut self, text: &Spanned<String>) -> Option<(Address, u16)> {
         let Ok(socket) = text.as_ref().parse::<SocketAddr>() else {
             self.problem(
                 text.span(),
@@ -393,12 +389,12 @@ impl Check<'_> {
         self.unicast(socket.ip(), text.span()).then_some((socket.ip().into(), socket.port()))
     }
 
-    /// The servers of a service, whose address is `None` if it had a mistake.
+    /// The servers of a service, whose key is `None` if it had a mistake.
     fn servers(
         &mut self,
         list: &[Spanned<file::Server>],
-        protocol: Option<Protocol>,
-        service: Option<(Address, u16)>,
+        service: Option<ServiceKey>,
+        options: ServiceOptions,
         locals: &[Address],
     ) -> Vec<Server> {
         const METHODS: [(&str, Method); 4] = [
@@ -418,11 +414,12 @@ impl Check<'_> {
             let Some((address, port)) = self.real_address(&server.address) else {
                 continue;
             };
-            let Some((vip, service_port)) = service else {
+            let Some(key) = service else {
                 continue;
             };
+            let service_port = key.port();
             let span = server.address.span();
-            let (its_family, vips_family) = (family(address), family(vip));
+            let (its_family, vips_family) = (family(address), name_of(key.family()));
             if matches!(method, Some(Method::Nat | Method::DirectRoute)) && its_family != vips_family {
                 self.problem(
                     span.clone(),
@@ -440,22 +437,38 @@ impl Check<'_> {
                     "add local_addresses = [\"...\"] to [director] or to this [[service]]",
                 );
             }
-            if (method, protocol) == (Some(Method::FullNat), Some(Protocol::Sctp)) {
+            let sctp = matches!(key, ServiceKey::Address { protocol: Protocol::Sctp, .. });
+            if method == Some(Method::FullNat) && sctp {
                 self.problem(
                     server.method.span(),
                     "fullnat does not forward SCTP",
                     "choose \"nat\", \"dr\" or \"tun\"",
                 );
             }
-            if address == vip {
+            if let ServiceKey::Address { address: vip, .. } = key
+                && address == vip
+            {
                 self.problem(
                     span.clone(),
                     format!("the server has the address of its own service, {vip}"),
                     "use the address of the machine that the server runs on",
                 );
             }
+            let is_mark = matches!(key, ServiceKey::Mark { .. });
+            if is_mark && let Some(port) = port {
+                let keeps = matches!(method, Some(Method::DirectRoute | Method::Tunnel));
+                if keeps || options.persistence.is_some() {
+                    let what = if keeps { server.method.as_ref() } else { "a persistent service of a mark" };
+                    self.problem(
+                        span.clone(),
+                        format!("{what} leaves ports as they are, so {port} would have no effect"),
+                        "leave out the port",
+                    );
+                }
+            }
             let port = port.unwrap_or(service_port);
-            if matches!(method, Some(Method::DirectRoute | Method::Tunnel)) && port != service_port {
+            let keeps = matches!(method, Some(Method::DirectRoute | Method::Tunnel));
+            if keeps && !is_mark && port != service_port {
                 self.problem(
                     span.clone(),
                     format!(
@@ -562,7 +575,14 @@ impl Check<'_> {
 }
 
 fn family(address: Address) -> &'static str {
-    if address.is_v4() { "IPv4" } else { "IPv6" }
+    name_of(Family::of(address))
+}
+
+fn name_of(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    }
 }
 
 /// `a`, `b` or `c`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
-use toml::Spanned;
+use toml::{Spanned, Value};
 
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
@@ -11,6 +11,8 @@ pub(super) struct File {
     pub(super) director: Spanned<Director>,
     #[serde(default)]
     pub(super) service: Vec<Spanned<Service>>,
+    #[serde(default)]
+    pub(super) mark: Vec<Spanned<Mark>>,
 }
 
 /// Numbers and names are taken loosely here, and checked with all else, so
@@ -49,8 +51,10 @@ pub(super) struct Director {
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Service {
-    pub(super) address: Spanned<String>,
-    pub(super) protocol: Spanned<String>,
+    pub(super) address: Option<Spanned<String>>,
+    pub(super) protocol: Option<Spanned<String>>,
+    pub(super) mark: Option<Spanned<i64>>,
+    pub(super) family: Option<Spanned<String>>,
     pub(super) scheduler: Option<Spanned<String>>,
     pub(super) one_packet: Option<Spanned<bool>>,
     pub(super) persistent: Option<Spanned<i64>>,
@@ -76,4 +80,17 @@ pub(super) struct Server {
     pub(super) weight: Option<Spanned<i64>>,
     pub(super) upper_threshold: Option<Spanned<i64>>,
     pub(super) lower_threshold: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Mark {
+    pub(super) vip: Spanned<String>,
+    pub(super) protocol: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) ports: Vec<Spanned<Value>>,
+    pub(super) from: Option<Spanned<String>>,
+    #[serde(rename = "in")]
+    pub(super) interface: Option<Spanned<String>>,
+    pub(super) set: Spanned<Value>,
 }

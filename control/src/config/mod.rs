@@ -7,6 +7,9 @@
 mod check;
 mod file;
 mod ftp;
+mod mark;
+#[cfg(test)]
+mod mark_tests;
 mod options;
 #[cfg(test)]
 mod tests;
@@ -23,6 +26,8 @@ use sluice_dataplane::conn::TimeoutOverrides;
 use sluice_dataplane::service::{Encapsulation, Method, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
 use sluice_dataplane::wire::Address;
 
+use crate::marks::MarkRule;
+
 /// A valid configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -30,6 +35,9 @@ pub struct Config {
     pub director: Director,
     /// Virtual services in the order of the file
     pub services: Vec<Service>,
+    /// Rules that mark packets, in the order of the file, each with the line
+    /// that it begins in
+    pub marks: Vec<(usize, MarkRule)>,
 }
 
 /// The `[director]` table.
@@ -82,7 +90,7 @@ pub enum XdpMode {
 /// A `[[service]]` table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {
-    /// Protocol, VIP and port
+    /// Protocol, VIP and port, or a mark
     pub key: ServiceKey,
     /// Its scheduler
     pub scheduler: SchedulerKind,
@@ -103,7 +111,8 @@ pub struct Service {
 pub struct Server {
     /// The RIP
     pub address: Address,
-    /// Port in host order; the service's where the file names none
+    /// Port in host order; the service's where the file names none, and 0 where
+    /// that is one of a mark
     pub port: u16,
     /// How packets reach it
     pub method: Method,

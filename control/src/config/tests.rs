@@ -70,7 +70,7 @@ fn the_example_of_the_documentation_resolves() {
                 timeouts: TimeoutOverrides::default(),
             },
             services: vec![Service {
-                key: ServiceKey { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
+                key: ServiceKey::Address { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },
                 scheduler: SchedulerKind::Rr,
                 flags: 0,
                 options: ServiceOptions::default(),
@@ -81,6 +81,7 @@ fn the_example_of_the_documentation_resolves() {
                     server("10.0.2.2", 80, Method::DirectRoute, 1),
                 ],
             }],
+            marks: vec![],
         }
     );
 }

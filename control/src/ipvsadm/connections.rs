@@ -100,6 +100,7 @@ mod tests {
             server,
             method: Method::Nat,
             any_protocol: false,
+            mark: None,
         }
     }
 

@@ -42,6 +42,34 @@ pub enum RulesError {
     /// `--stop-daemon` in a role that is free
     #[error("No daemon is running")]
     NoDaemon,
+    /// A mark rule that cannot be, and why
+    #[error("{0}")]
+    Mark(String),
+    /// One of several mark rules, with the line that it is from
+    #[error("line {line}: {source}")]
+    MarkLine {
+        /// The line, from 1
+        line: usize,
+        /// Why
+        source: Box<RulesError>,
+    },
+    /// More mark rules than packets can be taken through
+    #[error("{0}")]
+    TooManyMarks(String),
+    /// A mark rule is named by a number that it does not have
+    #[error("there is no mark rule {number}; {}", match most {
+        0 => "there are none".to_owned(),
+        most => format!("choose 1 to {most}, as `sluice mark list' numbers them"),
+    })]
+    MarkNumber {
+        /// The number, from 1
+        number: usize,
+        /// The highest that would do
+        most: usize,
+    },
+    /// A mark rule is to be deleted that is not there
+    #[error("there is no such mark rule; `sluice mark list' shows those that there are")]
+    NoSuchMark,
     /// What this version does not do
     #[error("{0} is not supported by this version of Sluice")]
     Unsupported(String),
@@ -63,6 +91,11 @@ impl RulesError {
             RulesError::NoSuchLocalAddress => "no_such_local_address",
             RulesError::DaemonRuns => "daemon_runs",
             RulesError::NoDaemon => "no_daemon",
+            RulesError::Mark(_) => "mark",
+            RulesError::MarkLine { source, .. } => source.code(),
+            RulesError::TooManyMarks(_) => "too_many_marks",
+            RulesError::MarkNumber { .. } => "mark_number",
+            RulesError::NoSuchMark => "no_such_mark",
             RulesError::Unsupported(_) => "unsupported",
         }
     }

@@ -12,6 +12,7 @@
 
 mod error;
 mod listing;
+mod marks;
 mod model;
 mod rates;
 mod slots;
@@ -36,6 +37,7 @@ pub use model::{
 };
 pub use rates::{Rates, SAMPLE_INTERVAL};
 
+use marks::Marks;
 use rates::Estimator;
 use slots::{Since, Slots};
 
@@ -70,6 +72,7 @@ pub struct Rules {
     state_timeouts: TimeoutOverrides,
     tunables: Tunables,
     daemons: Vec<Daemon>,
+    marks: Marks,
 }
 
 #[derive(Debug)]
@@ -142,6 +145,7 @@ impl Rules {
             state_timeouts: TimeoutOverrides::default(),
             tunables: Tunables::default(),
             daemons: Vec::new(),
+            marks: Marks::default(),
         }
     }
 

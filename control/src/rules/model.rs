@@ -28,6 +28,24 @@ impl Family {
     }
 }
 
+impl From<Family> for service::Family {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::Ipv4 => service::Family::V4,
+            Family::Ipv6 => service::Family::V6,
+        }
+    }
+}
+
+impl From<service::Family> for Family {
+    fn from(family: service::Family) -> Self {
+        match family {
+            service::Family::V4 => Family::Ipv4,
+            service::Family::V6 => Family::Ipv6,
+        }
+    }
+}
+
 /// Transport protocol of a service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -124,17 +142,24 @@ impl ServiceName {
         match *self {
             // To workers it would be the same as the IPv4 address.
             ServiceName::Address { address: IpAddr::V6(v6), .. } if v6.to_ipv4_mapped().is_some() => None,
-            ServiceName::Address { protocol, address, port } => {
-                Some(ServiceKey { protocol: protocol.in_data_plane()?, address: address.into(), port })
-            }
-            ServiceName::Mark { .. } => None,
+            ServiceName::Address { protocol, address, port } => Some(ServiceKey::Address {
+                protocol: protocol.in_data_plane()?,
+                address: address.into(),
+                port,
+            }),
+            ServiceName::Mark { mark, family } => Some(ServiceKey::Mark { mark, family: family.into() }),
         }
     }
 }
 
 impl From<ServiceKey> for ServiceName {
     fn from(key: ServiceKey) -> Self {
-        ServiceName::Address { protocol: key.protocol.into(), address: key.address.into(), port: key.port }
+        match key {
+            ServiceKey::Address { protocol, address, port } => {
+                ServiceName::Address { protocol: protocol.into(), address: address.into(), port }
+            }
+            ServiceKey::Mark { mark, family } => ServiceName::Mark { mark, family: family.into() },
+        }
     }
 }
 

@@ -22,7 +22,7 @@ impl Rules {
         let mut builder = ServiceTableBuilder::new(generation);
         let mut timeouts = conn::Timeouts::default().overridden(&self.state_timeouts);
         timeouts.set(self.timeouts.tcp, self.timeouts.tcp_fin, self.timeouts.udp);
-        builder.timeouts(timeouts).tunables(self.tunables);
+        builder.timeouts(timeouts).tunables(self.tunables).marks(Arc::clone(self.marks.compiled()));
         for service in &self.services {
             self.put_service(&mut builder, service, &timeouts);
         }

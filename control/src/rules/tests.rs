@@ -256,8 +256,6 @@ fn what_the_data_plane_lacks_is_refused() {
     let all = "a service of every port without persistence (port 0 without -p)";
     refused(rules.add_service(tcp("10.0.0.2:0"), plain("rr")), all);
     refused(rules.add_service(tcp("::ffff:1.2.3.4:80"), plain("rr")), "an IPv4-mapped IPv6 service");
-    let mark = ServiceName::Mark { mark: 1, family: Family::Ipv4 };
-    refused(rules.add_service(mark, plain("rr")), "a firewall-mark service (-f)");
     let vip2 = ServiceName::Address { protocol: Protocol::Udp, address: ip("10.0.0.1"), port: 53 };
     rules.add_service(vip2, set(|s| s.one_packet = true)).unwrap();
     let local = Server { method: Method::FullNat, ..nat(1) };

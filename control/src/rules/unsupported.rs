@@ -14,15 +14,14 @@ fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
 /// Refuses a service that cannot be forwarded.
 pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<(), RulesError> {
     match name {
-        ServiceName::Mark { .. } => return refuse("a firewall-mark service (-f)"),
         // The data plane cannot tell it from an IPv4 one.
         ServiceName::Address { address: IpAddr::V6(v6), .. } if v6.to_ipv4_mapped().is_some() => {
             return refuse("an IPv4-mapped IPv6 service");
         }
-        ServiceName::Address { .. } => {}
+        ServiceName::Address { .. } | ServiceName::Mark { .. } => {}
     }
     // This one stays: IPVS takes it and then schedules nothing.
-    if name.port() == 0 && settings.persistence.is_none() {
+    if !name.is_mark() && name.port() == 0 && settings.persistence.is_none() {
         return refuse("a service of every port without persistence (port 0 without -p)");
     }
     if settings.engine.is_some() {
@@ -52,4 +51,4 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 }
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str = "  --pe, -f, the sync daemon";
+pub const SUMMARY: &str = "  --pe, the sync daemon";

@@ -57,7 +57,7 @@ impl Forwarding {
     pub(super) fn look_after(&self) {
         let mut anew = self.workers.port_failed();
         let mut gone = false;
-        for steering in self.steering.borrow_mut().iter_mut() {
+        for (number, steering) in self.steering.borrow_mut().iter_mut().enumerate() {
             let interface = steering.interface().to_owned();
             match steering.presence() {
                 Presence::Same => match steering.refresh_mac() {
@@ -67,7 +67,8 @@ impl Forwarding {
                 },
                 Presence::Gone => gone = true,
                 Presence::Another => {
-                    let attached = Steering::attach(&interface, self.mode).and_then(|mut new| {
+                    let attached = Steering::attach(&interface, self.mode).and_then(|new| {
+                        let mut new = new.numbered(number);
                         new.update(&self.in_force.borrow())?;
                         Ok(new)
                     });
@@ -131,6 +132,7 @@ impl DataPlane for Forwarding {
         if removed.next().is_some() {
             rules.local_addresses.extend(&self.in_force.borrow().local_addresses);
         }
+        rules.keep_former(&self.in_force.borrow(), &table);
         if rules == *self.in_force.borrow() {
             return;
         }

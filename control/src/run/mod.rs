@@ -52,6 +52,8 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let mut rules = Rules::new(settings.workers.len());
     rules.set_default_local_addresses(settings.local_addresses.iter().map(|a| (*a).into()).collect())?;
     rules.set_tunables(settings.tunables);
+    rules.set_interfaces(settings.interfaces.clone());
+    rules.replace_marks(config.marks.iter().cloned()).context("the mark rules of the configuration")?;
     rules.set_state_timeouts(settings.timeouts);
     rules.load(config.services.iter().map(service_rules))?;
 
@@ -146,8 +148,8 @@ async fn look_after(director: &Director<Forwarding>, next_hops: &netlink::Handle
 
 fn attach(settings: &crate::config::Director, choice: ModeChoice) -> Result<Vec<Steering>> {
     let mut attached = Vec::new();
-    for interface in &settings.interfaces {
-        let steering = Steering::attach(interface, choice)?;
+    for (number, interface) in settings.interfaces.iter().enumerate() {
+        let steering = Steering::attach(interface, choice)?.numbered(number);
         tracing::info!(interface, mode = steering.mode().name(), "XDP program attached");
         if let Some(reason) = steering.fallback_reason() {
             tracing::warn!(interface, reason, "no native XDP here; using the slower generic mode");

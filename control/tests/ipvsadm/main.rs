@@ -3,5 +3,6 @@
 
 mod additions;
 mod golden;
+mod marks;
 mod recording;
 mod stage;

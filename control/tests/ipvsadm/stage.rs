@@ -36,7 +36,8 @@ impl Stage {
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let rules = if refusing { Rules::new(1) } else { Rules::without_refusals(1) };
+                let mut rules = if refusing { Rules::new(1) } else { Rules::without_refusals(1) };
+                rules.set_interfaces(vec!["eth0".into(), "eth1".into(), "lan0".into()]);
                 let director = Director::new(rules, FakePlane::default());
                 let listener = Listener::bind(&path).unwrap();
                 ready.send(()).unwrap();
@@ -153,7 +154,7 @@ fn split(command: &str) -> Vec<String> {
 }
 
 /// The names that the machine of the recordings knew.
-struct RecordedNames;
+pub struct RecordedNames;
 
 const HOSTS: [(&str, [u8; 4]); 5] = [
     ("localhost", [127, 0, 0, 1]),

@@ -25,4 +25,6 @@ pub struct ConnectionRecord {
     /// A persistence template of a mark service: it is of every protocol, and
     /// `protocol` says nothing
     pub any_protocol: bool,
+    /// Mark of the service, where it is a mark service (`cp->fwmark`)
+    pub mark: Option<u32>,
 }

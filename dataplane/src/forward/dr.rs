@@ -30,5 +30,5 @@ pub(super) fn apply<F: Frame>(packet: &Packet, frame: &mut F) -> Result<Rewritte
         let (ip, _) = ipv6::Header::mut_from_prefix(bytes).map_err(|_| truncated)?;
         ip.hop_limit -= 1;
     }
-    Ok(Rewritten { offset, length: packet.length as usize })
+    Ok(Rewritten::new(offset, packet.length as usize))
 }

@@ -25,7 +25,7 @@ pub fn put_link_header<F: Frame>(
     mac: Mac,
 ) -> Result<(), DropReason> {
     let start = link_header_len(hop);
-    let Rewritten { offset, length } = packet;
+    let (offset, length) = (packet.offset(), packet.length());
     let end = start + length;
     if start != offset {
         if end > frame.capacity() {

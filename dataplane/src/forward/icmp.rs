@@ -111,7 +111,7 @@ fn write_v4<F: Frame>(
     bytes[ipv4::LEN..ipv4::LEN + icmp::LEN].copy_from_slice(message.as_bytes());
     bytes[ipv4::LEN + icmp::LEN..].copy_from_slice(&original[..quoted]);
     icmp::fill_checksum(&mut bytes[ipv4::LEN..]);
-    Some(Rewritten { offset, length })
+    Some(Rewritten::new(offset, length))
 }
 
 fn may_be_answered(address: [u8; 4]) -> bool {

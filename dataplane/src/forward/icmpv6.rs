@@ -51,7 +51,7 @@ pub(super) fn write<F: Frame>(
     body[..icmpv6::LEN].copy_from_slice(message.as_bytes());
     body[icmpv6::LEN..].copy_from_slice(&original[..quoted]);
     icmpv6::fill_checksum(body, &source, &ip.source);
-    Some(Rewritten { offset, length })
+    Some(Rewritten::new(offset, length))
 }
 
 fn is_multicast(address: [u8; 16]) -> bool {

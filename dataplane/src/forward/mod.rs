@@ -62,9 +62,30 @@ pub enum Rewrite {
 #[derive(Clone, Copy, Debug)]
 pub struct Rewritten {
     /// Where the IP packet starts in the frame
-    pub offset: usize,
+    offset: u16,
     /// Bytes of the IP packet
-    pub length: usize,
+    length: u16,
+}
+
+impl Rewritten {
+    /// A packet that starts at `offset` in its frame. Two small numbers, so
+    /// that it is handed on in a register.
+    #[inline]
+    pub fn new(offset: usize, length: usize) -> Self {
+        Rewritten { offset: offset as u16, length: length as u16 }
+    }
+
+    /// Where the IP packet starts in the frame.
+    #[inline]
+    pub fn offset(self) -> usize {
+        self.offset.into()
+    }
+
+    /// Bytes of the IP packet.
+    #[inline]
+    pub fn length(self) -> usize {
+        self.length.into()
+    }
 }
 
 /// Why a packet was not rewritten.

@@ -91,7 +91,7 @@ pub(super) fn apply<F: Frame>(
         ip.hop_limit -= 1;
     }
     if packet.later {
-        return Ok(Rewritten { offset, length: packet.length as usize });
+        return Ok(Rewritten::new(offset, packet.length as usize));
     }
     if packet.partial && packet.tuple.protocol == Protocol::Sctp {
         let ports = (packet.tuple.source_port, packet.tuple.destination_port);
@@ -103,7 +103,7 @@ pub(super) fn apply<F: Frame>(
     let end = packet.transport_length();
     let transport = transport.get_mut(..end).ok_or(truncated)?;
     rewrite_transport(transport, packet.tuple.protocol, source, destination, transport_delta)?;
-    Ok(Rewritten { offset, length: packet.length as usize })
+    Ok(Rewritten::new(offset, packet.length as usize))
 }
 
 /// Gives a whole segment or datagram other ports, and the checksum that goes

@@ -88,7 +88,7 @@ pub fn apply<F: Frame>(
         let (ip, _) = ipv6::Header::ref_from_prefix(&network[offset..]).map_err(|_| truncated)?;
         icmpv6::fill_checksum(message, &ip.source, &ip.destination);
     }
-    Ok(Rewritten { offset, length: packet.length as usize })
+    Ok(Rewritten::new(offset, packet.length as usize))
 }
 
 /// Corrects the checksum of a quoted TCP or UDP header where it was quoted.

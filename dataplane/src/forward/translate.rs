@@ -72,7 +72,7 @@ pub(super) fn apply<F: Frame>(
         bytes.copy_within(start..start + length, transport);
         bytes[network..network + ipv6::LEN].copy_from_slice(header.as_bytes());
         bytes[network + ipv6::LEN..transport].copy_from_slice(&fragment_header.as_bytes()[..fragment]);
-        let rewritten = Rewritten { offset: network, length: ipv6::LEN + fragment + length };
+        let rewritten = Rewritten::new(network, ipv6::LEN + fragment + length);
         if packet.later {
             return Ok(rewritten);
         }
@@ -117,7 +117,7 @@ pub(super) fn apply<F: Frame>(
     // segment, which need not move here.
     let offset = start - ipv4::LEN;
     bytes[offset..start].copy_from_slice(header.as_bytes());
-    let rewritten = Rewritten { offset, length: total };
+    let rewritten = Rewritten::new(offset, total);
     if packet.later {
         return Ok(rewritten);
     }

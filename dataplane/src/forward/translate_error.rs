@@ -64,7 +64,7 @@ pub(super) fn apply<F: Frame>(
     }
     frame.set_len((offset + bytes.len()).max(frame.bytes().len()));
     frame.bytes_mut()[offset..offset + bytes.len()].copy_from_slice(bytes);
-    Ok(Rewritten { offset, length: bytes.len() })
+    Ok(Rewritten::new(offset, bytes.len()))
 }
 
 /// Writes the ICMPv6 error and returns its length.

@@ -207,5 +207,5 @@ pub(super) fn apply<F: Frame>(
         let ip = ipv6::Header::new(tos, (total - header) as u16, protocol, inner.ttl, source, destination);
         outer.copy_from_slice(ip.as_bytes());
     }
-    Ok(Rewritten { offset, length: total })
+    Ok(Rewritten::new(offset, total))
 }

@@ -15,10 +15,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 pub use builder::NextHopsBuilder;
+pub(crate) use prefix::PrefixMap;
 pub use prefix::{ParsePrefixError, Prefix};
 
 use crate::wire::Address;
-use prefix::PrefixMap;
 
 /// Slot of a [`NextHop`], valid within one [`NextHops::generation`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]

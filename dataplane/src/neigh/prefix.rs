@@ -80,7 +80,13 @@ impl Prefix {
             && bits(address) & mask(self.mapped_length()) == bits(self.address)
     }
 
-    fn mapped_length(self) -> u8 {
+    /// The bits of an IPv4-mapped address that it is about.
+    pub(crate) fn mapped_mask(self) -> [u8; 16] {
+        mask(self.mapped_length()).to_be_bytes()
+    }
+
+    /// Its length in bits of the IPv4-mapped address.
+    pub(crate) fn mapped_length(self) -> u8 {
         if self.address.is_v4() { self.length + V4_BITS } else { self.length }
     }
 }
@@ -124,7 +130,7 @@ fn mask(length: u8) -> u128 {
 /// and a lookup happens once for a connection; a trie would have to be much
 /// bigger to be faster.
 #[derive(Clone, Debug)]
-pub(super) struct PrefixMap<T> {
+pub(crate) struct PrefixMap<T> {
     v4: Vec<Level<T>>,
     v6: Vec<Level<T>>,
 }
@@ -144,7 +150,7 @@ impl<T> Default for PrefixMap<T> {
 
 impl<T: Copy> PrefixMap<T> {
     /// Enters a prefix, unless it is there already: the first one stays.
-    pub(super) fn insert(&mut self, prefix: Prefix, value: T) {
+    pub(crate) fn insert(&mut self, prefix: Prefix, value: T) {
         let levels = if prefix.address.is_v4() { &mut self.v4 } else { &mut self.v6 };
         let length = prefix.mapped_length();
         // Longest first.
@@ -161,7 +167,7 @@ impl<T: Copy> PrefixMap<T> {
 
     /// The value of the longest prefix that contains the address.
     #[inline]
-    pub(super) fn lookup(&self, address: Address) -> Option<T> {
+    pub(crate) fn lookup(&self, address: Address) -> Option<T> {
         let levels = if address.is_v4() { &self.v4 } else { &self.v6 };
         let bits = bits(address);
         levels.iter().find_map(|level| level.entries.get(&(bits & level.mask)).copied())

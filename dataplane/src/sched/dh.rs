@@ -4,7 +4,7 @@
 
 use super::hash::{folded, multiplied};
 use super::{Algorithm, Arrival, Member};
-use crate::service::VirtualService;
+use crate::service::{Family, VirtualService};
 
 const BITS: u32 = 8;
 
@@ -15,7 +15,7 @@ pub(super) struct DestinationHashing {
 
 impl Algorithm for DestinationHashing {
     fn settled(&mut self, _servers: &[Member], service: &VirtualService) {
-        self.service_is_v6 = !service.key.address.is_v4();
+        self.service_is_v6 = service.key.family() == Family::V6;
     }
 
     fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {

@@ -14,7 +14,7 @@
 use super::hash::{folded, siphash};
 use super::wrr::gcd;
 use super::{Algorithm, Arrival, Member};
-use crate::service::{SchedulerFlags, VirtualService};
+use crate::service::{Family, SchedulerFlags, VirtualService};
 
 /// The table's size, a prime (`IP_VS_MH_TAB_SIZE` with the kernel's default
 /// configuration, `CONFIG_IP_VS_MH_TAB_INDEX=12`).
@@ -118,7 +118,7 @@ impl Algorithm for MaglevHashing {
 
     fn settled(&mut self, servers: &[Member], service: &VirtualService) {
         self.flags = service.scheduler_flags;
-        self.service_is_v6 = !service.key.address.is_v4();
+        self.service_is_v6 = service.key.family() == Family::V6;
         if self.stale || !self.filled {
             self.fill(servers);
             (self.stale, self.filled) = (false, true);

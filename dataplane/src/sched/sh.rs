@@ -8,7 +8,7 @@
 
 use super::hash::{folded, multiplied};
 use super::{Algorithm, Arrival, Member};
-use crate::service::{SchedulerFlags, VirtualService};
+use crate::service::{Family, SchedulerFlags, VirtualService};
 
 const BITS: u32 = 8;
 const BUCKETS: usize = 1 << BITS;
@@ -30,7 +30,7 @@ impl Default for SourceHashing {
 impl Algorithm for SourceHashing {
     fn settled(&mut self, servers: &[Member], service: &VirtualService) {
         self.flags = service.scheduler_flags;
-        self.service_is_v4 = service.key.address.is_v4();
+        self.service_is_v4 = service.key.family() == Family::V4;
         // A server of weight 0 has a bucket, too.
         let shares = servers.iter().map(|server| server.weight.clamp(1, BUCKETS as u32) as usize);
         let places = shares.enumerate().flat_map(|(place, share)| std::iter::repeat_n(place as u32, share));

@@ -22,7 +22,7 @@ impl Control {
     fn table(&mut self, servers: &[(u32, u32)]) -> (VirtualService, ServiceTable) {
         self.generation += 1;
         let service = VirtualService {
-            key: ServiceKey {
+            key: ServiceKey::Address {
                 protocol: Protocol::Tcp,
                 address: Address::from_v4([192, 0, 2, self.address]),
                 port: 80,

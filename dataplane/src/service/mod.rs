@@ -10,6 +10,7 @@
 //! as IPVS keeps one in its trash (`net/netfilter/ipvs/ip_vs_ctl.c`).
 
 mod ftp;
+mod marks;
 mod options;
 mod scheduler;
 mod table;
@@ -18,6 +19,7 @@ mod tunables;
 use std::sync::Arc;
 
 pub use ftp::{FTP, FtpPorts, MOST_FTP_PORTS};
+pub use marks::{MarkCounters, MarkRule, MarkRules, PortRange, TooManyRules};
 pub use options::{ClientMask, Persistence, ServiceOptions};
 pub use scheduler::{SchedulerFlags, SchedulerKind};
 pub use table::{ServiceTable, ServiceTableBuilder};
@@ -40,6 +42,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Every protocol that services have.
+    pub const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
     /// The protocol of an IP protocol number, if it is one that services have.
     #[inline]
     pub fn from_number(number: u8) -> Option<Self> {
@@ -58,15 +63,73 @@ impl Protocol {
     }
 }
 
-/// What a virtual service is known by: `VIP:port` of a protocol.
+/// Address family.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct ServiceKey {
-    /// Transport protocol
-    pub protocol: Protocol,
-    /// The VIP
-    pub address: Address,
-    /// Port in host order; 0 stands for every port of the VIP
-    pub port: u16,
+pub enum Family {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+impl Family {
+    /// The family of an address.
+    #[inline]
+    pub fn of(address: Address) -> Self {
+        if address.is_v4() { Family::V4 } else { Family::V6 }
+    }
+}
+
+/// What a virtual service is known by.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum ServiceKey {
+    /// `VIP:port` of a protocol
+    Address {
+        /// Transport protocol
+        protocol: Protocol,
+        /// The VIP
+        address: Address,
+        /// Port in host order; 0 stands for every port of the VIP
+        port: u16,
+    },
+    /// A mark, which [`MarkRules`] give to packets (`ipvsadm -f`). The two
+    /// families have marks of their own.
+    Mark {
+        /// The mark, not 0
+        mark: u32,
+        /// Family of the packets
+        family: Family,
+    },
+}
+
+impl ServiceKey {
+    /// Family of the service's packets.
+    #[inline]
+    pub fn family(&self) -> Family {
+        match *self {
+            ServiceKey::Address { address, .. } => Family::of(address),
+            ServiceKey::Mark { family, .. } => family,
+        }
+    }
+
+    /// The transport protocols of the service's packets.
+    pub fn protocols(&self) -> &'static [Protocol] {
+        match self {
+            ServiceKey::Address { protocol: Protocol::Tcp, .. } => &[Protocol::Tcp],
+            ServiceKey::Address { protocol: Protocol::Udp, .. } => &[Protocol::Udp],
+            ServiceKey::Address { protocol: Protocol::Sctp, .. } => &[Protocol::Sctp],
+            ServiceKey::Mark { .. } => &Protocol::ALL,
+        }
+    }
+
+    /// The port, or 0 for a mark (`svc->port`).
+    #[inline]
+    pub fn port(&self) -> u16 {
+        match *self {
+            ServiceKey::Address { port, .. } => port,
+            ServiceKey::Mark { .. } => 0,
+        }
+    }
 }
 
 /// How packets reach a real server.

@@ -1,9 +1,12 @@
 //! The immutable service table and its builder.
 
+use std::sync::Arc;
+
 use hashbrown::{HashMap, HashSet};
 
 use super::{
-    FTP, FtpPorts, Method, Protocol, RealServer, ServerId, ServiceId, ServiceKey, Tunables, VirtualService,
+    FTP, Family, FtpPorts, MarkRules, Method, Protocol, RealServer, ServerId, ServiceId, ServiceKey,
+    Tunables, VirtualService,
 };
 use crate::conn::{Timeouts, Tuple};
 use crate::wire::Address;
@@ -15,8 +18,9 @@ pub struct ServiceTable {
     services: Vec<Option<VirtualService>>,
     servers: Vec<Option<RealServer>>,
     by_key: HashMap<ServiceKey, ServiceId>,
+    marks: Arc<MarkRules>,
     /// Where packets of NAT servers come from; only if somebody will ask
-    nat_servers: HashSet<ServiceKey>,
+    nat_servers: HashSet<(Protocol, Address, u16)>,
     timeouts: Timeouts,
     tunables: Tunables,
 }
@@ -42,7 +46,7 @@ impl ServiceTable {
     /// Whether packets from `address:port` are a NAT server's
     /// (`ip_vs_has_real_service`).
     pub fn is_nat_server(&self, protocol: Protocol, address: Address, port: u16) -> bool {
-        let holds = |port| self.nat_servers.contains(&ServiceKey { protocol, address, port });
+        let holds = |port| self.nat_servers.contains(&(protocol, address, port));
         holds(port) || holds(0)
     }
 
@@ -52,13 +56,35 @@ impl ServiceTable {
         &self.tunables
     }
 
+    /// The rules that mark packets.
+    #[inline]
+    pub fn marks(&self) -> &Arc<MarkRules> {
+        &self.marks
+    }
+
+    /// The service that begins a connection with a packet that was received
+    /// on the director's interface of this number: that of its mark, else that
+    /// of where it goes (`ip_vs_service_find`).
+    #[inline]
+    pub fn find_for(&self, tuple: &Tuple, interface: usize) -> Option<ServiceId> {
+        let marked = || {
+            let mark = self.marks.mark(tuple, interface);
+            let family = Family::of(tuple.destination);
+            (mark != 0).then(|| self.by_key.get(&ServiceKey::Mark { mark, family }).copied())?
+        };
+        let by_mark = if self.marks.is_empty() { None } else { marked() };
+        by_mark
+            .or_else(|| self.find(tuple.protocol, tuple.destination, tuple.destination_port))
+            .or_else(|| self.find_ftp(tuple))
+    }
+
     /// The service that a packet to `address:port` belongs to: that of the
     /// port, else that of all ports (`ip_vs_service_find`).
     #[inline]
     pub fn find(&self, protocol: Protocol, address: Address, port: u16) -> Option<ServiceId> {
         self.by_key
-            .get(&ServiceKey { protocol, address, port })
-            .or_else(|| self.by_key.get(&ServiceKey { protocol, address, port: 0 }))
+            .get(&ServiceKey::Address { protocol, address, port })
+            .or_else(|| self.by_key.get(&ServiceKey::Address { protocol, address, port: 0 }))
             .copied()
     }
 
@@ -78,7 +104,7 @@ impl ServiceTable {
         {
             return None;
         }
-        let key = ServiceKey { protocol: Protocol::Tcp, address: destination, port: FTP };
+        let key = ServiceKey::Address { protocol: Protocol::Tcp, address: destination, port: FTP };
         let id = *self.by_key.get(&key)?;
         self.service(id).filter(|service| service.options.persistence.is_some()).map(|_| id)
     }
@@ -137,6 +163,12 @@ impl ServiceTableBuilder {
         self
     }
 
+    /// Sets the rules that mark packets.
+    pub fn marks(&mut self, marks: Arc<MarkRules>) -> &mut Self {
+        self.table.marks = marks;
+        self
+    }
+
     /// Puts a service into its slot.
     ///
     /// # Panics
@@ -155,12 +187,9 @@ impl ServiceTableBuilder {
     /// When the slot is taken.
     pub fn server(&mut self, id: ServerId, server: RealServer) -> &mut Self {
         if self.table.tunables.nat_icmp_send && server.method == Method::Nat && server.available {
-            let protocol = server.service_key.protocol;
-            self.table.nat_servers.insert(ServiceKey {
-                protocol,
-                address: server.address,
-                port: server.port,
-            });
+            let (address, port) = (server.address, server.port);
+            let ends = server.service_key.protocols().iter().map(|protocol| (*protocol, address, port));
+            self.table.nat_servers.extend(ends);
         }
         put(&mut self.table.servers, id.0, server);
         self

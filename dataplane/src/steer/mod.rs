@@ -5,6 +5,7 @@
 //! later): the kernel detaches it when this process ends, whatever ends it.
 
 mod existing;
+mod marks;
 mod rules;
 
 use std::collections::BTreeSet;
@@ -22,6 +23,7 @@ pub use rules::{SteeringRules, Target};
 
 use crate::link::Link;
 use crate::local::MIN_LOCAL_PORT;
+use marks::MarkMaps;
 use rules::{EndpointKey, InterfaceValue, RoleKey};
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
@@ -31,6 +33,9 @@ pub const PROGRAM_NAME: &str = "sluice_steer";
 
 /// How long the kernel may take to let go of what an ended process held.
 const DYING: Duration = Duration::from_secs(2);
+
+/// How often loading the program is tried.
+const LOAD_ATTEMPTS: u32 = 5;
 
 /// How the driver runs the program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,6 +154,9 @@ pub struct Steering {
     roles: BpfHashMap<MapData, RoleKey, u8>,
     endpoints: BpfHashMap<MapData, EndpointKey, u8>,
     self_map: Array<MapData, InterfaceValue>,
+    marks: MarkMaps,
+    /// The director's number of the interface
+    number: usize,
     in_force: SteeringRules,
     /// Owns the program and with it the attachment.
     _ebpf: Ebpf,
@@ -173,6 +181,7 @@ impl Steering {
         let roles = typed_map(&mut ebpf, interface, "roles")?;
         let endpoints = typed_map(&mut ebpf, interface, "endpoints")?;
         let self_map = typed_map(&mut ebpf, interface, "interface")?;
+        let marks = MarkMaps::take(&mut ebpf, interface)?;
         let (mode, fallback) = attach(&mut ebpf, interface, index, choice)?;
         let mut steering = Steering {
             interface: interface.to_owned(),
@@ -183,11 +192,21 @@ impl Steering {
             roles,
             endpoints,
             self_map,
+            marks,
+            number: 0,
             in_force: SteeringRules::default(),
             _ebpf: ebpf,
         };
         steering.set_interface(mac)?;
         Ok(steering)
+    }
+
+    /// Says which of the director's interfaces this is, for mark rules that are
+    /// about one; without it, it is the first. To be called before
+    /// [`Steering::update`].
+    pub fn numbered(mut self, number: usize) -> Self {
+        self.number = number;
+        self
     }
 
     /// Name of the interface.
@@ -236,6 +255,7 @@ impl Steering {
         for key in old_roles.keys().filter(|key| !roles.contains_key(key)) {
             gone(self.roles.remove(key)).map_err(failed("roles"))?;
         }
+        self.marks.update(rules, self.number).map_err(|(map, source)| failed(map)(source))?;
         self.in_force = rules.clone();
         self.set_interface(self.mac)
     }
@@ -256,6 +276,7 @@ impl Steering {
             mac,
             first_local_port: MIN_LOCAL_PORT.to_be_bytes(),
             passive_ports: [first, last].map(u16::to_be_bytes),
+            marks: u32::from(!self.marks.is_empty()),
         };
         self.self_map.set(0, value, 0).map_err(|source| SteerError::Map {
             interface: self.interface.clone(),
@@ -297,7 +318,7 @@ fn attach(
     };
     let program = ebpf.program_mut(PROGRAM_NAME).expect("the object file has the program");
     let program = <&mut Xdp>::try_from(program).map_err(failed)?;
-    program.load().map_err(failed)?;
+    load(program).map_err(failed)?;
     let reason = match choice {
         ModeChoice::Generic => None,
         ModeChoice::Auto | ModeChoice::Native => match program.attach_to_if_index(index, XdpMode::Driver) {
@@ -308,6 +329,19 @@ fn attach(
     };
     program.attach_to_if_index(index, XdpMode::Skb).map_err(failed)?;
     Ok((Mode::Generic, reason))
+}
+
+/// Loads the program, again where the verifier gave up for a signal, as libbpf
+/// does too (`do_check` in `kernel/bpf/verifier.c`).
+fn load(program: &mut Xdp) -> Result<(), ProgramError> {
+    for _ in 1..LOAD_ATTEMPTS {
+        match program.load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.kind() == io::ErrorKind::WouldBlock => {
+            }
+            result => return result,
+        }
+    }
+    program.load()
 }
 
 fn read_mac(interface: &str) -> Result<[u8; 6], SteerError> {

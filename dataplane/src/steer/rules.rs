@@ -1,8 +1,13 @@
 //! What is to be redirected, and its form in the BPF maps.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use crate::service::{FTP, FtpPorts, Method, Protocol, ServiceKey, ServiceTable};
+use super::marks::MOST_FORMER;
+use crate::neigh::Prefix;
+use crate::service::{
+    FTP, Family, FtpPorts, MarkRules, Method, Protocol, RealServer, ServiceKey, ServiceTable,
+};
 use crate::wire::Address;
 
 /// A protocol and port at an address.
@@ -16,12 +21,6 @@ pub struct Target {
     pub protocol: Protocol,
 }
 
-impl Target {
-    fn of(ServiceKey { protocol, address, port }: ServiceKey) -> Self {
-        Target { address, port, protocol }
-    }
-}
-
 /// The set of packets that the director wants.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SteeringRules {
@@ -33,6 +32,12 @@ pub struct SteeringRules {
     pub local_addresses: BTreeSet<Address>,
     /// RIPs of tunnels, about whose packets routers may send errors
     pub tunnel_servers: BTreeSet<Address>,
+    /// Marks that services have: packets that a list of
+    /// [`SteeringRules::mark_rules`] marks so are wanted
+    pub marks: BTreeSet<(u32, Family)>,
+    /// The rules that mark packets; after those in force former ones, by which
+    /// there are connections
+    pub mark_rules: Vec<Arc<MarkRules>>,
     /// VIPs and NAT servers of FTP
     pub ftp: BTreeSet<Address>,
     /// The ports of passive mode at those
@@ -47,15 +52,15 @@ impl SteeringRules {
         let ftp = table.tunables().ftp;
         let mut rules = SteeringRules { passive_ports: ftp.passive, ..SteeringRules::default() };
         for (_, service) in table.services() {
-            rules.services.insert(Target::of(service.key));
+            rules.want(service.key);
             rules.local_addresses.extend(service.local_addresses.iter().copied());
             // By its template alone (`ServiceTable::find_ftp`).
-            if service.key.port == FTP && service.options.persistence.is_some() {
+            if service.key.port() == FTP && service.options.persistence.is_some() {
                 rules.add_ftp(&ftp, service.key);
             }
         }
         for (_, server) in table.servers() {
-            rules.services.insert(Target::of(server.service_key));
+            rules.want(server.service_key);
             if server.method == Method::Tunnel {
                 rules.tunnel_servers.insert(server.address);
             }
@@ -63,26 +68,103 @@ impl SteeringRules {
                 rules.add_ftp(&ftp, server.service_key);
             }
             if server.method == Method::Nat {
-                let ServiceKey { protocol, port, .. } = server.service_key;
-                let control = protocol == Protocol::Tcp && ftp.is_control(port);
-                // A service of all ports keeps them (`ip_vs_sched_persist`).
-                let port = if port == 0 || server.port == 0 { port } else { server.port };
-                rules.nat_servers.insert(Target { address: server.address, port, protocol });
-                if control {
-                    rules.ftp.insert(server.address);
-                    let port = FtpPorts::active(port);
-                    rules.nat_servers.insert(Target { address: server.address, port, protocol });
-                }
+                rules.want_replies(server, table);
             }
+        }
+        if !rules.marks.is_empty() && !table.marks().is_empty() {
+            rules.mark_rules.push(Arc::clone(table.marks()));
+            rules.add_marked_ftp(&ftp, table);
         }
         rules
     }
 
+    /// Keeps mark rules of before, for the connections that were begun by
+    /// them: IPVS knows their packets whatever they are marked. To be called
+    /// with `table` as in [`SteeringRules::of`].
+    pub fn keep_former(&mut self, before: &SteeringRules, table: &ServiceTable) {
+        let marked = |server: &RealServer| matches!(server.service_key, ServiceKey::Mark { .. });
+        let connections = |server: &RealServer| server.counters.active() + server.counters.inactive() > 0;
+        if !table.servers().any(|(_, server)| marked(server) && connections(server)) {
+            return;
+        }
+        for former in &before.mark_rules {
+            if self.mark_rules.len() <= MOST_FORMER && !self.mark_rules.contains(former) {
+                self.mark_rules.push(Arc::clone(former));
+            }
+        }
+    }
+
+    fn want(&mut self, service: ServiceKey) {
+        match service {
+            ServiceKey::Address { protocol, address, port } => {
+                self.services.insert(Target { address, port, protocol });
+            }
+            ServiceKey::Mark { mark, family } => {
+                self.marks.insert((mark, family));
+            }
+        }
+    }
+
+    fn want_replies(&mut self, server: &RealServer, table: &ServiceTable) {
+        let ftp = table.tunables().ftp;
+        let address = server.address;
+        match server.service_key {
+            ServiceKey::Address { protocol, port, .. } => {
+                let control = protocol == Protocol::Tcp && ftp.is_control(port);
+                // A service of all ports keeps them (`ip_vs_sched_persist`).
+                let port = if port == 0 || server.port == 0 { port } else { server.port };
+                self.nat_servers.insert(Target { address, port, protocol });
+                if control {
+                    self.ftp.insert(address);
+                    let port = FtpPorts::active(port);
+                    self.nat_servers.insert(Target { address, port, protocol });
+                }
+            }
+            ServiceKey::Mark { .. } => {
+                // A persistent one keeps them too.
+                let service = table.service(server.service).filter(|_| server.available);
+                let keeps = service.is_none_or(|service| service.options.persistence.is_some());
+                let port = if keeps { 0 } else { server.port };
+                let target = |protocol| Target { address, port, protocol };
+                self.nat_servers.extend(Protocol::ALL.map(target));
+                if ftp.is_control(port) {
+                    self.ftp.insert(address);
+                    let port = FtpPorts::active(port);
+                    self.nat_servers.insert(Target { address, port, protocol: Protocol::Tcp });
+                }
+            }
+        }
+    }
+
     /// Adds what the clients of an FTP service send for data connections.
     fn add_ftp(&mut self, ports: &FtpPorts, key: ServiceKey) {
-        if key.protocol == Protocol::Tcp && ports.is_control(key.port) {
-            self.ftp.insert(key.address);
-            self.services.insert(Target::of(ServiceKey { port: FtpPorts::active(key.port), ..key }));
+        if let ServiceKey::Address { protocol: Protocol::Tcp, address, port } = key
+            && ports.is_control(port)
+        {
+            self.ftp.insert(address);
+            let port = FtpPorts::active(port);
+            self.services.insert(Target { address, port, protocol: Protocol::Tcp });
+        }
+    }
+
+    /// The same for services of marks, at the single VIPs whose control port is
+    /// marked.
+    fn add_marked_ftp(&mut self, ports: &FtpPorts, table: &ServiceTable) {
+        let marked = |server: &RealServer| matches!(server.service_key, ServiceKey::Mark { .. });
+        if !table.servers().any(|(_, server)| marked(server) && server.method.has_replies()) {
+            return;
+        }
+        for rule in table.marks().rules() {
+            let address = rule.destination.address();
+            let tcp = rule.protocol.is_none_or(|protocol| protocol == Protocol::Tcp);
+            if !tcp || rule.destination != Prefix::host(address) {
+                continue;
+            }
+            for port in ports.control {
+                if rule.ports.is_empty() || rule.ports.iter().any(|range| range.contains(port)) {
+                    self.add_ftp(ports, ServiceKey::Address { protocol: Protocol::Tcp, address, port });
+                }
+            }
         }
     }
 
@@ -151,6 +233,8 @@ pub(super) struct InterfaceValue {
     pub(super) first_local_port: [u8; 2],
     /// Big endian
     pub(super) passive_ports: [[u8; 2]; 2],
+    /// Whether there are mark rules
+    pub(super) marks: u32,
 }
 
 // SAFETY: plain bytes with no padding: any bit pattern is a value, and every

@@ -2,12 +2,15 @@
  *
  * Redirected to the AF_XDP socket of the receiving queue:
  *   - TCP, UDP and SCTP to VIP:port of a service (port 0 stands for all ports);
+ *   - those that mark rules give a mark of a service, by destination, source,
+ *     destination port and interface;
  *   - TCP and UDP to a LIP, from the first port that FULLNAT uses;
  *   - TCP, UDP and SCTP from RIP:port of a NAT real server;
  *   - TCP to a VIP of FTP, and from an FTP server by NAT, where the port is one
  *     of passive mode;
  *   - fragments of TCP, UDP and SCTP, of which only the first has ports: to a VIP
- *     with services of the protocol, to a LIP, or from a NAT real server; the
+ *     with services of the protocol or mark rules that fit, to a LIP, or from a
+ *     NAT real server; the
  *     worker leaves to the kernel what it does not know;
  *   - ICMP and ICMPv6 errors about a packet that went the other way, or to a tunnel's
  *     real server;
@@ -65,7 +68,48 @@ struct interface {
 	__be16 first_local_port;
 	__be16 first_passive_port;
 	__be16 last_passive_port;
+	/* Whether there are mark rules. */
+	__u32 marks;
 };
+
+/* A mark rule, or one of its ranges of ports; must agree with steer/marks.rs. */
+struct mark_step {
+	struct address source;
+	struct address source_mask;
+	__u32 value;
+	/* Bits of the mark that stay. */
+	__u32 keep;
+	/* In host order. */
+	__u16 first_port;
+	__u16 last_port;
+	/* 0 for any */
+	__u8 protocol;
+	__u8 kind;
+	__u8 padding[2];
+};
+
+#define KIND_RULE 0
+#define KIND_END 1
+
+/* The steps of a prefix: lists, each with an end. */
+struct mark_list {
+	__u32 first;
+	__u32 count;
+	/* 4 or 6: an IPv4 address is in ::/0 too, and not meant there. */
+	__u32 family;
+};
+
+struct mark_key {
+	__u32 mark;
+	__u32 family;
+};
+
+struct destination {
+	__u32 length;
+	struct address address;
+};
+
+#define MOST_STEPS (2 * 2 * 8192)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -97,6 +141,30 @@ struct {
 	__type(key, struct endpoint);
 	__type(value, __u8);
 } endpoints SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, 16384);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct destination);
+	__type(value, struct mark_list);
+} mark_lists SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MOST_STEPS);
+	__type(key, __u32);
+	__type(value, struct mark_step);
+} mark_steps SEC(".maps");
+
+/* Marks that services have. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct mark_key);
+	__type(value, __u8);
+} mark_services SEC(".maps");
 
 struct vlan_header {
 	__be16 tci;
@@ -165,6 +233,75 @@ static __always_inline int known(const struct address *address, __be16 port, __u
 	return bpf_map_lookup_elem(&endpoints, &key) != 0;
 }
 
+static __always_inline int within(const struct address *address, const struct mark_step *step)
+{
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		if ((address->word[i] & step->source_mask.word[i]) != step->source.word[i])
+			return 0;
+	return 1;
+}
+
+/* A packet on its way through mark rules. */
+struct marking {
+	struct address source;
+	/* In host order. */
+	__u16 port;
+	/* 0 where it is not known */
+	__u8 protocol;
+	/* Whether the port is not known, and so any rule may be the one. */
+	__u8 fragment;
+	__u32 first_step;
+	struct mark_key key;
+	int wanted;
+};
+
+/* One step of it; 1 ends it. */
+static int mark(__u64 number, struct marking *packet)
+{
+	__u32 index = packet->first_step + number;
+	struct mark_step *step = bpf_map_lookup_elem(&mark_steps, &index);
+
+	if (!step)
+		return 1;
+	if (step->kind == KIND_END) {
+		packet->wanted = packet->key.mark && bpf_map_lookup_elem(&mark_services, &packet->key);
+		packet->key.mark = 0;
+		return packet->wanted;
+	}
+	if (step->protocol && packet->protocol && step->protocol != packet->protocol)
+		return 0;
+	if (!within(&packet->source, step))
+		return 0;
+	if (packet->fragment) {
+		packet->wanted = step->value != 0;
+		return packet->wanted;
+	}
+	if (packet->port < step->first_port || packet->port > step->last_port)
+		return 0;
+	packet->key.mark = (packet->key.mark & step->keep) | step->value;
+	return 0;
+}
+
+/* Whether mark rules give a packet to dest a mark that a service has. All that
+ * match are gone through in order, and none ends it, as in iptables' mangle
+ * table.
+ */
+static __noinline int marked(const struct address *dest, struct marking *packet)
+{
+	struct destination key = { .length = 128, .address = *dest };
+	struct mark_list *list = bpf_map_lookup_elem(&mark_lists, &key);
+	int is_v4 = dest->word[0] == 0 && dest->word[1] == 0 && dest->word[2] == bpf_htonl(0xffff);
+
+	packet->key.family = is_v4 ? 4 : 6;
+	if (!list || list->family != packet->key.family)
+		return 0;
+	packet->first_step = list->first;
+	/* Not a loop, which the verifier would go through step by step. */
+	bpf_loop(list->count, mark, packet, 0);
+	return packet->wanted;
+}
+
 static __always_inline int passive(__be16 port, __u8 protocol, __u8 role, const struct interface *self)
 {
 	__u16 number = bpf_ntohs(port);
@@ -187,15 +324,24 @@ static __always_inline int wanted(const struct address *source, const struct add
 			return 1;
 	}
 	role = bpf_map_lookup_elem(&roles, source);
-	return role && (*role & ROLE_RIP) && (passive(ports->source, protocol, *role, self) ||
-					      known(source, ports->source, protocol, ROLE_RIP));
+	if (role && (*role & ROLE_RIP) && (passive(ports->source, protocol, *role, self) ||
+					   known(source, ports->source, protocol, ROLE_RIP)))
+		return 1;
+	if (self->marks) {
+		struct marking packet = {
+			.source = *source, .port = bpf_ntohs(ports->dest), .protocol = protocol
+		};
+
+		return marked(dest, &packet);
+	}
+	return 0;
 }
 
 /* The same for a fragment, whose ports are not there. Of IPv6, extension
  * headers may be in the way of its protocol too.
  */
 static __always_inline int wanted_fragment(const struct address *source, const struct address *dest,
-					   __u8 protocol, int is_v6)
+					   __u8 protocol, int is_v6, const struct interface *self)
 {
 	__u8 *role, of_protocol;
 
@@ -214,7 +360,17 @@ static __always_inline int wanted_fragment(const struct address *source, const s
 	if (role && (((*role & ROLE_LIP) && of_protocol != ROLE_SCTP) || ((*role & ROLE_VIP) && (*role & of_protocol))))
 		return 1;
 	role = bpf_map_lookup_elem(&roles, source);
-	return role && (*role & ROLE_RIP) && (*role & of_protocol);
+	if (role && (*role & ROLE_RIP) && (*role & of_protocol))
+		return 1;
+	if (self->marks) {
+		struct marking packet = { .source = *source, .protocol = protocol, .fragment = 1 };
+
+		if (of_protocol == (ROLE_TCP | ROLE_UDP | ROLE_SCTP))
+			packet.protocol = 0;
+
+		return marked(dest, &packet);
+	}
+	return 0;
 }
 
 /* Whether a quoted packet is one that the director sent: packets the other way
@@ -342,7 +498,7 @@ int sluice_steer(struct xdp_md *ctx)
 		dest.word[3] = ip->daddr;
 		protocol = ip->protocol;
 		if (ip->frag_off & bpf_htons(0x3fff)) {
-			if (!wanted_fragment(&source, &dest, protocol, 0))
+			if (!wanted_fragment(&source, &dest, protocol, 0, self))
 				return XDP_PASS;
 			goto ours;
 		}
@@ -369,7 +525,7 @@ int sluice_steer(struct xdp_md *ctx)
 			struct fragment *fragment = (void *)ports;
 
 			if ((void *)(fragment + 1) > end ||
-			    !wanted_fragment(&source, &dest, fragment->next, 1))
+			    !wanted_fragment(&source, &dest, fragment->next, 1, self))
 				return XDP_PASS;
 			goto ours;
 		}

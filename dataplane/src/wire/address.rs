@@ -7,29 +7,33 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An IPv4 or IPv6 address, sixteen bytes in network order.
+/// An IPv4 or IPv6 address, of which the order is that of its bytes.
+///
+/// Two integers and no array: an IPv4 address becomes one in registers, while an
+/// array would be written piece by piece and read as a whole, which processors
+/// wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
-#[repr(transparent)]
-pub struct Address([u8; 16]);
+#[repr(C)]
+pub struct Address {
+    high: u64,
+    low: u64,
+}
 
-/// Bytes 10 and 11 of an IPv4-mapped address; the ten before them are zero.
-const V4_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+/// What bits 32 and up of the lower half are in an IPv4-mapped address.
+const V4_PREFIX: u64 = 0xffff;
 
 impl Address {
     /// The IPv4 address of four bytes in network order.
     #[inline]
     pub const fn from_v4(v4: [u8; 4]) -> Self {
-        let p = V4_PREFIX;
-        Address([
-            p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], v4[0], v4[1], v4[2],
-            v4[3],
-        ])
+        Address { high: 0, low: V4_PREFIX << 32 | u32::from_be_bytes(v4) as u64 }
     }
 
     /// The IPv6 address of sixteen bytes in network order.
     #[inline]
     pub const fn from_v6(v6: [u8; 16]) -> Self {
-        Address(v6)
+        let number = u128::from_be_bytes(v6);
+        Address { high: (number >> 64) as u64, low: number as u64 }
     }
 
     /// The four bytes of an IPv4 address, or `None` for IPv6.
@@ -41,26 +45,25 @@ impl Address {
     /// The last four bytes: the IPv4 address where [`Address::is_v4`] holds.
     #[inline]
     pub fn v4_bytes(self) -> [u8; 4] {
-        [self.0[12], self.0[13], self.0[14], self.0[15]]
+        (self.low as u32).to_be_bytes()
     }
 
     /// All sixteen bytes, IPv4 in its mapped form.
     #[inline]
     pub fn bytes(self) -> [u8; 16] {
-        self.0
+        (u128::from(self.high) << 64 | u128::from(self.low)).to_be_bytes()
     }
 
-    /// The two halves as native integers, for hashing and comparing.
+    /// The two halves, for hashing and comparing.
     #[inline]
     pub fn words(self) -> (u64, u64) {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = self.0;
-        (u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p]))
+        (self.high, self.low)
     }
 
     /// Whether this is an IPv4 address.
     #[inline]
     pub fn is_v4(self) -> bool {
-        self.0[..12] == V4_PREFIX
+        self.high == 0 && self.low >> 32 == V4_PREFIX
     }
 
     /// Whether this is the unspecified address of its family.
@@ -86,7 +89,7 @@ impl From<Ipv4Addr> for Address {
 
 impl From<Ipv6Addr> for Address {
     fn from(v6: Ipv6Addr) -> Self {
-        Address(v6.octets())
+        Address::from_v6(v6.octets())
     }
 }
 
@@ -94,7 +97,7 @@ impl From<Address> for IpAddr {
     fn from(address: Address) -> Self {
         match address.v4() {
             Some(v4) => IpAddr::V4(v4.into()),
-            None => IpAddr::V6(address.0.into()),
+            None => IpAddr::V6(address.bytes().into()),
         }
     }
 }

@@ -124,13 +124,15 @@ impl Flows {
     }
 
     /// What is to be done with a packet, which is rewritten if it is to be
-    /// sent and left as it was otherwise. `found` is its connection.
+    /// sent and left as it was otherwise. `interface` is the number of that
+    /// which received it, `found` its connection.
     #[inline]
     pub(super) fn process<F: Frame>(
         &mut self,
         view: &View,
         frame: &mut F,
         packet: &Packet,
+        interface: usize,
         found: Option<(EntryId, Side)>,
         now: u32,
     ) -> Verdict {
@@ -138,13 +140,13 @@ impl Flows {
             // In the end it is as if there had been none.
             Some((id, Side::Client)) if self.begins_anew(view, id, packet) || self.is_abandoned(view, id) => {
                 self.expire(view, id);
-                match self.begin(view, packet, now) {
+                match self.begin(view, packet, interface, now) {
                     Ok(begun) => begun,
                     Err(verdict) => return verdict,
                 }
             }
             Some(found) => found,
-            None => match self.begin(view, packet, now) {
+            None => match self.begin(view, packet, interface, now) {
                 Ok(begun) => begun,
                 Err(verdict) => return verdict,
             },
@@ -158,10 +160,16 @@ impl Flows {
     }
 
     /// The connection that a packet begins: one that is expected, or a new one.
-    fn begin(&mut self, view: &View, packet: &Packet, now: u32) -> Result<(EntryId, Side), Verdict> {
+    fn begin(
+        &mut self,
+        view: &View,
+        packet: &Packet,
+        interface: usize,
+        now: u32,
+    ) -> Result<(EntryId, Side), Verdict> {
         match self.claim(packet) {
             Some(claimed) => Ok(claimed),
-            None => self.connect(view, packet, now).map(|id| (id, Side::Client)),
+            None => self.connect(view, packet, interface, now).map(|id| (id, Side::Client)),
         }
     }
 
@@ -336,13 +344,16 @@ impl Flows {
     }
 
     /// Makes the connection that a packet begins.
-    fn connect(&mut self, view: &View, packet: &Packet, now: u32) -> Result<EntryId, Verdict> {
+    fn connect(
+        &mut self,
+        view: &View,
+        packet: &Packet,
+        interface: usize,
+        now: u32,
+    ) -> Result<EntryId, Verdict> {
         let tuple = packet.tuple;
         let services = &view.services;
-        let service_id = services
-            .find(tuple.protocol, tuple.destination, tuple.destination_port)
-            .or_else(|| services.find_ftp(&tuple))
-            .ok_or(Verdict::Unclaimed)?;
+        let service_id = services.find_for(&tuple, interface).ok_or(Verdict::Unclaimed)?;
         let service = services.service(service_id).ok_or(Verdict::Unclaimed)?;
         if let Some(keeper) = self.keeper(service, &tuple) {
             return Err(Verdict::Hand(keeper));
@@ -381,6 +392,11 @@ impl Flows {
                 source: Some(tuple.destination),
             });
         };
+
+        // A mark may bind what FULLNAT does not forward.
+        if server.method == Method::FullNat && tuple.protocol == Protocol::Sctp {
+            return Err(Verdict::Unclaimed);
+        }
 
         let port = match service.options.persistence {
             Some(_) => Flows::kept_port(service, server.port, tuple.destination_port),
@@ -427,6 +443,7 @@ impl Flows {
         server.connections_changed();
         share.traffic.connections.add(1);
         server.service_counters.share(self.worker).connections.add(1);
+        services.marks().count(&tuple, interface, self.worker);
         Ok(id)
     }
 

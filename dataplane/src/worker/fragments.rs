@@ -51,7 +51,8 @@ impl<P: Port> Worker<P> {
             self.pass_on(frame, arrival.interface, arrival.visits);
             First::PassedOn
         } else {
-            let verdict = self.flows.process(&self.view, &mut frame, &packet, found, tick(now));
+            let interface = arrival.interface;
+            let verdict = self.flows.process(&self.view, &mut frame, &packet, interface, found, tick(now));
             let first = match &verdict {
                 Verdict::Send(..) | Verdict::Split(..) | Verdict::Wait(_) => First::Connection(packet.tuple),
                 // The keeper is on the way round that later fragments take.
@@ -104,7 +105,7 @@ impl<P: Port> Worker<P> {
             // It ended meanwhile; the packet will not be whole.
             return self.punt(frame, interface);
         }
-        match self.flows.process(&self.view, &mut frame, &packet, found, tick(now)) {
+        match self.flows.process(&self.view, &mut frame, &packet, interface, found, tick(now)) {
             Verdict::Wait(towards) => self.wait_for_hop(frame, towards, interface, until, now),
             // Over IPv4 an error is about a first fragment only (RFC 1122,
             // section 3.2.2).

@@ -5,7 +5,7 @@ use crossbeam::channel::{Sender, TrySendError};
 use super::flow::Flows;
 use crate::conn::timer::TICKS_PER_SECOND;
 use crate::conn::{ConnectionRecord, Entry, EntryId, Template, TemplateKey};
-use crate::service::{Method, Protocol};
+use crate::service::{Method, Protocol, ServerId, ServiceKey, ServiceTable};
 
 /// Entries looked at in one go.
 const SLICE: EntryId = 256;
@@ -26,9 +26,9 @@ impl Listing {
 
     /// Goes on; returns false at the end. Connections that come and go
     /// meanwhile may be in it or not.
-    pub(super) fn proceed(&mut self, flows: &Flows, now: u32) -> bool {
+    pub(super) fn proceed(&mut self, flows: &Flows, services: &ServiceTable, now: u32) -> bool {
         if self.slice.is_empty() {
-            self.fill(flows, now);
+            self.fill(flows, services, now);
         }
         let at_end =
             self.next >= flows.table.high_water() && self.next_template >= flows.templates.high_water();
@@ -45,14 +45,14 @@ impl Listing {
         }
     }
 
-    fn fill(&mut self, flows: &Flows, now: u32) {
+    fn fill(&mut self, flows: &Flows, services: &ServiceTable, now: u32) {
         let left = |deadline: u32| deadline.saturating_sub(now) / TICKS_PER_SECOND;
         let connections = flows.table.high_water();
         if self.next < connections {
             let end = connections.min(self.next.saturating_add(SLICE));
             for id in self.next..end {
                 if let Some(entry) = flows.table.get(id) {
-                    let mut record = record(entry, left(flows.wheel.deadline(id).unwrap_or(now)));
+                    let mut record = record(entry, services, left(flows.wheel.deadline(id).unwrap_or(now)));
                     if let (0, Some(data)) = (record.server.1, flows.ftp.data(id)) {
                         record.server.1 = data.listed_port;
                     }
@@ -65,14 +65,14 @@ impl Listing {
         let end = flows.templates.high_water().min(self.next_template.saturating_add(SLICE));
         for number in self.next_template..end {
             if let Some((_, template, deadline)) = flows.templates.at(number) {
-                self.slice.push(template_record(template, left(deadline)));
+                self.slice.push(template_record(template, services, left(deadline)));
             }
         }
         self.next_template = end;
     }
 }
 
-fn template_record(template: &Template, expires: u32) -> ConnectionRecord {
+fn template_record(template: &Template, services: &ServiceTable, expires: u32) -> ConnectionRecord {
     let TemplateKey { protocol, client, service, port } = template.key;
     ConnectionRecord {
         protocol: protocol.unwrap_or(Protocol::Tcp),
@@ -84,10 +84,11 @@ fn template_record(template: &Template, expires: u32) -> ConnectionRecord {
         server: template.server,
         method: template.method,
         any_protocol: protocol.is_none(),
+        mark: mark(services, template.server_id),
     }
 }
 
-fn record(entry: &Entry, expires: u32) -> ConnectionRecord {
+fn record(entry: &Entry, services: &ServiceTable, expires: u32) -> ConnectionRecord {
     let Entry { client, server, .. } = entry;
     ConnectionRecord {
         protocol: client.protocol,
@@ -99,5 +100,14 @@ fn record(entry: &Entry, expires: u32) -> ConnectionRecord {
         server: (server.source, server.source_port),
         method: entry.method,
         any_protocol: false,
+        mark: mark(services, entry.server_id),
+    }
+}
+
+/// The mark of a server's service.
+fn mark(services: &ServiceTable, server: ServerId) -> Option<u32> {
+    match services.server(server)?.service_key {
+        ServiceKey::Mark { mark, .. } => Some(mark),
+        ServiceKey::Address { .. } => None,
     }
 }

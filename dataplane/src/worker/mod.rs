@@ -243,7 +243,7 @@ impl<P: Port> Worker<P> {
             if found.is_none() || self.flows.removed != removed {
                 found = self.flows.table.find(&packet.tuple, hash);
             }
-            let verdict = self.flows.process(&self.view, &mut frame, &packet, found, tick(now));
+            let verdict = self.flows.process(&self.view, &mut frame, &packet, interface, found, tick(now));
             self.carry_out(verdict, frame, &packet, interface, visits, now);
         }
     }
@@ -399,7 +399,8 @@ impl<P: Port> Worker<P> {
             };
             let hash = self.flows.table.hash(&packet.tuple);
             let found = self.flows.table.find(&packet.tuple, hash);
-            match self.flows.process(&self.view, &mut waiting.frame, &packet, found, tick(now)) {
+            let interface = waiting.interface;
+            match self.flows.process(&self.view, &mut waiting.frame, &packet, interface, found, tick(now)) {
                 Verdict::Wait(towards) => {
                     self.ask(towards, now);
                     self.held.hold_again(waiting);
@@ -450,7 +451,7 @@ impl<P: Port> Worker<P> {
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
         let flows = &self.flows;
-        self.listings.retain_mut(|listing| listing.proceed(flows, tick(now)));
+        self.listings.retain_mut(|listing| listing.proceed(flows, &self.view.services, tick(now)));
     }
 
     /// Whether a packet that nobody claims is a NAT server's that is to be told

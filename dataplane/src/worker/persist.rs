@@ -8,8 +8,9 @@
 
 use super::flow::{Flows, View};
 use crate::conn::{Seed, Template, TemplateId, TemplateKey, Tuple};
-use crate::service::{FTP, Persistence, ServerId, ServiceId, VirtualService};
+use crate::service::{FTP, Family, Persistence, ServerId, ServiceId, ServiceKey, VirtualService};
 use crate::stats::DropReason;
+use crate::wire::Address;
 
 /// Why there is no server for a connection.
 pub(super) enum Unserved {
@@ -28,13 +29,37 @@ pub(super) struct Kept {
 /// What the template of a packet to `service` is found by.
 #[inline]
 pub(super) fn key(service: &VirtualService, persistence: Persistence, tuple: &Tuple) -> TemplateKey {
-    let port = service.key.port;
-    TemplateKey {
-        protocol: Some(tuple.protocol),
-        client: persistence.mask.network(tuple.source),
-        service: tuple.destination,
-        // Data connections of FTP have other ports: its templates stand for all.
-        port: if tuple.destination_port == port && port != FTP { port } else { 0 },
+    let client = persistence.mask.network(tuple.source);
+    let port = service.key.port();
+    match service.key {
+        // Even a mark's, should a packet be for port 0.
+        _ if tuple.destination_port == port => TemplateKey {
+            protocol: Some(tuple.protocol),
+            client,
+            service: tuple.destination,
+            // Data connections of FTP have other ports: its templates stand for all.
+            port: if port != FTP { port } else { 0 },
+        },
+        ServiceKey::Address { .. } => {
+            TemplateKey { protocol: Some(tuple.protocol), client, service: tuple.destination, port: 0 }
+        }
+        // One template for all protocols and addresses.
+        ServiceKey::Mark { mark, family } => {
+            TemplateKey { protocol: None, client, service: address_of_mark(mark, family), port: 0 }
+        }
+    }
+}
+
+/// A mark in the place of a VIP: in the first four bytes, whichever the family.
+fn address_of_mark(mark: u32, family: Family) -> Address {
+    let mark = mark.to_be_bytes();
+    match family {
+        Family::V4 => Address::from_v4(mark),
+        Family::V6 => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&mark);
+            Address::from_v6(bytes)
+        }
     }
 }
 
@@ -99,7 +124,7 @@ impl Flows {
     /// is translated to the server's, others are kept.
     #[inline]
     pub(super) fn kept_port(service: &VirtualService, server_port: u16, port: u16) -> u16 {
-        if port == service.key.port && server_port != 0 { server_port } else { port }
+        if port == service.key.port() && server_port != 0 { server_port } else { port }
     }
 
     /// Ends templates whose time is over.

@@ -21,8 +21,9 @@ use sluice_dataplane::conn::{ConnectionRecord, Timeouts};
 use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::{
-    Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
-    ServiceKey, ServiceOptions, ServiceTableBuilder, Thresholds, Tunables, VirtualService,
+    Encapsulation, Family, MarkCounters, MarkRule, MarkRules, Method, PortRange, Protocol, RealServer,
+    SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceOptions, ServiceTableBuilder,
+    Thresholds, Tunables, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::steer::SteeringRules;
@@ -125,6 +126,7 @@ pub struct Director {
     generation: u64,
     pub timeouts: Timeouts,
     pub tunables: Tunables,
+    pub marks: Arc<MarkRules>,
     services: BTreeMap<ServiceId, VirtualService>,
     servers: BTreeMap<ServerId, RealServer>,
 }
@@ -159,6 +161,7 @@ impl Director {
             generation: 0,
             timeouts: Timeouts::default(),
             tunables: Tunables::default(),
+            marks: Arc::default(),
             services: BTreeMap::new(),
             servers: BTreeMap::new(),
         };
@@ -200,9 +203,25 @@ impl Director {
 
     pub fn add_service(&mut self, protocol: Protocol, at: &str) -> ServiceId {
         let at = socket(at);
+        self.add_service_of(ServiceKey::Address { protocol, address: at.ip().into(), port: at.port() })
+    }
+
+    /// A service of a mark.
+    pub fn add_mark(&mut self, mark: u32, family: Family) -> ServiceId {
+        self.add_service_of(ServiceKey::Mark { mark, family })
+    }
+
+    /// Replaces the rules that mark packets.
+    pub fn mark_by(&mut self, rules: &[MarkRule]) {
+        let workers = self.workers.len();
+        let counted = |rule: &MarkRule| (rule.clone(), Arc::new(MarkCounters::new(workers)));
+        self.marks = Arc::new(MarkRules::new(rules.iter().map(counted).collect()).expect("not too many"));
+    }
+
+    fn add_service_of(&mut self, key: ServiceKey) -> ServiceId {
         let id = ServiceId(self.services.len() as u32);
         let service = VirtualService {
-            key: ServiceKey { protocol, address: at.ip().into(), port: at.port() },
+            key,
             scheduler: SchedulerKind::Rr,
             scheduler_flags: SchedulerFlags::default(),
             servers: Vec::new(),
@@ -259,7 +278,7 @@ impl Director {
     pub fn publish(&mut self) {
         self.generation += 1;
         let mut table = ServiceTableBuilder::new(self.generation);
-        table.timeouts(self.timeouts).tunables(self.tunables);
+        table.timeouts(self.timeouts).tunables(self.tunables).marks(self.marks.clone());
         self.services.iter().for_each(|(id, service)| _ = table.service(*id, service.clone()));
         self.servers.iter().for_each(|(id, server)| _ = table.server(*id, server.clone()));
         self.published.services.store(Arc::new(table.build()));
@@ -437,4 +456,18 @@ pub fn socket(text: &str) -> SocketAddr {
 /// The link to the servers.
 pub fn inside() -> Egress {
     Egress { source: Some(Address::from_v4(INSIDE_ADDRESS)), ..Egress::new(1, INSIDE) }
+}
+
+/// A rule that marks TCP to some ports, or all, of a prefix, whoever it comes
+/// from.
+pub fn mark_rule(destination: &str, ports: &[(u16, u16)], mark: u32) -> MarkRule {
+    MarkRule {
+        destination: destination.parse().expect("a prefix"),
+        source: None,
+        protocol: Some(Protocol::Tcp),
+        ports: ports.iter().map(|(first, last)| PortRange { first: *first, last: *last }).collect(),
+        interfaces: u64::MAX,
+        value: mark,
+        mask: u32::MAX,
+    }
 }

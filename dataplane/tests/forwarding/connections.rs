@@ -340,6 +340,7 @@ fn a_listing_says_all_of_a_connection() {
             server: of(SERVER),
             method: Method::FullNat,
             any_protocol: false,
+            mark: None,
         }]
     );
 }

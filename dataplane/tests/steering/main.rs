@@ -5,6 +5,7 @@
 #[allow(dead_code, reason = "the forwarding tests use all of it")]
 mod director;
 mod kernel;
+mod marks;
 mod punt;
 mod verdicts;
 
