@@ -67,9 +67,9 @@ impl Seed {
         let start = folded(hash ^ self.0, bytes.len() as u64 ^ self.1);
         let hash = bytes.chunks(16).fold(start, |hash, chunk| {
             let (low, high) = chunk.split_at(chunk.len().min(8));
-            folded(word(low) ^ self.0 ^ hash, word(high) ^ self.1.rotate_left(17))
+            folded(word(low) ^ self.0 ^ hash, word(high) ^ self.1 ^ SPREAD)
         });
-        folded(hash ^ self.1, self.0.rotate_left(41))
+        folded(hash ^ self.1, self.0 ^ SPREAD)
     }
 
     /// A seed of sixteen random bytes.
@@ -79,6 +79,9 @@ impl Seed {
         Seed(u64::from_le_bytes(words[0]) | 1, u64::from_le_bytes(words[1]) | 1)
     }
 }
+
+/// Bits without a pattern, for seeds that have one: the golden ratio's.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[inline]
 fn folded(a: u64, b: u64) -> u64 {
