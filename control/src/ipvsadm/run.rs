@@ -265,7 +265,7 @@ impl Performer<'_, '_> {
             begin(out, &mut begun)?;
             let Answer::Connections(slice) = part else { return Ok(()) };
             if !format.json {
-                return connections::connections(out, &printer, &slice);
+                return connections::connections(out, &printer, &slice, engine_columns);
             }
             for connection in &slice {
                 write_json_item(out, &mut separator, connection)?;
