@@ -138,6 +138,20 @@ impl Flows {
         (keeper != self.worker).then_some(keeper)
     }
 
+    /// The worker that keeps the template for a packet of no connection, where it
+    /// is for a persistent service.
+    pub(super) fn keeper_of(
+        &self,
+        view: &View,
+        packet: &Packet,
+        interface: usize,
+        bytes: &[u8],
+    ) -> Option<usize> {
+        let service = view.services.service(view.services.find_for(&packet.tuple, interface)?)?;
+        let wanted = Wanted::of(service, &packet.tuple, packet, bytes)?;
+        Some(self.keeper(&wanted).unwrap_or(self.worker))
+    }
+
     /// The server for a new connection, by the client's template; one is made
     /// if there is none, or none that holds.
     pub(super) fn keep(

@@ -24,6 +24,7 @@ mod persistence;
 mod related;
 mod related_v6;
 mod sctp;
+mod sip;
 mod thresholds;
 mod tun;
 mod tunables;
