@@ -25,6 +25,7 @@ mod related;
 mod related_v6;
 mod sctp;
 mod sip;
+mod spread;
 mod thresholds;
 mod tun;
 mod tunables;
