@@ -2,6 +2,7 @@
 //! packets.
 
 mod additions;
+mod fuzz;
 mod golden;
 mod marks;
 mod recording;
