@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Result, ensure};
 use sluice_bench::lab::echo::{self, Session};
 use sluice_bench::lab::ftp::{Ftp, Mode, PASSIVE_PORTS};
-use sluice_bench::lab::site::{Method, VIP, VIP6, ipv6_of, sha256};
+use sluice_bench::lab::site::{Method, VIP, VIP6, ipv6_of, server_address, sha256};
 use sluice_bench::lab::{self, Director, Site, SiteOptions, curl, run};
 
 const BLOB: usize = 3_000_000;
@@ -27,15 +27,20 @@ impl Files {
         options: SiteOptions,
         more: &str,
     ) -> Result<Self> {
-        let site = Site::new(options)?;
-        let blob = site.make_blob(BLOB)?;
-        let servers = site.start_ftp()?;
-        site.prepare_servers(method)?;
         let service = Site::service_between(vip, "tcp", 21, "rr", method, |address| match of_servers {
             Family::V4 => address.into(),
             Family::V6 => ipv6_of(address).into(),
         });
         let service = service.replace("scheduler = \"rr\"\n", &format!("scheduler = \"rr\"\n{more}"));
+        Files::behind(vip, method, options, &service)
+    }
+
+    /// The same with a service as in the configuration.
+    fn behind(vip: IpAddr, method: Method, options: SiteOptions, service: &str) -> Result<Self> {
+        let site = Site::new(options)?;
+        let blob = site.make_blob(BLOB)?;
+        let servers = site.start_ftp()?;
+        site.prepare_servers(method)?;
         let config = format!("{}ftp_passive_ports = \"{PASSIVE_PORTS}\"\n{service}", site.config());
         let director = site.start_director(&config)?;
         let host = match vip {
@@ -129,7 +134,40 @@ fn by_persistence(what: &str, method: Method) -> Result<()> {
         return Ok(());
     }
     let options = SiteOptions::default();
-    let files = Files::new(VIP.into(), method, Family::V4, options, "persistent = 60\n")?;
+    in_all_modes(&Files::new(VIP.into(), method, Family::V4, options, "persistent = 60\n")?)
+}
+
+/// A mark binds the control port and those of data connections.
+fn by_mark(what: &str, method: Method) -> Result<()> {
+    if !lab::may_run(what) {
+        return Ok(());
+    }
+    let mut service = format!(
+        "\n[[mark]]\nvip = \"{VIP}\"\nprotocol = \"tcp\"\nports = [20, 21, \"{PASSIVE_PORTS}\"]\nset = 21\n\
+         \n[[service]]\nmark = 21\nscheduler = \"rr\"\npersistent = 60\n"
+    );
+    for number in 1..=3 {
+        let (address, method) = (server_address(number), method.name());
+        service += &format!("\n[[service.server]]\naddress = \"{address}\"\nmethod = \"{method}\"\n");
+    }
+    let files = Files::behind(VIP.into(), method, SiteOptions::default(), &service)?;
+    in_all_modes(&files)?;
+    let connections = files.director.ipvsadm("-Lnc")?;
+    ensure!(connections.contains("0.0.0.21:0"), "no template of the mark in:\n{connections}");
+    Ok(())
+}
+
+#[test]
+fn by_dr_and_a_mark() -> Result<()> {
+    by_mark("by_dr_and_a_mark", Method::Dr)
+}
+
+#[test]
+fn by_a_tunnel_and_a_mark() -> Result<()> {
+    by_mark("by_a_tunnel_and_a_mark", Method::Tun)
+}
+
+fn in_all_modes(files: &Files) -> Result<()> {
     for mode in Mode::ALL {
         let done = files.exchange(mode);
         let log = files.director.log();

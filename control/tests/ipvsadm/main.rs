@@ -2,8 +2,10 @@
 //! packets.
 
 mod additions;
+mod arrivals;
 mod fuzz;
 mod golden;
 mod marks;
+mod plane;
 mod recording;
 mod stage;

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use sluice_control::api::fake::FakePlane;
-use sluice_control::api::{Director, Listener, serve};
+use sluice_control::api::{DataPlane, Director, Listener, serve};
 use sluice_control::ipvsadm::{Environment, Resolver, called};
 use sluice_control::rules::{Protocol, Rules};
 use tempfile::TempDir;
@@ -28,6 +28,20 @@ pub struct Stage {
 impl Stage {
     /// With the refusals of this version, or with all of IPVS.
     pub fn new(refusing: bool) -> Self {
+        let rules = move || if refusing { Rules::new(1) } else { Rules::without_refusals(1) };
+        Stage::with(rules, FakePlane::default)
+    }
+
+    /// With this version's refusals, and workers that forward.
+    pub fn on(plane: impl DataPlane + Send + 'static) -> Self {
+        Stage::with(|| Rules::new(1), || plane)
+    }
+
+    /// The rules and the data plane are made on the control thread.
+    fn with<D: DataPlane + 'static>(
+        rules: impl FnOnce() -> Rules + Send + 'static,
+        plane: impl FnOnce() -> D + Send + 'static,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("sluice.sock");
         let (stop, stopped) = oneshot::channel();
@@ -36,9 +50,9 @@ impl Stage {
         let thread = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let mut rules = if refusing { Rules::new(1) } else { Rules::without_refusals(1) };
+                let mut rules = rules();
                 rules.set_interfaces(vec!["eth0".into(), "eth1".into(), "lan0".into()]);
-                let director = Director::new(rules, FakePlane::default());
+                let director = Director::new(rules, plane());
                 let listener = Listener::bind(&path).unwrap();
                 ready.send(()).unwrap();
                 tokio::select! {
