@@ -132,8 +132,11 @@ mod tests {
 
     use super::*;
 
-    /// The payloads and answers of `sip_call_id.txt`, as in a Rust byte string.
-    fn recorded() -> Vec<(&'static str, Vec<u8>, Option<Vec<u8>>)> {
+    /// A message, by its name in `sip_call_id.txt`, and what was found in it.
+    type Recorded = (&'static str, Vec<u8>, Option<Vec<u8>>);
+
+    /// The lines of `sip_call_id.txt`, whose bytes are written as Rust has them.
+    fn recorded() -> Vec<Recorded> {
         let unescaped = |text: &str| {
             let mut bytes = Vec::new();
             let mut rest = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap().chars();
