@@ -5,15 +5,19 @@ RELEASE := $(TARGET)/release
 # Namespaces need root, cargo does not: it may only be there for the user.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help deps build demo test bench bench-wire lint
+.PHONY: help deps build demo test bench bench-growth bench-wire bench-apps lint
 
 help:
 	@echo 'make demo        see it forward real traffic, in all four methods'
 	@echo 'make test        unit, property and end-to-end tests (the last need root)'
-	@echo 'make bench       time the parts of the packet path'
-	@echo 'make bench-wire  packets a second on a wire, to target/bench/wire.json'
 	@echo 'make lint        formatting and clippy'
 	@echo 'make deps        install the Debian packages that are missing'
+	@echo
+	@echo 'What these show is in bench/README.md; results go to target/bench.'
+	@echo 'make bench         time the parts of the packet path (BENCH=ID for some only)'
+	@echo 'make bench-growth  memory for each connection, longest gap between two polls'
+	@echo 'make bench-wire    packets a second on a wire, by each method'
+	@echo 'make bench-apps    real programs through Sluice, haproxy, nginx and nftables'
 
 deps:
 	@bench/deps.sh
@@ -30,11 +34,19 @@ test: deps
 	cargo build --release --locked -p sluice-control
 	SLUICE_BIN=$(abspath $(RELEASE))/sluice RUST_TEST_THREADS=2 cargo test --locked -p sluice-bench
 
+# BENCH is a part of the ids to run, as criterion takes it.
 bench: deps
-	cargo bench --locked --workspace
+	cargo bench --locked -p sluice-bench -- $(BENCH)
+
+bench-growth: build
+	@$(RELEASE)/bench-growth --output target/bench/growth.json
 
 bench-wire: build
 	@$(SUDO) $(RELEASE)/bench-wire --output target/bench/wire.json
+
+bench-apps: build
+	@bench/deps.sh bench
+	@$(SUDO) $(RELEASE)/bench-apps --output target/bench/apps.json
 
 lint:
 	cargo fmt --all --check

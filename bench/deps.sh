@@ -1,17 +1,29 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building and trying Sluice needs, those that are missing only, and says which first.
+# With the argument "bench", also those of the forwarders that `make bench-apps` compares it with.
 set -euo pipefail
 
 build=(clang gcc libbpf-dev libelf-dev linux-libc-dev make pkg-config zlib1g-dev)
 try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping lftp libusrsctp-examples nginx-light vsftpd wrk)
+compare=(haproxy libnginx-mod-stream nftables)
+
+needed=("${build[@]}" "${try[@]}")
+case "${1:-}" in
+"") ;;
+bench) needed+=("${compare[@]}") ;;
+*)
+    echo "deps: there is no set of packages \"$1\"; give none, or \"bench\"" >&2
+    exit 2
+    ;;
+esac
 
 if ! command -v dpkg-query >/dev/null; then
-    echo "deps: this is no Debian. These packages are needed, by whatever name: ${build[*]} ${try[*]}" >&2
+    echo "deps: this is no Debian. These packages are needed, by whatever name: ${needed[*]}" >&2
     exit 0
 fi
 
 missing=()
-for package in "${build[@]}" "${try[@]}"; do
+for package in "${needed[@]}"; do
     state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
     [ "$state" = installed ] || missing+=("$package")
 done
@@ -25,7 +37,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-# Debian starts servers on ports 80 and 21 as soon as nginx and vsftpd are installed. Only the programs are wanted.
+# Debian starts servers as soon as nginx, vsftpd and haproxy are installed. Only the programs are wanted.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy
@@ -35,7 +47,7 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
 apt-get install -q -y --no-install-recommends "${missing[@]}"
-for service in nginx-light:nginx vsftpd:vsftpd; do
+for service in nginx-light:nginx vsftpd:vsftpd haproxy:haproxy; do
     if [[ " ${missing[*]} " == *" ${service%:*} "* ]] && command -v systemctl >/dev/null; then
         systemctl disable "${service#*:}" >/dev/null 2>&1 || true
     fi

@@ -46,11 +46,15 @@ fn render(status: &Value) -> String {
     let mut out = format!("sluice {}\n", text(&status["version"]));
     for interface in list("interfaces") {
         let (name, xdp, socket) = (&interface["name"], &interface["xdp"], &interface["socket"]);
-        let _ = writeln!(out, "interface {}: {} XDP, {} sockets", text(name), text(xdp), text(socket));
+        let _ = write!(out, "interface {}: {} XDP, {} sockets", text(name), text(xdp), text(socket));
+        let (answers, handed_off) = (&interface["answers"], &interface["handed_off"]);
+        let _ = writeln!(out, ", answers by {}, handed off {}", text(answers), number(handed_off));
     }
     for (place, worker) in list("workers").iter().enumerate() {
         let _ = write!(out, "worker {place}:");
-        for name in ["received", "transmitted", "punted", "handed", "held", "connections", "expired"] {
+        for name in
+            ["received", "transmitted", "punted", "handed", "handed_in", "held", "connections", "expired"]
+        {
             let _ = write!(out, " {name} {}", number(&worker[name]));
         }
         out.push('\n');
@@ -70,13 +74,19 @@ mod tests {
     fn drops_are_shown_by_reason() {
         let status = serde_json::json!({
             "version": "1.2.3",
-            "interfaces": [{ "name": "eth0", "xdp": "native", "socket": "copy" }],
+            "interfaces": [{
+                "name": "eth0",
+                "xdp": "native",
+                "socket": "copy",
+                "answers": "rss",
+                "handed_off": 7,
+            }],
             "workers": [{ "received": 5, "transmitted": 3, "drops": { "truncated": 2, "no_route": 0 } }],
         });
         assert_eq!(
             render(&status),
-            "sluice 1.2.3\ninterface eth0: native XDP, copy sockets\nworker 0: received 5 transmitted 3 \
-             punted 0 handed 0 held 0 connections 0 expired 0\n  dropped truncated 2\n"
+            "sluice 1.2.3\ninterface eth0: native XDP, copy sockets, answers by rss, handed off 7\n\
+             worker 0: received 5 transmitted 3 punted 0 handed 0 handed_in 0 held 0 connections 0 expired 0\n  dropped truncated 2\n"
         );
     }
 }

@@ -56,7 +56,7 @@ impl Lab {
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
-                    let hops = netlink::start(&["lan0".to_owned()], |_| {}).await;
+                    let hops = netlink::start(&["lan0".to_owned()], 2, |_| {}).await;
                     handle.send(hops).unwrap();
                     _ = end.await;
                 });
@@ -253,6 +253,24 @@ fn links_go_and_come_back() {
     });
 }
 
+/// A veth has no table: a packet lands on the queue that its sender chose. Where
+/// nothing is known, nothing is said.
+#[test]
+fn a_veth_has_no_rss() {
+    if !netns::possible("a_veth_has_no_rss") {
+        return;
+    }
+    let lab = Lab::new();
+    let hops = lab.hops.current();
+    assert!(hops.rss(0).is_none());
+    assert_eq!(hops.port_plan(), 0);
+    let reason = lab.director.run(|| {
+        let link = sluice_dataplane::link::Link::new("lan0").expect("a name");
+        (link.rss().expect_err("no RSS").to_string(), link.renew_rss().expect("nothing to do"))
+    });
+    assert_eq!(reason, ("its driver has no RSS table that could be read".to_owned(), false));
+}
+
 #[test]
 fn start_up_can_wait_for_servers_and_names_missing_interfaces() {
     if !netns::possible("start_up_can_wait_for_servers_and_names_missing_interfaces") {
@@ -266,7 +284,7 @@ fn start_up_can_wait_for_servers_and_names_missing_interfaces() {
     assert!(!runtime.block_on(hops.resolved(ip("10.0.2.254"))));
     let error = lab.director.run(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(netlink::start(&["lan9".to_owned()], |_| {})).unwrap_err()
+        runtime.block_on(netlink::start(&["lan9".to_owned()], 2, |_| {})).unwrap_err()
     });
     assert_eq!(error.to_string(), "there is no network interface \"lan9\"; `ip link` lists those that exist");
 }

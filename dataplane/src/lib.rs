@@ -12,6 +12,7 @@ pub mod neigh;
 pub mod packet;
 pub mod port;
 mod prefetch;
+pub mod rss;
 pub mod sched;
 pub mod service;
 pub mod sip;

@@ -1,8 +1,12 @@
 //! What the kernel says of an interface of this network namespace, by system
 //! calls: /sys may still show another namespace.
 
+mod rss;
+
 use std::ffi::CString;
 use std::io;
+
+pub use rss::Unknown;
 
 use crate::wire::ethernet::Mac;
 

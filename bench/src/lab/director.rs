@@ -165,6 +165,24 @@ impl Director {
         run(&mut command).with_context(|| format!("sluice {line}"))
     }
 
+    /// What `sluice status --json` says.
+    ///
+    /// # Errors
+    /// When it exits other than 0.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.sluice("status --json")?)?)
+    }
+
+    /// Connections in the tables of all workers.
+    ///
+    /// # Errors
+    /// When the director does not say.
+    pub fn connections(&self) -> Result<u64> {
+        let status = self.status()?;
+        let workers = status["workers"].as_array().context("a status without workers")?;
+        Ok(workers.iter().filter_map(|worker| worker["connections"].as_u64()).sum())
+    }
+
     fn ipvsadm_command(&self, line: &str) -> Result<std::process::Command> {
         let mut command = self.netns.command(&sluice_binary()?.display().to_string());
         command.arg("ipvsadm").args(line.split_whitespace()).env("SLUICE_SOCKET", &self.socket);

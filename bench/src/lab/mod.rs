@@ -16,6 +16,7 @@ mod guard;
 mod link;
 mod netns;
 mod nginx;
+pub mod others;
 mod process;
 mod sctp;
 pub mod site;

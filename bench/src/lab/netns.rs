@@ -23,6 +23,12 @@ impl Netns {
         Ok(Self { name: name.to_owned() })
     }
 
+    /// One that may not be there, for tests of texts.
+    #[cfg(test)]
+    pub(super) fn named(name: &str) -> Self {
+        Self { name: name.to_owned() }
+    }
+
     /// The name, as in `ip netns exec NAME`.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -21,6 +21,9 @@ pub const FAR: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
 pub const SINK: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 1);
 /// A virtual address that the director holds.
 pub const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+/// Real servers, which are addresses of the sink from [`SINK`] on.
+pub const SERVERS: u8 = 16;
+const LOCAL_ADDRESSES: u8 = 32;
 
 /// A source, a director and a sink in a row. Each interface is `eth0`, the director's far one `eth1`.
 #[derive(Debug)]
@@ -35,7 +38,8 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Builds the network. The director holds [`VIP`], and ten local addresses from 10.0.2.200 for FULLNAT.
+    /// Builds the network. The director holds [`VIP`], and 32 local addresses from 10.0.2.200 for FULLNAT: with
+    /// [`SERVERS`] servers, enough for 30 million connections.
     ///
     /// # Errors
     /// Without root, or when `ip` or `ethtool` refuses something.
@@ -44,7 +48,8 @@ impl Wire {
         let (source, director, sink) = (lab.netns("src")?, lab.netns("di")?, lab.netns("snk")?);
         let link = |a: End, b: End| Link { a, b, mtu: 1500, queues }.make();
         link(End::new(&source, "eth0", &[SOURCE]), End::new(&director, "eth0", &[NEAR]))?;
-        link(End::new(&director, "eth1", &[FAR]), End::new(&sink, "eth0", &[SINK]))?;
+        let servers: Vec<_> = servers().collect();
+        link(End::new(&director, "eth1", &[FAR]), End::new(&sink, "eth0", &servers))?;
         for interface in ["all", "default", "eth0", "eth1"] {
             director.sysctl(&format!("net.ipv4.conf.{interface}.rp_filter"), "0")?;
         }
@@ -66,5 +71,10 @@ impl Wire {
 
 /// The local addresses that the director holds.
 pub fn local_addresses() -> impl Iterator<Item = Ipv4Addr> {
-    (200..210).map(|last| Ipv4Addr::new(10, 0, 2, last))
+    (200..200 + LOCAL_ADDRESSES).map(|last| Ipv4Addr::new(10, 0, 2, last))
+}
+
+/// The addresses of the real servers.
+pub fn servers() -> impl Iterator<Item = Ipv4Addr> {
+    (1..=SERVERS).map(|last| Ipv4Addr::new(10, 0, 2, last))
 }

@@ -1,5 +1,8 @@
 //! Real HTTP load.
 
+use std::path::Path;
+use std::process::Command;
+
 use anyhow::{Context, Result, anyhow};
 
 use super::Netns;
@@ -27,16 +30,79 @@ pub fn load(
     connections: u32,
     new_connections: bool,
 ) -> Result<WrkReport> {
+    let text = run(command(client, seconds, connections, new_connections).arg(url))?;
+    WrkReport::parse(&text)
+        .ok_or_else(|| anyhow!("cannot read what wrk printed:\n{text}"))
+        .context("wrk 4.1 is needed")
+}
+
+fn command(client: &Netns, seconds: u32, connections: u32, new_connections: bool) -> Command {
     let mut command = client.command("wrk");
     command.args(["--threads", "1", "--timeout", "5s"]);
     command.args(["--connections", &connections.to_string(), "--duration", &format!("{seconds}s")]);
     if new_connections {
         command.args(["--header", "Connection: close"]);
     }
-    let text = run(command.arg(url))?;
-    WrkReport::parse(&text)
+    command
+}
+
+/// What wrk measured, with the distribution of latencies.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Distribution {
+    /// Requests answered, whatever the status.
+    pub requests: u64,
+    /// Answers of 400 and above, and connections that failed to connect, read, write or answer in time.
+    pub failed: u64,
+    /// Requests a second.
+    pub requests_per_second: f64,
+    /// From sending a request to the end of its answer, in microseconds: of half of the requests at most, of 99 % and of
+    /// 99.9 %.
+    pub latency_us: [f64; 3],
+}
+
+// wrk itself prints no percentile between 99 and 100.
+const SCRIPT: &str = r#"
+done = function(summary, latency, requests)
+    local e = summary.errors
+    io.write(string.format("measured %d %d %d %d %d %d\n", summary.requests,
+        e.connect + e.read + e.write + e.status + e.timeout, summary.duration,
+        latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
+end
+"#;
+
+/// Runs wrk as [`load`] does, and has it tell the distribution of latencies. Its script goes to `dir`.
+///
+/// # Errors
+/// When wrk cannot be run, or prints something else than it used to.
+pub fn distribution(
+    client: &Netns,
+    dir: &Path,
+    url: &str,
+    seconds: u32,
+    connections: u32,
+    new_connections: bool,
+) -> Result<Distribution> {
+    let script = dir.join("percentiles.lua");
+    std::fs::write(&script, SCRIPT)?;
+    let text =
+        run(command(client, seconds, connections, new_connections).arg("--script").arg(&script).arg(url))?;
+    Distribution::parse(&text)
         .ok_or_else(|| anyhow!("cannot read what wrk printed:\n{text}"))
         .context("wrk 4.1 is needed")
+}
+
+impl Distribution {
+    fn parse(text: &str) -> Option<Self> {
+        let line = text.lines().find_map(|line| line.strip_prefix("measured "))?;
+        let numbers: Option<Vec<f64>> = line.split_whitespace().map(|word| word.parse().ok()).collect();
+        let &[requests, failed, duration, p50, p99, p999] = numbers?.as_slice() else { return None };
+        Some(Self {
+            requests: requests as u64,
+            failed: failed as u64,
+            requests_per_second: requests * 1e6 / Some(duration).filter(|duration| *duration > 0.0)?,
+            latency_us: [p50, p99, p999],
+        })
+    }
 }
 
 impl WrkReport {
@@ -81,6 +147,20 @@ Transfer/sec:      7.95MB
     fn a_report_is_read() {
         let expected = WrkReport { requests: 97001, failed: 15, requests_per_second: 48466.51 };
         assert_eq!(WrkReport::parse(REPORT), Some(expected));
+    }
+
+    #[test]
+    fn a_distribution_is_read() {
+        let expected = Distribution {
+            requests: 97001,
+            failed: 3,
+            requests_per_second: 48500.5,
+            latency_us: [1030.0, 4200.0, 9000.0],
+        };
+        let text = format!("{REPORT}measured 97001 3 2000000 1030 4200 9000\n");
+        assert_eq!(Distribution::parse(&text), Some(expected));
+        assert_eq!(Distribution::parse(REPORT), None);
+        assert_eq!(Distribution::parse("measured 1 0 0 1 1 1\n"), None);
     }
 
     #[test]

@@ -128,7 +128,7 @@ pub struct Server {
 }
 
 /// Most interfaces of a director.
-pub const MAX_INTERFACES: usize = 64;
+pub const MAX_INTERFACES: usize = sluice_dataplane::stats::MAX_INTERFACES;
 
 /// Highest CPU number of a worker (`CPU_SETSIZE` less one).
 pub const MAX_CPU: usize = 1023;

@@ -14,11 +14,15 @@
 //! The kernel resolves neighbours: it is asked by a neighbour-use request
 //! (`NTF_USE` of `include/uapi/linux/neighbour.h`). As it does not see the
 //! director's traffic, it is asked again for every neighbour that goes stale.
+//!
+//! With several workers, the snapshots also say how each interface spreads what
+//! it receives over its queues (RSS): it is looked at every second.
 
 mod events;
 mod message;
 mod model;
 mod slots;
+mod spread;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -70,12 +74,14 @@ pub struct Handle {
 /// Reads the kernel's tables, calls `publish` with the first snapshot, and
 /// goes on to call it with every later one.
 ///
-/// `interfaces` are the director's, in the order of the configuration.
+/// `interfaces` are the director's, in the order of the configuration, of which
+/// `workers` workers have a queue each.
 ///
 /// # Errors
 /// When one of them does not exist, or the kernel's tables cannot be read.
 pub async fn start(
     interfaces: &[String],
+    workers: usize,
     publish: impl Fn(Arc<NextHops>) + Send + 'static,
 ) -> Result<Handle, Error> {
     let (asks, questions) = mpsc::channel(PENDING_ASKS);
@@ -84,7 +90,7 @@ pub async fn start(
         publish(hops.clone());
         published.send_replace(hops);
     };
-    let task = task::Task::open(interfaces, publish).await?;
+    let task = task::Task::open(interfaces, workers, publish).await?;
     tokio::spawn(task.run(questions));
     Ok(Handle { asks, hops })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_dataplane::neigh::{EgressId, HopId, NextHops, NextHopsBuilder, Prefix, Resolution};
+use sluice_dataplane::rss::Rss;
 use sluice_dataplane::wire::Address;
 use tokio::time::Instant;
 
@@ -49,6 +50,10 @@ struct Slot {
 #[derive(Debug)]
 pub(super) struct Slots {
     plan: Vec<(Prefix, Way)>,
+    /// How each interface spreads what it receives, and the generation since
+    /// which local ports have the owners that follow from it
+    spread: Arc<[Option<Arc<Rss>>]>,
+    port_plan: u64,
     /// The next snapshot; the last one is `hops`
     builder: NextHopsBuilder,
     hops: Arc<NextHops>,
@@ -69,6 +74,8 @@ impl Slots {
     pub(super) fn new(capacity: usize) -> Self {
         Slots {
             plan: Vec::new(),
+            spread: Arc::default(),
+            port_plan: 0,
             builder: NextHopsBuilder::new(0),
             hops: Arc::default(),
             outdated: true,
@@ -89,6 +96,13 @@ impl Slots {
             self.plan = plan;
             self.rebuild(now);
         }
+    }
+
+    /// Takes up another way in which interfaces spread what they receive.
+    pub(super) fn set_spread(&mut self, spread: Arc<[Option<Arc<Rss>>]>, now: Instant) {
+        self.spread = spread;
+        self.port_plan = self.builder.generation() + 1;
+        self.rebuild(now);
     }
 
     /// Takes a dump of the neighbour table.
@@ -190,7 +204,13 @@ impl Slots {
 
     /// Lays all slots out anew, gateways first.
     fn rebuild(&mut self, now: Instant) {
-        self.builder = NextHopsBuilder::new(self.builder.generation() + 1);
+        let generation = self.builder.generation() + 1;
+        self.builder = NextHopsBuilder::new(generation);
+        // A server's answers may come by another interface now.
+        if self.spread.windows(2).any(|two| two[0] != two[1]) {
+            self.port_plan = generation;
+        }
+        self.builder.spread(Arc::clone(&self.spread), self.port_plan);
         self.slots.clear();
         self.by_key.clear();
         self.links.clear();

@@ -25,6 +25,7 @@ use super::events::{Event, Events};
 use super::message::{Link, LocalAddress, Neighbour, Route};
 use super::model::Model;
 use super::slots::{Key, MAX_TRACKED, Slots};
+use super::spread::Spread;
 
 /// Shortest time between two snapshots.
 const BATCH: Duration = Duration::from_millis(10);
@@ -39,7 +40,8 @@ const DUMP_SHARE: u32 = 10;
 /// ...but are never older than this.
 const DUMP_LATEST: Duration = Duration::from_secs(5);
 
-/// How often neighbours are looked through for those to ask the kernel about.
+/// How often neighbours are looked through for those to ask the kernel about,
+/// and RSS is read: kernels before 6.17 do not tell of its changes.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// What has to be read from the kernel again.
@@ -59,6 +61,7 @@ pub(super) struct Task<P> {
     events: Events,
     model: Model,
     slots: Slots,
+    spread: Spread,
     publish: P,
     stale: Stale,
     /// When the snapshot is to be brought up to date, if it is not
@@ -75,7 +78,7 @@ impl<P> Drop for Task<P> {
 
 impl<P: Fn(Arc<NextHops>) + Send> Task<P> {
     /// Reads everything and publishes it.
-    pub(super) async fn open(interfaces: &[String], publish: P) -> Result<Self, Error> {
+    pub(super) async fn open(interfaces: &[String], workers: usize, publish: P) -> Result<Self, Error> {
         // Before the first dump, so that no change between the two is missed.
         let events = Events::subscribe().map_err(Error::Socket)?;
         let (connection, netlink, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
@@ -86,6 +89,7 @@ impl<P: Fn(Arc<NextHops>) + Send> Task<P> {
             events,
             model: Model::new(interfaces),
             slots: Slots::new(MAX_TRACKED),
+            spread: Spread::new(interfaces, workers),
             publish,
             stale: Stale::Everything,
             due: None,
@@ -96,6 +100,7 @@ impl<P: Fn(Arc<NextHops>) + Send> Task<P> {
         if let Some(name) = task.model.missing_interface() {
             return Err(Error::NoInterface(name.to_owned()));
         }
+        task.read_spread();
         task.settle().await;
         Ok(task)
     }
@@ -128,6 +133,7 @@ impl<P: Fn(Arc<NextHops>) + Send> Task<P> {
                     None => return,
                 },
                 _ = round.tick() => {
+                    self.read_spread();
                     let due = self.slots.due(Instant::now());
                     self.use_neighbours(&due).await;
                 }
@@ -159,6 +165,14 @@ impl<P: Fn(Arc<NextHops>) + Send> Task<P> {
             self.outdated(Stale::Nothing);
         }
         self.use_neighbours(key.as_slice()).await;
+    }
+
+    /// Looks at the interfaces' RSS.
+    fn read_spread(&mut self) {
+        if let Some(spread) = self.spread.read() {
+            self.slots.set_spread(spread, Instant::now());
+            self.outdated(Stale::Nothing);
+        }
     }
 
     /// Notes that the snapshot is out of date, and what must be read for it.

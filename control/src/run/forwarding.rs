@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use sluice_dataplane::stats::{DropReason, WorkerCounters};
 use sluice_dataplane::steer::{ModeChoice, Presence, Steering, SteeringRules};
 use tokio::sync::mpsc;
 
+use super::exhaustion::Exhaustion;
 use crate::api::DataPlane;
 use crate::netlink;
 use crate::workers::Workers;
@@ -27,6 +29,7 @@ pub(super) struct Forwarding {
     gone: Cell<bool>,
     /// Answers of workers that open their interfaces anew
     reopening: RefCell<Option<Receiver<Result<(), String>>>>,
+    exhaustion: RefCell<Exhaustion>,
 }
 
 impl Forwarding {
@@ -45,6 +48,7 @@ impl Forwarding {
             mode,
             gone: Cell::new(false),
             reopening: RefCell::default(),
+            exhaustion: RefCell::default(),
         }
     }
 
@@ -55,6 +59,7 @@ impl Forwarding {
     /// Looks after the interfaces: follows changes of their MACs, and takes
     /// them up again after they were gone. To be called every second or so.
     pub(super) fn look_after(&self) {
+        self.warn_of_exhaustion();
         let mut anew = self.workers.port_failed();
         let mut gone = false;
         for (number, steering) in self.steering.borrow_mut().iter_mut().enumerate() {
@@ -74,6 +79,7 @@ impl Forwarding {
                     });
                     match attached {
                         Ok(new) => {
+                            super::renew_rss(&interface);
                             tracing::info!(interface, "it is back");
                             *steering = new;
                             anew = true;
@@ -87,6 +93,29 @@ impl Forwarding {
             tracing::error!("an interface is gone; the director goes on without it and waits for it");
         }
         self.reopen(anew && !gone);
+    }
+
+    /// How FULLNAT's answers on an interface reach their worker: `rss` where
+    /// local ports are chosen so that they land on its queue, `hand-off` where
+    /// other workers hand them over, `one-queue` with one worker.
+    fn answers(&self, interface: usize) -> &'static str {
+        if self.workers.counters().len() < 2 {
+            return "one-queue";
+        }
+        if self.next_hops.current().rss(interface).is_some() { "rss" } else { "hand-off" }
+    }
+
+    /// Says so, once a minute at most, when connections were refused because
+    /// local ports ran out.
+    fn warn_of_exhaustion(&self) {
+        let refused = self.workers.counters().iter().map(|c| c.dropped(DropReason::NoLocalPort)).sum();
+        if let Some(refused) = self.exhaustion.borrow_mut().news(refused, Instant::now()) {
+            tracing::warn!(
+                refused,
+                "connections were refused: no local address and port was free towards their server; add local \
+                 addresses (sluice ipvsadm -P, or local_addresses in the configuration)"
+            );
+        }
     }
 
     /// Has workers open their interfaces anew if `wanted`, unless they are at
@@ -159,19 +188,23 @@ impl DataPlane for Forwarding {
 
     fn status(&self) -> Value {
         let steering = self.steering.borrow();
+        let counters = self.workers.counters();
         let interfaces: Vec<_> = steering
             .iter()
-            .map(|s| {
+            .enumerate()
+            .map(|(place, s)| {
                 let zero_copy =
                     self.workers.ports().iter().any(|p| p.interface == s.interface() && p.zero_copy);
                 json!({
                     "name": s.interface(),
                     "xdp": s.mode().name(),
                     "socket": if zero_copy { "zero-copy" } else { "copy" },
+                    "answers": self.answers(place),
+                    "handed_off": counters.iter().map(|c| c.handed_off(place)).sum::<u64>(),
                 })
             })
             .collect();
-        let workers: Vec<_> = self.workers.counters().iter().map(|c| worker_status(c)).collect();
+        let workers: Vec<_> = counters.iter().map(|c| worker_status(c)).collect();
         json!({ "version": env!("CARGO_PKG_VERSION"), "interfaces": interfaces, "workers": workers })
     }
 }
@@ -187,6 +220,7 @@ fn worker_status(counters: &WorkerCounters) -> Value {
         "fragmented": counters.fragmented.get(),
         "punted": counters.punted.get(),
         "handed": counters.handed.get(),
+        "handed_in": counters.handed_in.get(),
         "held": counters.held.get(),
         "connections": counters.connections.get(),
         "expired": counters.expired.get(),

@@ -1,5 +1,6 @@
 //! `sluice run`: a director in the foreground.
 
+mod exhaustion;
 mod forwarding;
 
 use std::path::{Path, PathBuf};
@@ -66,7 +67,8 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let modes: Vec<_> = steering.iter().map(|s| (s.interface().to_owned(), s.mode())).collect();
     let published = Arc::new(Published::default());
     let hops = Arc::clone(&published);
-    let next_hops = netlink::start(&settings.interfaces, move |snapshot| hops.hops.store(snapshot)).await?;
+    let publish = move |snapshot| hops.hops.store(snapshot);
+    let next_hops = netlink::start(&settings.interfaces, settings.workers.len(), publish).await?;
     let idle = match settings.idle {
         Idle::Spin => workers::Idle::Spin,
         Idle::Sleep => workers::Idle::Sleep,
@@ -146,10 +148,20 @@ async fn look_after(director: &Director<Forwarding>, next_hops: &netlink::Handle
     }
 }
 
+/// Puts right what attaching an XDP program did to an interface's RSS.
+fn renew_rss(interface: &str) {
+    match Link::new(interface).and_then(|link| link.renew_rss()) {
+        Ok(true) => tracing::info!(interface, "its RSS was set anew, as the XDP program turned it off"),
+        Ok(false) => {}
+        Err(error) => tracing::warn!(interface, %error, "its RSS could not be set anew"),
+    }
+}
+
 fn attach(settings: &crate::config::Director, choice: ModeChoice) -> Result<Vec<Steering>> {
     let mut attached = Vec::new();
     for (number, interface) in settings.interfaces.iter().enumerate() {
         let steering = Steering::attach(interface, choice)?.numbered(number);
+        renew_rss(interface);
         tracing::info!(interface, mode = steering.mode().name(), "XDP program attached");
         if let Some(reason) = steering.fallback_reason() {
             tracing::warn!(interface, reason, "no native XDP here; using the slower generic mode");

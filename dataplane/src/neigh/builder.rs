@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::{Egress, EgressId, HopId, NextHop, NextHops, Prefix, Resolution, Routes, Target};
+use super::{Egress, EgressId, HopId, NextHop, NextHops, Prefix, Resolution, Routes, Spread, Target};
+use crate::rss::Rss;
 use crate::wire::Address;
 
 /// Builds a [`NextHops`].
@@ -104,6 +105,16 @@ impl NextHopsBuilder {
     /// route too.
     pub fn never(&mut self, prefix: Prefix) -> &mut Self {
         self.routes().local.insert(prefix, Target::NoRoute);
+        self
+    }
+
+    /// How each interface spreads what it receives, as far as that is known.
+    /// `plan` must be another than before if local ports may have got another
+    /// owner by it ([`NextHops::port_plan`]): where an interface's way changed,
+    /// or where a route did and interfaces have different ways.
+    pub fn spread(&mut self, interfaces: Arc<[Option<Arc<Rss>>]>, plan: u64) -> &mut Self {
+        let uniform = interfaces.windows(2).all(|two| two[0] == two[1]);
+        self.hops.spread = Spread { interfaces, uniform, plan };
         self
     }
 

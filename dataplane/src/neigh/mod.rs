@@ -18,6 +18,7 @@ pub use builder::NextHopsBuilder;
 pub(crate) use prefix::PrefixMap;
 pub use prefix::{ParsePrefixError, Prefix};
 
+use crate::rss::Rss;
 use crate::wire::Address;
 
 /// Slot of a [`NextHop`], valid within one [`NextHops::generation`].
@@ -117,9 +118,51 @@ pub struct NextHops {
     neighbours: HashMap<(Address, EgressId), HopId>,
     /// Shared by successive snapshots, as a router may have many
     routes: Arc<Routes>,
+    spread: Spread,
+}
+
+/// How the director's interfaces spread what they receive.
+#[derive(Clone, Debug, Default)]
+struct Spread {
+    /// By interface; `None` where nothing is known. Beyond the end likewise.
+    interfaces: Arc<[Option<Arc<Rss>>]>,
+    /// Whether it is the same for all
+    uniform: bool,
+    plan: u64,
 }
 
 impl NextHops {
+    /// Changes whenever a local port may have become another worker's, because
+    /// an interface spreads its packets in another way, or because answers
+    /// of a server come by another interface that does. 0 stands for interfaces
+    /// of which nothing is known.
+    #[inline]
+    pub fn port_plan(&self) -> u64 {
+        self.spread.plan
+    }
+
+    /// How an interface spreads what it receives over its queues, if that is
+    /// known.
+    #[inline]
+    pub fn rss(&self, interface: usize) -> Option<&Rss> {
+        self.spread.interfaces.get(interface)?.as_deref()
+    }
+
+    /// The interface that answers of a server come by, taken to be the one that
+    /// the route to it leaves by: or any, where all spread packets alike.
+    pub fn answers_by(&self, server: Address) -> Option<usize> {
+        if self.spread.uniform {
+            return Some(0);
+        }
+        match self.routes.lookup(server)? {
+            Target::Gateway(hop) => self.hop(hop).map(|hop| hop.interface.into()),
+            Target::OnLink(egress) => {
+                self.routes.egresses.get(egress.0 as usize).map(|egress| egress.interface.into())
+            }
+            Target::Foreign | Target::NoRoute => None,
+        }
+    }
+
     /// Changes whenever a [`HopId`] handed out earlier may mean another way,
     /// or an address may have got another next hop. Slots that are only added,
     /// and neighbours that change their MAC, leave it as it is.

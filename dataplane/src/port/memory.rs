@@ -2,8 +2,12 @@
 //! what is transmitted is collected, and nothing is allocated once as many
 //! frames as are needed exist.
 
+mod nic;
+
 use std::collections::VecDeque;
 use std::time::Duration;
+
+pub use nic::Nic;
 
 use super::{BURST, Frame, Port};
 

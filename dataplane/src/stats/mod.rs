@@ -199,8 +199,13 @@ pub struct WorkerCounters {
     pub fragmented: Counter,
     /// Frames given to the kernel because nothing of ours claimed them
     pub punted: Counter,
-    /// Frames passed on to another worker
+    /// Frames passed on to another worker, each time that they were
     pub handed: Counter,
+    /// Frames that other workers passed on to this one
+    pub handed_in: Counter,
+    /// Frames that were received on each interface and handed to another
+    /// worker from there
+    handed_off: ByInterface,
     /// Frames waiting for a next hop's link-layer address, or for the first
     /// fragment of their packet
     pub held: Counter,
@@ -217,6 +222,18 @@ pub struct WorkerCounters {
     drops: DropCounters,
 }
 
+/// Interfaces of a director at most.
+pub const MAX_INTERFACES: usize = 64;
+
+#[derive(Debug)]
+struct ByInterface([Counter; MAX_INTERFACES]);
+
+impl Default for ByInterface {
+    fn default() -> Self {
+        ByInterface(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
 #[derive(Debug)]
 struct DropCounters([Counter; DropReason::ALL.len()]);
 
@@ -227,6 +244,21 @@ impl Default for DropCounters {
 }
 
 impl WorkerCounters {
+    /// Counts a frame that landed on this worker's queue of an interface and
+    /// is another's.
+    #[inline]
+    pub fn count_handed_off(&self, interface: usize) {
+        if let Some(counter) = self.handed_off.0.get(interface) {
+            counter.add(1);
+        }
+    }
+
+    /// Frames that landed on this worker's queue of an interface and were
+    /// handed to another worker.
+    pub fn handed_off(&self, interface: usize) -> u64 {
+        self.handed_off.0.get(interface).map_or(0, Counter::get)
+    }
+
     /// Counts a dropped frame.
     #[inline]
     pub fn count_drop(&self, reason: DropReason) {

@@ -1,11 +1,14 @@
 //! What a worker shares with control and with the other workers: snapshots
 //! that it reads, and bounded queues.
 
+use std::sync::Arc;
+
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 
 use crate::conn::ConnectionRecord;
+use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::service::ServiceTable;
 use crate::wire::Address;
@@ -36,10 +39,15 @@ pub enum Command {
     Reopen(Sender<Result<(), String>>),
 }
 
+/// Frames of one worker that may be on their way to others.
+const MOST_HANDED: usize = 4096;
+
 /// A frame that landed on another worker's queue.
 pub struct Handed {
-    /// The frame
+    /// The frame, in a buffer that goes back to `from`
     pub bytes: Vec<u8>,
+    /// The worker that handed it over
+    pub from: usize,
     /// Where it was received
     pub interface: usize,
     /// How many workers looked at it already
@@ -52,6 +60,12 @@ pub struct Exchange {
     pub commands: ArrayQueue<Command>,
     /// Any other worker writes, the worker reads
     pub handed: ArrayQueue<Handed>,
+    /// Buffers for what the worker hands over. It takes them, and whoever has
+    /// read one puts it back. They are made as they are wanted, never more
+    /// than are on their way at once and fit in here, and used again and again.
+    pub buffers: ArrayQueue<Vec<u8>>,
+    /// The worker writes, all others read
+    pub claims: Arc<Claims>,
     /// The worker writes, control reads. When it is full, events are lost:
     /// each of them comes again with the next packet.
     pub events: ArrayQueue<Event>,
@@ -61,7 +75,9 @@ impl Default for Exchange {
     fn default() -> Self {
         Exchange {
             commands: ArrayQueue::new(16),
-            handed: ArrayQueue::new(4096),
+            handed: ArrayQueue::new(MOST_HANDED),
+            buffers: ArrayQueue::new(MOST_HANDED),
+            claims: Arc::default(),
             events: ArrayQueue::new(1024),
         }
     }

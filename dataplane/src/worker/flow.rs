@@ -12,7 +12,7 @@ use crate::conn::{
 };
 use crate::forward::{self, Plan, Refused, Rewrite, Rewritten, icmp};
 use crate::ftp::{Role, Sessions};
-use crate::local::LocalPorts;
+use crate::local::{Claims, LocalPorts};
 use crate::neigh::{HopId, NextHop, NextHops, Resolution};
 use crate::packet::Packet;
 use crate::port::Frame;
@@ -27,9 +27,6 @@ pub(super) struct View {
     pub(super) services: Arc<ServiceTable>,
     pub(super) hops: Arc<NextHops>,
 }
-
-/// Idle pools of local ports that are kept for the next connection.
-const IDLE_POOLS: usize = 64;
 
 /// Seconds that a connection of one packet is kept for it, should it have to
 /// wait for its next hop: a little more than it may.
@@ -81,18 +78,24 @@ pub(super) struct Flows {
 }
 
 impl Flows {
-    pub(super) fn new(worker: usize, workers: usize, capacity: usize, seed: Seed, now: u32) -> Self {
+    pub(super) fn new(
+        worker: usize,
+        claims: Vec<Arc<Claims>>,
+        capacity: usize,
+        seed: Seed,
+        now: u32,
+    ) -> Self {
         Flows {
             table: Table::new(capacity, seed),
             wheel: Wheel::new(capacity, now),
             templates: Templates::new(capacity, seed, now),
             sweep: Sweep::Done,
             overload: Overload::new(seed, now),
-            local_ports: LocalPorts::new(worker, workers).starting_at(seed.word()),
+            workers: claims.len(),
+            local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
             ftp: Sessions::default(),
             schedulers: Vec::new(),
             worker,
-            workers,
             capacity,
             packet_id: 0,
             removed: 0,
@@ -101,7 +104,6 @@ impl Flows {
 
     /// Brings the schedulers in line with a new service table.
     pub(super) fn adopt(&mut self, table: &ServiceTable, now: u32) {
-        self.local_ports.release_idle(IDLE_POOLS);
         self.schedulers.resize_with(table.service_slots(), || None);
         for (slot, scheduler) in self.schedulers.iter_mut().enumerate() {
             match (table.service(ServiceId(slot as u32)), scheduler) {

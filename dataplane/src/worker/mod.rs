@@ -11,6 +11,7 @@ mod flow;
 mod fragments;
 mod ftp;
 mod gather;
+mod handoff;
 mod held;
 mod listing;
 mod persist;
@@ -84,6 +85,8 @@ pub struct Worker<P: Port> {
     gather: Gather<P::Frame>,
     listings: Vec<Listing>,
     icmp_limit: icmp::Limit,
+    /// Whether the frames at hand come from an interface, not from a worker
+    receiving: bool,
     /// The address that control was last asked for, and when
     asked: Option<(Address, u32)>,
 }
@@ -100,10 +103,11 @@ impl<P: Port> Worker<P> {
         now: u64,
     ) -> Self {
         assert_eq!(exchanges.len(), settings.workers, "one exchange for each worker");
-        let Settings { worker, workers, connections, seed } = settings;
+        let Settings { worker, connections, seed, .. } = settings;
+        let claims = exchanges.iter().map(|exchange| Arc::clone(&exchange.claims)).collect();
         let interfaces = port.interfaces();
         Worker {
-            flows: Flows::new(worker, workers, connections, Seed::new(seed), tick(now)),
+            flows: Flows::new(worker, claims, connections, Seed::new(seed), tick(now)),
             port,
             settings,
             published,
@@ -117,6 +121,7 @@ impl<P: Port> Worker<P> {
             gather: Gather::new(Seed::new(seed)),
             listings: Vec::new(),
             icmp_limit: icmp::Limit::new(now),
+            receiving: false,
             asked: None,
         }
     }
@@ -148,7 +153,9 @@ impl<P: Port> Worker<P> {
             let received = self.port.receive(interface, &mut burst);
             if received > 0 {
                 self.counters.received.add(received as u64);
+                self.receiving = self.settings.workers > 1;
                 self.process(&mut burst, interface, 0, now);
+                self.receiving = false;
                 handled += received;
             }
             self.burst = burst;
@@ -182,8 +189,10 @@ impl<P: Port> Worker<P> {
         if !Arc::ptr_eq(&hops, &self.view.hops) {
             self.view.hops = Arc::clone(&hops);
             drop(hops);
+            self.flows.local_ports.follow(&self.view.hops);
             self.retry_held(now);
         }
+        self.flows.local_ports.proceed();
     }
 
     /// Handles frames that were received on `interface`.
@@ -279,6 +288,7 @@ impl<P: Port> Worker<P> {
                 self.answer(icmp::Error::PortUnreachable, None, packet, &frame, now);
                 self.discard(frame, DropReason::NoConnection);
             }
+            Verdict::Unclaimed if self.receiving => self.aim(frame, packet, interface),
             Verdict::Hand(_) | Verdict::Unclaimed => self.pass_on(frame, interface, visits),
         }
     }
@@ -481,56 +491,6 @@ impl<P: Port> Worker<P> {
             }
         }
         self.port.reopen()
-    }
-
-    /// An unclaimed frame goes round all workers, in case it belongs to
-    /// another one's connection, and then to the kernel.
-    fn pass_on(&mut self, frame: P::Frame, interface: usize, visits: usize) {
-        let Settings { worker, workers, .. } = self.settings;
-        if visits + 1 >= workers {
-            self.punt(frame, interface);
-            return;
-        }
-        self.hand((worker + 1) % workers, frame, interface, visits + 1);
-    }
-
-    /// Gives a frame to another worker. A frame for the keeper of a template
-    /// counts as received there: should that worker go by another table and
-    /// think of a third one, both will have taken up the newest by the next
-    /// time that the frame comes by.
-    fn hand(&mut self, to: usize, frame: P::Frame, interface: usize, visits: usize) {
-        let handed = Handed { bytes: frame.bytes().to_vec(), interface, visits };
-        match self.exchanges[to].handed.push(handed) {
-            Ok(()) => {
-                self.counters.handed.add(1);
-                self.port.release(frame);
-            }
-            Err(_) => self.discard(frame, DropReason::HandoffFull),
-        }
-    }
-
-    /// Handles at most a burst of frames that other workers passed on.
-    fn process_handed(&mut self, now: u64) -> usize {
-        let mut burst = std::mem::take(&mut self.burst);
-        let mut handled = 0;
-        while handled < BURST {
-            let Some(handed) = self.exchange().handed.pop() else { break };
-            handled += 1;
-            let Some(mut frame) = self.port.allocate() else {
-                self.counters.count_drop(DropReason::NoFrame);
-                continue;
-            };
-            if handed.bytes.len() > frame.capacity() {
-                self.discard(frame, DropReason::TooBig);
-                continue;
-            }
-            frame.set_len(handed.bytes.len());
-            frame.bytes_mut().copy_from_slice(&handed.bytes);
-            burst.push(frame);
-            self.process(&mut burst, handed.interface, handed.visits, now);
-        }
-        self.burst = burst;
-        handled
     }
 
     fn punt(&mut self, frame: P::Frame, interface: usize) {

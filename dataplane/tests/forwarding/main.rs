@@ -23,6 +23,7 @@ mod one_packet;
 mod persistence;
 mod related;
 mod related_v6;
+mod rss;
 mod sctp;
 mod sip;
 mod spread;

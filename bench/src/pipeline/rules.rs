@@ -1,0 +1,124 @@
+//! Service tables for benchmarks.
+
+use std::sync::Arc;
+
+use sluice_dataplane::service::{
+    Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
+    ServiceKey, ServiceOptions, ServiceTableBuilder, Thresholds, VirtualService,
+};
+use sluice_dataplane::stats::{ServerCounters, TrafficCounters};
+use sluice_dataplane::wire::Address;
+
+/// Address of the service.
+pub const VIP: [u8; 4] = [192, 0, 2, 10];
+/// Port of the service and of its servers.
+pub const SERVICE_PORT: u16 = 53;
+/// The first local address for FULLNAT.
+pub(super) const LOCAL_FIRST: [u8; 4] = [10, 0, 2, 200];
+const LOCAL_ADDRESSES: u8 = 16;
+
+/// The address of a real server, counted from 0.
+#[must_use]
+pub const fn server_address(number: u32) -> [u8; 4] {
+    let [_, a, b, c] = (number + 1).to_be_bytes();
+    [10, a, 2 + b, c]
+}
+
+/// One service, whose counters are the same in each of its tables.
+#[derive(Debug)]
+pub struct Rules {
+    method: Method,
+    counters: Arc<TrafficCounters>,
+    servers: Vec<Arc<ServerCounters>>,
+}
+
+impl Rules {
+    /// A service with so many servers, reached by a method.
+    #[must_use]
+    pub fn new(method: Method, servers: u32) -> Self {
+        let counters = Arc::new(TrafficCounters::new(1));
+        Rules { method, counters, servers: (0..servers).map(|_| Arc::new(ServerCounters::new(1))).collect() }
+    }
+
+    /// A table of it alone, in slot 0 and with its servers in the first slots.
+    #[must_use]
+    pub fn table(&self, generation: u64, scheduler: SchedulerKind) -> ServiceTableBuilder {
+        let mut builder = ServiceTableBuilder::new(generation);
+        let key = ServiceKey::Address {
+            protocol: Protocol::Udp,
+            address: Address::from_v4(VIP),
+            port: SERVICE_PORT,
+        };
+        self.add_to(&mut builder, ServiceId(0), ServerId(0), key, scheduler);
+        builder
+    }
+
+    /// Adds the service in a slot and its servers from a slot on.
+    fn add_to(
+        &self,
+        builder: &mut ServiceTableBuilder,
+        id: ServiceId,
+        first: ServerId,
+        key: ServiceKey,
+        scheduler: SchedulerKind,
+    ) {
+        let servers: Vec<_> = (first.0..).map(ServerId).take(self.servers.len()).collect();
+        for (number, (server, counters)) in servers.iter().zip(&self.servers).enumerate() {
+            builder.server(*server, self.server(id, key, number as u32, Arc::clone(counters)));
+        }
+        builder.service(id, self.service(key, scheduler, servers));
+    }
+
+    fn service(&self, key: ServiceKey, scheduler: SchedulerKind, servers: Vec<ServerId>) -> VirtualService {
+        let [a, b, c, first] = LOCAL_FIRST;
+        VirtualService {
+            key,
+            scheduler,
+            scheduler_flags: SchedulerFlags::default(),
+            servers,
+            local_addresses: (0..LOCAL_ADDRESSES).map(|i| Address::from_v4([a, b, c, first + i])).collect(),
+            options: ServiceOptions::default(),
+            counters: Arc::clone(&self.counters),
+        }
+    }
+
+    fn server(
+        &self,
+        service: ServiceId,
+        key: ServiceKey,
+        number: u32,
+        counters: Arc<ServerCounters>,
+    ) -> RealServer {
+        // Weights differ, for the schedulers that go by them.
+        let weight = 1 + number % 4;
+        RealServer {
+            service,
+            service_key: key,
+            address: Address::from_v4(server_address(number)),
+            port: SERVICE_PORT,
+            method: self.method,
+            encapsulation: Encapsulation::Ipip,
+            weight,
+            last_weight: weight,
+            thresholds: Thresholds::default(),
+            edits: 0,
+            timeouts: None,
+            available: true,
+            counters,
+            service_counters: Arc::clone(&self.counters),
+        }
+    }
+}
+
+/// Adds `count` services with two servers each. Those of one generation are not those of another.
+pub fn add_others(builder: &mut ServiceTableBuilder, generation: u64, count: u32) {
+    // Behind those of the first service.
+    const FIRST_SERVER: u32 = 1024;
+    for number in 0..count {
+        let [_, _, high, low] = number.to_be_bytes();
+        let address = Address::from_v4([198, 18 + (generation % 2) as u8, high, low]);
+        let key = ServiceKey::Address { protocol: Protocol::Tcp, address, port: 443 };
+        let (id, first) = (ServiceId(1 + number), ServerId(FIRST_SERVER + 2 * number));
+        Rules::new(Method::FullNat, 2).add_to(builder, id, first, key, SchedulerKind::Wlc);
+    }
+}
