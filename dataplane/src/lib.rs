@@ -15,6 +15,7 @@ mod prefetch;
 pub mod rss;
 pub mod sched;
 pub mod service;
+pub mod sip;
 pub mod stats;
 pub mod steer;
 pub mod wire;

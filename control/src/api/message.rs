@@ -222,6 +222,18 @@ pub struct ConnectionListing {
     /// Mark of the service, where it is a mark service
     #[serde(default)]
     pub mark: Option<u32>,
+    /// A template of a persistence engine
+    #[serde(default)]
+    pub engine: Option<EngineData>,
+}
+
+/// What a persistence engine tells a template by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineData {
+    /// Name of the engine (`PEName`)
+    pub name: String,
+    /// What it goes by (`PEData`), its bytes taken for Latin-1
+    pub data: String,
 }
 
 impl From<ConnectionRecord> for ConnectionListing {
@@ -237,6 +249,10 @@ impl From<ConnectionRecord> for ConnectionListing {
             server: ip(record.server),
             method: record.method.into(),
             any_protocol: record.any_protocol,
+            engine: record.engine.map(|(name, data)| EngineData {
+                name: name.into(),
+                data: data.iter().copied().map(char::from).collect(),
+            }),
             mark: record.mark,
         }
     }

@@ -220,6 +220,7 @@ fn a_client_that_hangs_does_not_hold_up_others() {
             method: Method::FullNat,
             any_protocol: false,
             mark: None,
+            engine: None,
         };
         *plane.slices.borrow_mut() = vec![vec![record; 5_000]; 20];
     });
@@ -303,6 +304,7 @@ fn local_addresses_are_listed_with_their_connections() {
             method: Method::FullNat,
             any_protocol: false,
             mark: None,
+            engine: None,
         };
         *plane.slices.borrow_mut() = vec![vec![record(1, 200), record(2, 201)], vec![record(3, 201)]];
     });

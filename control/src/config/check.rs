@@ -288,13 +288,9 @@ impl Check<'_> {
         for spanned in &file.service {
             let service = spanned.as_ref();
             let key = self.key(spanned);
-            let protocol = match key {
-                Some((ServiceKey::Address { protocol, .. }, _)) => Some(protocol),
-                _ => None,
-            };
             let scheduler = self.scheduler(service.scheduler.as_ref());
             let flags = self.flags(scheduler, &service.flags);
-            let options = self.options(service, protocol);
+            let options = self.options(service, key.as_ref().map(|(key, _)| *key));
             let timeouts = self.timeouts(&service.timeouts);
             let local_addresses = self.local_addresses(&service.local_addresses);
             if let Some((key, span)) = &key {

@@ -59,6 +59,7 @@ pub(super) struct Service {
     pub(super) one_packet: Option<Spanned<bool>>,
     pub(super) persistent: Option<Spanned<i64>>,
     pub(super) netmask: Option<Spanned<String>>,
+    pub(super) engine: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) timeouts: BTreeMap<String, Spanned<i64>>,
     #[serde(default)]

@@ -3,7 +3,10 @@
 
 use std::net::Ipv4Addr;
 
-use sluice_dataplane::service::{ClientMask, Encapsulation, Method, Persistence, Protocol, ServiceOptions};
+use sluice_dataplane::service::{
+    ClientMask, Encapsulation, Engine, Family, Method, Persistence, Protocol, ServiceKey, ServiceOptions,
+};
+use toml::Spanned;
 
 use super::check::Check;
 use super::file;
@@ -12,7 +15,11 @@ use super::file;
 const MAX_PERSISTENCE: u32 = 31 * 86_400;
 
 impl Check<'_> {
-    pub(super) fn options(&mut self, service: &file::Service, protocol: Option<Protocol>) -> ServiceOptions {
+    pub(super) fn options(&mut self, service: &file::Service, key: Option<ServiceKey>) -> ServiceOptions {
+        let protocol = match key {
+            Some(ServiceKey::Address { protocol, .. }) => Some(protocol),
+            _ => None,
+        };
         let one_packet = service.one_packet.as_ref().is_some_and(|value| *value.as_ref());
         if let (true, Some(Protocol::Tcp | Protocol::Sctp), Some(value)) =
             (one_packet, protocol, &service.one_packet)
@@ -23,19 +30,55 @@ impl Check<'_> {
                 "remove it, or make the protocol \"udp\"",
             );
         }
-        ServiceOptions { one_packet, persistence: self.persistence(service) }
+        let persistence = self.persistence(service, key.map(|key| key.family()));
+        ServiceOptions { one_packet, persistence, engine: self.engine(service, protocol) }
     }
 
-    fn persistence(&mut self, service: &file::Service) -> Option<Persistence> {
-        let mask = service.netmask.as_ref().and_then(|text| {
-            let mask = text.as_ref().parse::<Ipv4Addr>().ok();
-            if mask.is_none() {
-                self.problem(
-                    text.span(),
-                    format!("{:?} is not an IPv4 netmask", text.as_ref()),
-                    "write it as in \"255.255.255.0\"",
-                );
+    fn engine(&mut self, service: &file::Service, protocol: Option<Protocol>) -> Option<Engine> {
+        let text = service.engine.as_ref()?;
+        let engine = Engine::from_name(text.as_ref());
+        if engine.is_none() {
+            let message = format!("{:?} is not a persistence engine", text.as_ref());
+            self.problem(text.span(), message, "choose \"sip\"");
+        }
+        if service.persistent.is_none() {
+            self.problem(
+                text.span(),
+                "a persistence engine is for persistent services only",
+                "remove it, or add persistent = 300",
+            );
+        }
+        // IPVS takes it, and then drops whatever begins a connection.
+        if let Some(Protocol::Tcp | Protocol::Sctp) = protocol {
+            self.problem(
+                text.span(),
+                "the engine \"sip\" is for UDP services only",
+                "remove it, or make the protocol \"udp\"",
+            );
+        }
+        engine
+    }
+
+    /// The bits of a client's address that count.
+    fn mask(&mut self, text: &Spanned<String>, family: Option<Family>) -> ClientMask {
+        let v4 = || text.as_ref().parse::<Ipv4Addr>().ok().map(|mask| ClientMask::v4(mask.octets()));
+        let v6 = || text.as_ref().parse().ok().filter(|bits| (1..=128).contains(bits)).map(ClientMask::v6);
+        let (mask, what, hint) = match family {
+            Some(Family::V6) => {
+                (v6(), "the prefix length of an IPv6 network", "write it as in \"64\", from 1 to 128")
             }
+            Some(Family::V4) => (v4(), "an IPv4 netmask", "write it as in \"255.255.255.0\""),
+            None => (v4().or_else(v6), "a netmask", "write it as in \"255.255.255.0\", or \"64\" for IPv6"),
+        };
+        if mask.is_none() {
+            self.problem(text.span(), format!("{:?} is not {what}", text.as_ref()), hint);
+        }
+        mask.unwrap_or(ClientMask::HOST)
+    }
+
+    fn persistence(&mut self, service: &file::Service, family: Option<Family>) -> Option<Persistence> {
+        let mask = service.netmask.as_ref().map(|text| {
+            let mask = self.mask(text, family);
             if service.persistent.is_none() {
                 self.problem(
                     text.span(),
@@ -54,8 +97,7 @@ impl Check<'_> {
                 format!("choose 1 to {MAX_PERSISTENCE}"),
             );
         }
-        let mask = mask.map_or(ClientMask::HOST, |mask| ClientMask::v4(mask.octets()));
-        Some(Persistence { timeout: timeout?, mask })
+        Some(Persistence { timeout: timeout?, mask: mask.unwrap_or(ClientMask::HOST) })
     }
 
     /// What packets of a TUN server are wrapped in.
@@ -86,9 +128,9 @@ impl Check<'_> {
                 let number =
                     port.and_then(|port| u16::try_from(*port.as_ref()).ok()).filter(|port| *port != 0);
                 if number.is_none() {
-                    let span = port.map(toml::Spanned::span);
+                    let span = port.map(Spanned::span);
                     self.problem(
-                        span.or_else(|| server.tunnel.as_ref().map(toml::Spanned::span)).unwrap_or(0..0),
+                        span.or_else(|| server.tunnel.as_ref().map(Spanned::span)).unwrap_or(0..0),
                         "a tunnel of \"gue\" needs the UDP port that the server listens on",
                         "add tunnel_port = 6080, or whatever 1 to 65535 the server has",
                     );

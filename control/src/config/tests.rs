@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use sluice_dataplane::conn::State;
-use sluice_dataplane::service::{Defense, FtpPorts, Protocol};
+use sluice_dataplane::service::{ClientMask, Defense, Engine, FtpPorts, Protocol};
 
 use super::*;
 
@@ -428,6 +428,55 @@ s.toml:10:11: \"24\" is not an IPv4 netmask
     assert_eq!(
         service_errors(&service("netmask = \"255.255.255.0\"\n")),
         "s.toml:8:11: a netmask is for persistent services only\n    hint: remove it, or add persistent = 300"
+    );
+}
+
+#[test]
+fn the_netmask_of_ipv6_is_a_prefix_length() {
+    let service = |mask: &str| {
+        format!(
+            "[[service]]\naddress = \"[2001:db8::1]:53\"\nprotocol = \"udp\"\npersistent = 60\nnetmask = \"{mask}\"\n"
+        )
+    };
+    for bits in [1, 64, 128] {
+        let resolved = parse(&format!("{SMALLEST}{}", service(&bits.to_string()))).unwrap();
+        assert_eq!(resolved.services[0].options.persistence.unwrap().mask, ClientMask::v6(bits));
+    }
+    for wrong in ["0", "129", "/64", "", "255.255.255.0", "ffff::"] {
+        assert_eq!(
+            service_errors(&service(wrong)),
+            format!(
+                "s.toml:9:11: {wrong:?} is not the prefix length of an IPv6 network\n    hint: write it as in \"64\", from 1 to 128"
+            )
+        );
+    }
+    let mark = |family: &str, mask: &str| {
+        format!("[[service]]\nmark = 1\nfamily = \"{family}\"\npersistent = 60\nnetmask = \"{mask}\"\n")
+    };
+    let resolved = parse(&format!("{SMALLEST}{}", mark("ipv6", "48"))).unwrap();
+    assert_eq!(resolved.services[0].options.persistence.unwrap().mask, ClientMask::v6(48));
+    assert!(service_errors(&mark("ipv4", "48")).contains("\"48\" is not an IPv4 netmask"));
+}
+
+#[test]
+fn a_persistence_engine_is_checked() {
+    let service = |protocol: &str, rest: &str| {
+        format!("[[service]]\naddress = \"192.0.2.10:5060\"\nprotocol = \"{protocol}\"\n{rest}")
+    };
+    let resolved =
+        parse(&format!("{SMALLEST}{}", service("udp", "persistent = 60\nengine = \"sip\"\n"))).unwrap();
+    assert_eq!(resolved.services[0].options.engine, Some(Engine::Sip));
+    assert_eq!(
+        service_errors(&service("tcp", "engine = \"sip\"\n")),
+        "\
+s.toml:8:10: a persistence engine is for persistent services only
+    hint: remove it, or add persistent = 300
+s.toml:8:10: the engine \"sip\" is for UDP services only
+    hint: remove it, or make the protocol \"udp\""
+    );
+    assert_eq!(
+        service_errors(&service("udp", "persistent = 60\nengine = \"SIP\"\n")),
+        "s.toml:9:10: \"SIP\" is not a persistence engine\n    hint: choose \"sip\""
     );
 }
 

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::print::Printer;
-use crate::api::message::{ConnectionListing, LocalAddressUse};
+use crate::api::message::{ConnectionListing, EngineData, LocalAddressUse};
 use crate::rules::{Protocol, ServiceName};
 
 /// The two lines above the connections.
@@ -18,6 +18,7 @@ pub(super) fn connections(
     out: &mut dyn Write,
     printer: &Printer<'_>,
     connections: &[ConnectionListing],
+    engine_columns: bool,
 ) -> io::Result<()> {
     for connection in connections {
         let protocol = match connection.protocol {
@@ -30,14 +31,18 @@ pub(super) fn connections(
         let expire = format!("{minutes:02}:{seconds:02}");
         let named = (!connection.any_protocol).then_some(connection.protocol);
         let endpoint = |(address, port)| printer.endpoint(address, port, named);
-        writeln!(
+        write!(
             out,
-            "{protocol:<3} {expire:<6} {:<11} {:<18} {:<18} {}",
+            "{protocol:<3} {expire:<6} {:<11} {:<18} {:<18} ",
             connection.state,
             endpoint(connection.client),
             endpoint(connection.service),
-            endpoint(connection.server),
         )?;
+        let server = endpoint(connection.server);
+        match connection.engine.as_ref().filter(|_| engine_columns) {
+            Some(EngineData { name, data }) => writeln!(out, "{server:<16} {name:<18} {data}")?,
+            None => writeln!(out, "{server}")?,
+        }
     }
     Ok(())
 }
@@ -100,6 +105,7 @@ mod tests {
             server,
             method: Method::Nat,
             any_protocol: false,
+            engine: None,
             mark: None,
         }
     }
@@ -147,7 +153,7 @@ mod tests {
         let printer = Printer { format: Format { numeric, ..Format::default() }, names: &Names };
         let mut out = Vec::new();
         heading(&mut out, false).unwrap();
-        connections(&mut out, &printer, &listed).unwrap();
+        connections(&mut out, &printer, &listed, false).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -167,6 +173,38 @@ mod tests {
             "TCP 14:59  ESTABLISHED averyveryverylongname.of.a.client.example.test:40000 \
              www.example.test:http 10.0.2.1:http\n"
         ));
+    }
+
+    /// As `ipvsadm -Lnc --persistent-conn` of 1.31 printed them.
+    #[test]
+    fn a_template_of_a_call_has_columns_of_its_own() {
+        let v4 = [("10.0.1.1", 0), ("192.0.2.10", 5060), ("10.0.2.3", 5060)];
+        let v6 = [("2001:db8:1::1", 0), ("2001:db8:f::10", 5065), ("2001:db8:2::2", 5065)];
+        let call = |ends, data: &str| ConnectionListing {
+            engine: Some(EngineData { name: "sip".into(), data: data.into() }),
+            ..connection(Protocol::Udp, 58, "NONE", ends)
+        };
+        let plain = [("10.0.1.1", 30001), ("192.0.2.10", 5060), ("10.0.2.3", 5060)];
+        let listed = [call(v4, "three"), call(v6, "one"), connection(Protocol::Udp, 299, "UDP", plain)];
+        let printer = Printer { format: Format { numeric: true, ..Format::default() }, names: &NoNames };
+        let print = |engine_columns| {
+            let mut out = Vec::new();
+            heading(&mut out, engine_columns).unwrap();
+            connections(&mut out, &printer, &listed, engine_columns).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(
+            print(true),
+            "IPVS connection entries\n\
+             pro expire state       source             virtual            destination        pe name          pe_data\n\
+             UDP 00:58  NONE        10.0.1.1:0         192.0.2.10:5060    10.0.2.3:5060    sip                three\n\
+             UDP 00:58  NONE        [2001:db8:1::1]:0  [2001:db8:f::10]:5065 [2001:db8:2::2]:5065 sip                one\n\
+             UDP 04:59  UDP         10.0.1.1:30001     192.0.2.10:5060    10.0.2.3:5060\n"
+        );
+        assert!(
+            print(false)
+                .contains("UDP 00:58  NONE        10.0.1.1:0         192.0.2.10:5060    10.0.2.3:5060\n")
+        );
     }
 
     #[test]

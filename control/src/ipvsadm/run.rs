@@ -1,6 +1,6 @@
 //! Carrying out a command line.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -56,6 +56,9 @@ enum End {
     /// With this status, for good
     Exit(u8),
 }
+
+/// Most bytes of a line of a restore, with its end.
+const LONGEST_LINE: u64 = 65_536;
 
 /// Why it did not end well.
 enum Failure {
@@ -265,7 +268,7 @@ impl Performer<'_, '_> {
             begin(out, &mut begun)?;
             let Answer::Connections(slice) = part else { return Ok(()) };
             if !format.json {
-                return connections::connections(out, &printer, &slice);
+                return connections::connections(out, &printer, &slice, engine_columns);
             }
             for connection in &slice {
                 write_json_item(out, &mut separator, connection)?;
@@ -308,10 +311,17 @@ impl Performer<'_, '_> {
         self.environment.socket = socket.map(Path::to_owned);
         let mut status = 0;
         let mut line = Vec::new();
-        loop {
+        for number in 1u64.. {
             line.clear();
-            if self.environment.stdin.read_until(b'\n', &mut line)? == 0 {
-                return Ok(End::Status(status));
+            let input = &mut *self.environment.stdin;
+            if input.take(LONGEST_LINE + 1).read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
+            if line.len() as u64 > LONGEST_LINE {
+                return Err(Failure::Mistake(Mistake::Usage(format!(
+                    "line {number} of the rules is longer than {LONGEST_LINE} bytes, and no rule is; \
+                     is it what `ipvsadm -S' printed?"
+                ))));
             }
             let text = String::from_utf8_lossy(&line);
             let mut words: Vec<String> = text.split_ascii_whitespace().map(str::to_owned).collect();
@@ -326,6 +336,7 @@ impl Performer<'_, '_> {
                 end @ End::Exit(_) => return Ok(end),
             }
         }
+        Ok(End::Status(status))
     }
 
     fn unexpected(&self, answer: &Answer) -> ClientError {

@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::TimeoutOverrides;
-use sluice_dataplane::service::{self, ClientMask, Persistence, SchedulerKind, ServiceKey, ServiceOptions};
+use sluice_dataplane::service::{
+    self, ClientMask, Engine, Persistence, SchedulerKind, ServiceKey, ServiceOptions,
+};
 
 /// Address family of a firewall-mark service.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -235,16 +237,23 @@ impl ServiceSettings {
         }
     }
 
-    /// The same with one-packet scheduling and persistence as given.
+    /// The same with one-packet scheduling, persistence and its engine as given.
     pub fn with(self, options: ServiceOptions) -> Self {
-        let ServiceOptions { one_packet, persistence } = options;
+        let ServiceOptions { one_packet, persistence, engine } = options;
         let granularity = persistence.map_or(self.granularity, |persistence| {
             match (self.granularity, persistence.mask.v4_mask()) {
                 (Granularity::Mask(_), mask) => Granularity::Mask(mask.into()),
                 (Granularity::Prefix(_), _) => Granularity::Prefix(persistence.mask.v6_bits()),
             }
         });
-        ServiceSettings { one_packet, persistence: persistence.map(|p| p.timeout), granularity, ..self }
+        let engine = engine.map(|engine| engine.name().into());
+        ServiceSettings {
+            one_packet,
+            persistence: persistence.map(|p| p.timeout),
+            granularity,
+            engine,
+            ..self
+        }
     }
 
     /// What the data plane has to know beside the scheduler.
@@ -254,7 +263,8 @@ impl ServiceSettings {
             Granularity::Prefix(bits) => ClientMask::v6(bits),
         };
         let persistence = self.persistence.map(|timeout| Persistence { timeout, mask });
-        ServiceOptions { one_packet: self.one_packet, persistence }
+        let engine = self.engine.as_deref().and_then(Engine::from_name);
+        ServiceOptions { one_packet: self.one_packet, persistence, engine }
     }
 
     /// The scheduler, where the data plane has it.

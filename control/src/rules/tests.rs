@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use sluice_dataplane::service::{ServerId, ServiceTable};
+use sluice_dataplane::service::{Engine, ServerId, ServiceTable};
 use sluice_dataplane::stats::ServerCounters;
 
 use super::*;
@@ -246,13 +246,11 @@ fn what_the_data_plane_lacks_is_refused() {
             format!("{what} is not supported by this version of Sluice")
         );
     };
-    let other = tcp("10.0.0.2:80");
     let set = |change: fn(&mut ServiceSettings)| {
         let mut settings = plain("rr");
         change(&mut settings);
         settings
     };
-    refused(rules.add_service(other, set(|s| s.engine = Some("sip".into()))), "a persistence engine (--pe)");
     let all = "a service of every port without persistence (port 0 without -p)";
     refused(rules.add_service(tcp("10.0.0.2:0"), plain("rr")), all);
     refused(rules.add_service(tcp("::ffff:1.2.3.4:80"), plain("rr")), "an IPv4-mapped IPv6 service");
@@ -314,4 +312,22 @@ fn a_configuration_is_loaded_in_one_go_or_names_what_is_wrong() {
         error.to_string(),
         "service tcp 10.0.0.1:80, server 10.1.0.1 port 80: Destination already exists"
     );
+}
+
+#[test]
+fn a_persistence_engine_reaches_the_table() {
+    let mut rules = Rules::new(1);
+    let name = ServiceName::Address { protocol: Protocol::Udp, address: ip("10.0.0.1"), port: 5060 };
+    let settings = ServiceSettings { engine: Some("sip".into()), persistence: Some(60), ..plain("rr") };
+    rules.add_service(name, settings.clone()).unwrap();
+    let engine = |rules: &mut Rules, generation| {
+        let table = rules.table(generation);
+        table.services().map(|(_, service)| service.options.engine).collect::<Vec<_>>()
+    };
+    assert_eq!(engine(&mut rules, 1), [Some(Engine::Sip)]);
+    assert_eq!(plain("rr").with(settings.options()), settings);
+    let unknown = ServiceSettings { engine: Some("sap".into()), ..settings };
+    assert_eq!(rules.edit_service(&name, unknown), Err(RulesError::SchedulerNotFound));
+    rules.edit_service(&name, plain("rr")).unwrap();
+    assert_eq!(engine(&mut rules, 2), [None]);
 }

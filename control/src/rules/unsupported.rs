@@ -24,9 +24,6 @@ pub(super) fn service(name: &ServiceName, settings: &ServiceSettings) -> Result<
     if !name.is_mark() && name.port() == 0 && settings.persistence.is_none() {
         return refuse("a service of every port without persistence (port 0 without -p)");
     }
-    if settings.engine.is_some() {
-        return refuse("a persistence engine (--pe)");
-    }
     Ok(())
 }
 
@@ -51,4 +48,4 @@ pub(super) fn daemon() -> Result<(), RulesError> {
 }
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str = "  --pe, the sync daemon";
+pub const SUMMARY: &str = "  the sync daemon";

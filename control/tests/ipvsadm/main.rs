@@ -3,6 +3,7 @@
 
 mod additions;
 mod arrivals;
+mod fuzz;
 mod golden;
 mod marks;
 mod plane;

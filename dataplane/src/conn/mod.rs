@@ -1,5 +1,6 @@
 //! Connections: the table, its entries, their states and timers.
 
+mod calls;
 mod entry;
 mod index;
 mod record;

@@ -27,4 +27,7 @@ pub struct ConnectionRecord {
     pub any_protocol: bool,
     /// Mark of the service, where it is a mark service (`cp->fwmark`)
     pub mark: Option<u32>,
+    /// A template of a persistence engine: its name, and what it goes by, which
+    /// may be any bytes (`PEName`, `PEData`)
+    pub engine: Option<(&'static str, Box<[u8]>)>,
 }

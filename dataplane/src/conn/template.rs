@@ -7,9 +7,13 @@
 //! connection that was made by it, whatever packets pass in between. One that
 //! runs out while it has children goes on for a minute, and from then on by
 //! the minute (`ip_vs_conn_expire`).
+//!
+//! A template of the persistence engine `sip` is of one call: it is found by the
+//! Call-ID as well as by its key.
 
 use hashbrown::HashTable;
 
+use super::calls::Calls;
 use super::timer::{Wheel, ticks};
 use super::{Seed, Tuple};
 use crate::service::{Method, Protocol, ServerId};
@@ -94,7 +98,9 @@ pub struct Templates {
     templates: Vec<Option<Template>>,
     free: Vec<u32>,
     capacity: usize,
+    /// Those without a call
     index: HashTable<u32>,
+    calls: Calls,
     wheel: Wheel,
     seed: Seed,
 }
@@ -107,6 +113,7 @@ impl Templates {
             free: Vec::new(),
             capacity,
             index: HashTable::new(),
+            calls: Calls::new(),
             wheel: Wheel::new(capacity, now),
             seed,
         }
@@ -139,6 +146,18 @@ impl Templates {
         self.index.find(key.hash(self.seed), matches).map(|id| TemplateId(*id))
     }
 
+    /// The template that one call goes by.
+    pub fn find_call(&self, key: &TemplateKey, call: &[u8]) -> Option<TemplateId> {
+        let hash = Calls::hash(self.seed, key.hash(self.seed), call);
+        let matches = |id| self.get(TemplateId(id)).is_some_and(|template| template.key == *key);
+        self.calls.find(hash, call, matches).map(TemplateId)
+    }
+
+    /// The call that a template is of.
+    pub fn call(&self, id: TemplateId) -> Option<&[u8]> {
+        self.calls.get(id.0)
+    }
+
     /// The template with a number.
     pub fn get(&self, id: TemplateId) -> Option<&Template> {
         self.templates.get(id.0 as usize)?.as_ref()
@@ -149,6 +168,27 @@ impl Templates {
     /// # Errors
     /// When there is no room.
     pub fn insert(&mut self, template: Template, now: u32) -> Result<TemplateId, Full> {
+        let id = self.enter(template, now)?;
+        let (templates, seed) = (&self.templates, self.seed);
+        self.index.insert_unique(template.key.hash(seed), id.0, |id| {
+            // Every number in the index is a template's.
+            templates[*id as usize].as_ref().map_or(0, |t| t.key.hash(seed))
+        });
+        Ok(id)
+    }
+
+    /// Enters a template of a call whose key is not there yet with that call.
+    ///
+    /// # Errors
+    /// When there is no room.
+    pub fn insert_call(&mut self, template: Template, call: &[u8], now: u32) -> Result<TemplateId, Full> {
+        let id = self.enter(template, now)?;
+        let hash = Calls::hash(self.seed, template.key.hash(self.seed), call);
+        self.calls.insert(id.0, hash, call);
+        Ok(id)
+    }
+
+    fn enter(&mut self, template: Template, now: u32) -> Result<TemplateId, Full> {
         let id = match self.free.pop() {
             Some(id) => id,
             None if self.templates.len() < self.capacity => {
@@ -158,11 +198,6 @@ impl Templates {
             None => return Err(Full),
         };
         self.templates[id as usize] = Some(template);
-        let (templates, seed) = (&self.templates, self.seed);
-        self.index.insert_unique(template.key.hash(seed), id, |id| {
-            // Every number in the index is a template's.
-            templates[*id as usize].as_ref().map_or(0, |t| t.key.hash(seed))
-        });
         self.wheel.schedule(id, after(now, template.timeout));
         Ok(TemplateId(id))
     }
@@ -202,6 +237,7 @@ impl Templates {
         if let Ok(found) = self.index.find_entry(hash, |number| *number == id.0) {
             found.remove();
         }
+        self.calls.hide(id.0);
     }
 
     /// Removes a template, whatever it has.
@@ -211,6 +247,7 @@ impl Templates {
         if let Ok(found) = self.index.find_entry(template.key.hash(self.seed), |number| *number == id.0) {
             found.remove();
         }
+        self.calls.remove(id.0);
         self.templates[id.0 as usize] = None;
         self.free.push(id.0);
         Some(template)
@@ -310,5 +347,31 @@ mod tests {
         assert_eq!(all.find(&template(1).key), Some(second));
         all.let_go(first);
         assert_eq!(expired(&mut all, ticks(30) + 1), 2);
+    }
+    #[test]
+    fn calls_of_one_key_have_a_template_each() {
+        let mut all = templates(10);
+        let key = template(1).key;
+        let plain = all.insert(template(1), 0).unwrap();
+        let calls: Vec<Vec<u8>> = (0..5).map(|n| format!("{n}@host").into_bytes()).collect();
+        let ids: Vec<_> = calls.iter().map(|call| all.insert_call(template(1), call, 0).unwrap()).collect();
+        for (call, id) in calls.iter().zip(&ids) {
+            assert_eq!((all.find_call(&key, call), all.call(*id)), (Some(*id), Some(call.as_slice())));
+            assert_eq!(all.find_call(&template(2).key, call), None);
+        }
+        assert_eq!((all.find(&key), all.call(plain)), (Some(plain), None));
+        assert_eq!(all.find_call(&key, b"5@host"), None);
+
+        all.put_away(ids[0]);
+        assert_eq!((all.find_call(&key, &calls[0]), all.call(ids[0])), (None, Some(&b"0@host"[..])));
+        let again = all.insert_call(template(1), &calls[0], 0).unwrap();
+        assert_eq!(all.find_call(&key, &calls[0]), Some(again));
+        all.remove(ids[1]);
+        assert_eq!((all.find_call(&key, &calls[1]), all.call(ids[1])), (None, None));
+
+        assert_eq!(expired(&mut all, ticks(30) + 1), 6);
+        assert!(calls.iter().all(|call| all.find_call(&key, call).is_none()));
+        let reused = all.insert(template(1), 1000).unwrap();
+        assert_eq!((all.find(&key), all.call(reused)), (Some(reused), None));
     }
 }

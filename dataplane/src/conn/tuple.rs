@@ -56,6 +56,22 @@ impl Seed {
         (self.0 >> 32) as u32
     }
 
+    /// A hash of bytes, that goes on from another one. As a tuple's, it cannot be
+    /// aimed at without knowing the seed.
+    pub fn hash_bytes(self, hash: u64, bytes: &[u8]) -> u64 {
+        let word = |chunk: &[u8]| {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            u64::from_le_bytes(word)
+        };
+        let start = folded(hash ^ self.0, bytes.len() as u64 ^ self.1);
+        let hash = bytes.chunks(16).fold(start, |hash, chunk| {
+            let (low, high) = chunk.split_at(chunk.len().min(8));
+            folded(word(low) ^ self.0 ^ hash, word(high) ^ self.1 ^ SPREAD)
+        });
+        folded(hash ^ self.1, self.0 ^ SPREAD)
+    }
+
     /// A seed of sixteen random bytes.
     pub fn new(random: [u8; 16]) -> Self {
         let (words, _) = random.as_chunks::<8>();
@@ -63,6 +79,9 @@ impl Seed {
         Seed(u64::from_le_bytes(words[0]) | 1, u64::from_le_bytes(words[1]) | 1)
     }
 }
+
+/// Bits without a pattern, for seeds that have one: the golden ratio's.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 #[inline]
 fn folded(a: u64, b: u64) -> u64 {
@@ -75,6 +94,22 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+
+    #[test]
+    fn bytes_that_differ_little_spread() {
+        let seed = Seed::new([7; 16]);
+        let mut buckets: HashMap<u64, u32> = HashMap::new();
+        for number in 0..65_536 {
+            *buckets
+                .entry(seed.hash_bytes(1, format!("{number:x}@10.0.0.1").as_bytes()) % 4096)
+                .or_default() += 1;
+        }
+        assert!(buckets.len() > 4090, "{}", buckets.len());
+        assert!(*buckets.values().max().unwrap() < 48, "{:?}", buckets.values().max());
+        let hash = |bytes: &[u8]| seed.hash_bytes(1, bytes);
+        assert_ne!(hash(b"a"), hash(b"a\0"), "padding is not a byte");
+        assert_ne!(hash(b"a"), seed.hash_bytes(2, b"a"));
+    }
 
     #[test]
     fn neighbouring_clients_spread() {

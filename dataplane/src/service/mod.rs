@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 pub use ftp::{FTP, FtpPorts, MOST_FTP_PORTS};
 pub use marks::{MarkCounters, MarkRule, MarkRules, PortRange, TooManyRules};
-pub use options::{ClientMask, Persistence, ServiceOptions};
+pub use options::{ClientMask, Engine, Persistence, ServiceOptions};
 pub use scheduler::{SchedulerFlags, SchedulerKind};
 pub use table::{ServiceTable, ServiceTableBuilder};
 pub use tunables::{Defense, Tunables};

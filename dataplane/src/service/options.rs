@@ -10,6 +10,31 @@ pub struct ServiceOptions {
     pub one_packet: bool,
     /// Persistence (`ipvsadm -p`), if any
     pub persistence: Option<Persistence>,
+    /// What persistence goes by beside the client (`--pe`); means nothing
+    /// without it
+    pub engine: Option<Engine>,
+}
+
+/// A persistence engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Engine {
+    /// The Call-ID of SIP over UDP (`ip_vs_pe_sip.c`). What has none begins no
+    /// connection.
+    Sip,
+}
+
+impl Engine {
+    /// The engine of a name that `ipvsadm` takes.
+    pub fn from_name(name: &str) -> Option<Engine> {
+        (name == Engine::Sip.name()).then_some(Engine::Sip)
+    }
+
+    /// The name that `ipvsadm` has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Engine::Sip => "sip",
+        }
+    }
 }
 
 /// How connections of one client keep to one server.

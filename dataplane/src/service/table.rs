@@ -21,6 +21,9 @@ pub struct ServiceTable {
     marks: Arc<MarkRules>,
     /// Where packets of NAT servers come from; only if somebody will ask
     nat_servers: HashSet<(Protocol, Address, u16)>,
+    /// NAT servers of UDP services with a persistence engine, by where their
+    /// packets come from
+    callers: HashMap<(Address, u16), ServerId>,
     timeouts: Timeouts,
     tunables: Tunables,
 }
@@ -48,6 +51,14 @@ impl ServiceTable {
     /// its packets could be told by.
     pub fn is_nat_server(&self, protocol: Protocol, address: Address, port: u16) -> bool {
         self.nat_servers.contains(&(protocol, address, port))
+    }
+
+    /// The NAT server of a service with a persistence engine that datagrams from
+    /// `address:port` are of, and so may begin a connection
+    /// (`ip_vs_find_real_service`).
+    #[inline]
+    pub fn caller(&self, address: Address, port: u16) -> Option<ServerId> {
+        if self.callers.is_empty() { None } else { self.callers.get(&(address, port)).copied() }
     }
 
     /// Settings of all services.
@@ -196,7 +207,8 @@ impl ServiceTableBuilder {
     }
 
     /// The finished table.
-    pub fn build(self) -> ServiceTable {
+    pub fn build(mut self) -> ServiceTable {
+        self.table.callers = self.callers();
         for (id, service) in self.table.services() {
             for server in &service.servers {
                 assert!(
@@ -206,6 +218,23 @@ impl ServiceTableBuilder {
             }
         }
         self.table
+    }
+
+    fn callers(&self) -> HashMap<(Address, u16), ServerId> {
+        let calls = |service: &VirtualService| {
+            let is_of_one_port = matches!(service.key,
+                ServiceKey::Address { protocol: Protocol::Udp, port, .. } if port != 0);
+            is_of_one_port && service.options.persistence.is_some() && service.options.engine.is_some()
+        };
+        let services = self.table.services().filter(|(_, service)| calls(service));
+        let servers = services.flat_map(|(_, service)| service.servers.iter());
+        servers
+            .filter_map(|id| {
+                let server = self.table.server(*id)?;
+                let calls = server.method == Method::Nat && server.available && server.port != 0;
+                calls.then_some(((server.address, server.port), *id))
+            })
+            .collect()
     }
 }
 

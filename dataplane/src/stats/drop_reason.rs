@@ -42,6 +42,9 @@ drop_reasons! {
     Untranslatable = "untranslatable",
     /// The service has no server that takes connections
     NoServer = "no_server",
+    /// It would begin a connection of a service with the persistence engine `sip`,
+    /// and has no Call-ID
+    NoCallId = "no_call_id",
     /// The connection's server was removed
     ServerGone = "server_gone",
     /// The connection table is nearly full, and `drop_packet` says that some

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::defense::Overload;
-use super::persist::{Kept, Unserved};
+use super::persist::{Kept, Unserved, Wanted};
 use super::sweep::Sweep;
 use crate::conn::timer::{Wheel, ticks};
 use crate::conn::{
@@ -142,13 +142,13 @@ impl Flows {
             // In the end it is as if there had been none.
             Some((id, Side::Client)) if self.begins_anew(view, id, packet) || self.is_abandoned(view, id) => {
                 self.expire(view, id);
-                match self.begin(view, packet, interface, now) {
+                match self.begin(view, packet, interface, frame.bytes(), now) {
                     Ok(begun) => begun,
                     Err(verdict) => return verdict,
                 }
             }
             Some(found) => found,
-            None => match self.begin(view, packet, interface, now) {
+            None => match self.begin(view, packet, interface, frame.bytes(), now) {
                 Ok(begun) => begun,
                 Err(verdict) => return verdict,
             },
@@ -161,17 +161,22 @@ impl Flows {
         verdict
     }
 
-    /// The connection that a packet begins: one that is expected, or a new one.
+    /// The connection that a packet begins, whose frame is `bytes`: one that is
+    /// expected, or a new one.
     fn begin(
         &mut self,
         view: &View,
         packet: &Packet,
         interface: usize,
+        bytes: &[u8],
         now: u32,
     ) -> Result<(EntryId, Side), Verdict> {
-        match self.claim(packet) {
-            Some(claimed) => Ok(claimed),
-            None => self.connect(view, packet, interface, now).map(|id| (id, Side::Client)),
+        if let Some(claimed) = self.claim(packet) {
+            return Ok(claimed);
+        }
+        match self.connect(view, packet, interface, bytes, now) {
+            Err(Verdict::Unclaimed) => self.call(view, packet, bytes, now).map(|id| (id, Side::Server)),
+            connected => connected.map(|id| (id, Side::Client)),
         }
     }
 
@@ -351,13 +356,15 @@ impl Flows {
         view: &View,
         packet: &Packet,
         interface: usize,
+        bytes: &[u8],
         now: u32,
     ) -> Result<EntryId, Verdict> {
         let tuple = packet.tuple;
         let services = &view.services;
         let service_id = services.find_for(&tuple, interface).ok_or(Verdict::Unclaimed)?;
         let service = services.service(service_id).ok_or(Verdict::Unclaimed)?;
-        if let Some(keeper) = self.keeper(service, &tuple) {
+        let wanted = Wanted::of(service, &tuple, packet, bytes);
+        if let Some(keeper) = wanted.as_ref().and_then(|wanted| self.keeper(wanted)) {
             return Err(Verdict::Hand(keeper));
         }
         let tunables = services.tunables();
@@ -375,8 +382,8 @@ impl Flows {
         if self.overload.drops() {
             return Err(Verdict::Drop(DropReason::Overload));
         }
-        let chosen = match service.options.persistence {
-            Some(persistence) => match self.keep(view, service_id, service, persistence, &tuple, now) {
+        let chosen = match &wanted {
+            Some(wanted) => match self.keep(view, service_id, service, wanted, &tuple, now) {
                 Ok(kept) => Some(kept),
                 Err(Unserved::NoServer) => None,
                 Err(Unserved::Drop(reason)) => return Err(Verdict::Drop(reason)),
@@ -412,6 +419,26 @@ impl Flows {
                 .map_err(|_| Verdict::Drop(DropReason::NoLocalPort))?,
             Method::Nat | Method::DirectRoute | Method::Tunnel => (tuple.source, tuple.source_port),
         };
+        let kept = Kept { server: server_id, template };
+        let id = self.enter(view, service, kept, tuple, [destination, local], now)?;
+        services.marks().count(&tuple, interface, self.worker);
+        Ok(id)
+    }
+
+    /// Enters a connection to a server at `ends[0]`, from `ends[1]` by FULLNAT.
+    pub(super) fn enter(
+        &mut self,
+        view: &View,
+        service: &VirtualService,
+        kept: Kept,
+        tuple: Tuple,
+        ends: [(Address, u16); 2],
+        now: u32,
+    ) -> Result<EntryId, Verdict> {
+        let Kept { server: server_id, template } = kept;
+        let services = &view.services;
+        let server = services.server(server_id).ok_or(Verdict::Drop(DropReason::ServerGone))?;
+        let [destination, local] = ends;
         let plan = Plan::new(server.method, tuple, destination, local);
         let state = State::first(tuple.protocol);
         let entry = Entry {
@@ -445,7 +472,6 @@ impl Flows {
         server.connections_changed();
         share.traffic.connections.add(1);
         server.service_counters.share(self.worker).connections.add(1);
-        services.marks().count(&tuple, interface, self.worker);
         Ok(id)
     }
 

@@ -8,7 +8,7 @@
 use super::flow::Verdict;
 use super::gather::First;
 use super::held::Waiting;
-use super::{Worker, tick};
+use super::{Settings, Worker, tick};
 use crate::packet::{Fragment, Packet, Unparsed};
 use crate::port::{Frame, Port};
 use crate::stats::DropReason;
@@ -47,7 +47,19 @@ impl<P: Port> Worker<P> {
         let Fragment { key, packet } = fragment;
         let hash = self.flows.table.hash(&packet.tuple);
         let found = self.flows.table.find(&packet.tuple, hash);
-        let first = if found.is_none() && arrival.visits + 1 < self.settings.workers {
+        let Settings { worker, workers, .. } = self.settings;
+        let keeper = match found {
+            None if arrival.visits == 0 && workers > 1 => {
+                self.flows.keeper_of(&self.view, &packet, arrival.interface, frame.bytes())
+            }
+            _ => None,
+        };
+        let first = if let Some(keeper) = keeper.filter(|keeper| *keeper != worker) {
+            // Connections of a persistent service are where its templates are. The
+            // later fragments, which go round, come by there after this one.
+            self.hand(keeper, frame, arrival.interface, workers - 1);
+            First::PassedOn
+        } else if found.is_none() && keeper.is_none() && arrival.visits + 1 < workers {
             self.pass_on(frame, arrival.interface, arrival.visits);
             First::PassedOn
         } else {

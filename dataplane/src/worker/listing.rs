@@ -5,7 +5,7 @@ use crossbeam::channel::{Sender, TrySendError};
 use super::flow::Flows;
 use crate::conn::timer::TICKS_PER_SECOND;
 use crate::conn::{ConnectionRecord, Entry, EntryId, Template, TemplateKey};
-use crate::service::{Method, Protocol, ServerId, ServiceKey, ServiceTable};
+use crate::service::{Engine, Method, Protocol, ServerId, ServiceKey, ServiceTable};
 
 /// Entries looked at in one go.
 const SLICE: EntryId = 256;
@@ -64,8 +64,11 @@ impl Listing {
         }
         let end = flows.templates.high_water().min(self.next_template.saturating_add(SLICE));
         for number in self.next_template..end {
-            if let Some((_, template, deadline)) = flows.templates.at(number) {
-                self.slice.push(template_record(template, services, left(deadline)));
+            if let Some((id, template, deadline)) = flows.templates.at(number) {
+                let call = flows.templates.call(id);
+                let engine = call.map(|call| (Engine::Sip.name(), call.into()));
+                let record = template_record(template, services, left(deadline));
+                self.slice.push(ConnectionRecord { engine, ..record });
             }
         }
         self.next_template = end;
@@ -85,6 +88,7 @@ fn template_record(template: &Template, services: &ServiceTable, expires: u32) -
         method: template.method,
         any_protocol: protocol.is_none(),
         mark: mark(services, template.server_id),
+        engine: None,
     }
 }
 
@@ -101,6 +105,7 @@ fn record(entry: &Entry, services: &ServiceTable, expires: u32) -> ConnectionRec
         method: entry.method,
         any_protocol: false,
         mark: mark(services, entry.server_id),
+        engine: None,
     }
 }
 

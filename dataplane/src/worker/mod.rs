@@ -17,6 +17,7 @@ mod listing;
 mod persist;
 mod pieces;
 mod related;
+mod sip;
 mod sweep;
 
 use std::sync::Arc;

@@ -5,12 +5,22 @@
 //! queues its packets arrive on, what begins a connection of a persistent
 //! service is handed to the one worker that keeps the client's template, and
 //! that makes the connection.
+//!
+//! With a persistence engine a template is of one client and one call, and kept
+//! where the client's others are, so that all packets of a flow find its
+//! connection there. Where there are no connections, since each datagram is
+//! scheduled by itself, the call has a part in who keeps it, and one proxy's
+//! calls are spread.
 
 use super::flow::{Flows, View};
 use crate::conn::{Seed, Template, TemplateId, TemplateKey, Tuple};
-use crate::service::{FTP, Family, Persistence, ServerId, ServiceId, ServiceKey, VirtualService};
+use crate::packet::Packet;
+use crate::service::{
+    FTP, Family, Persistence, Protocol, RealServer, ServerId, ServiceId, ServiceKey, VirtualService,
+};
+use crate::sip;
 use crate::stats::DropReason;
-use crate::wire::Address;
+use crate::wire::{Address, udp};
 
 /// Why there is no server for a connection.
 pub(super) enum Unserved {
@@ -26,9 +36,54 @@ pub(super) struct Kept {
     pub(super) template: TemplateId,
 }
 
-/// What the template of a packet to `service` is found by.
+/// What the template of a packet is found by.
+pub(super) struct Wanted<'a> {
+    pub(super) key: TemplateKey,
+    pub(super) call: Call<'a>,
+    pub(super) timeout: u32,
+    one_packet: bool,
+}
+
+/// The call that a template is of.
+#[derive(Clone, Copy)]
+pub(super) enum Call<'a> {
+    /// The service has no persistence engine
+    Any,
+    /// This one
+    Of(&'a [u8]),
+    /// There has to be one, and is none in the packet
+    Missing,
+}
+
+impl<'a> Wanted<'a> {
+    /// For a packet with this client, whose frame is `bytes`; `None` for a
+    /// service that is not persistent.
+    #[inline]
+    pub(super) fn of(
+        service: &VirtualService,
+        tuple: &Tuple,
+        packet: &Packet,
+        bytes: &'a [u8],
+    ) -> Option<Self> {
+        let persistence = service.options.persistence?;
+        let call = if service.options.engine.is_none() { Call::Any } else { call(packet, bytes) };
+        let one_packet = service.options.one_packet;
+        Some(Wanted { key: key(service, persistence, tuple), call, timeout: persistence.timeout, one_packet })
+    }
+}
+
+/// The call of a packet to a service with a persistence engine.
+#[cold]
+fn call<'a>(packet: &Packet, bytes: &'a [u8]) -> Call<'a> {
+    let end = usize::from(packet.network) + usize::from(packet.length);
+    let payload = bytes.get(usize::from(packet.transport) + udp::LEN..end);
+    let id = payload.filter(|_| packet.tuple.protocol == Protocol::Udp && !packet.later);
+    id.and_then(sip::call_id).map_or(Call::Missing, Call::Of)
+}
+
+/// What the template of a packet to `service` is found by, beside its call.
 #[inline]
-pub(super) fn key(service: &VirtualService, persistence: Persistence, tuple: &Tuple) -> TemplateKey {
+fn key(service: &VirtualService, persistence: Persistence, tuple: &Tuple) -> TemplateKey {
     let client = persistence.mask.network(tuple.source);
     let port = service.key.port();
     match service.key {
@@ -67,14 +122,34 @@ impl Flows {
     /// The worker that keeps the template for a packet that begins a
     /// connection, where that is not this one.
     #[inline]
-    pub(super) fn keeper(&self, service: &VirtualService, tuple: &Tuple) -> Option<usize> {
+    pub(super) fn keeper(&self, wanted: &Wanted) -> Option<usize> {
         if self.workers == 1 {
             return None;
         }
-        let key = key(service, service.options.persistence?, tuple);
         // The same on all workers, so none of their seeds.
-        let keeper = key.hash(Seed::new([0x5a; 16])) as usize % self.workers;
+        let seed = Seed::new([0x5a; 16]);
+        let hash = match (wanted.key.hash(seed), wanted.call) {
+            (hash, Call::Of(call)) if wanted.one_packet => seed.hash_bytes(hash, call),
+            // It is dropped wherever it is.
+            (_, Call::Missing) if wanted.one_packet => return None,
+            (hash, _) => hash,
+        };
+        let keeper = hash as usize % self.workers;
         (keeper != self.worker).then_some(keeper)
+    }
+
+    /// The worker that keeps the template for a packet of no connection, where it
+    /// is for a persistent service.
+    pub(super) fn keeper_of(
+        &self,
+        view: &View,
+        packet: &Packet,
+        interface: usize,
+        bytes: &[u8],
+    ) -> Option<usize> {
+        let service = view.services.service(view.services.find_for(&packet.tuple, interface)?)?;
+        let wanted = Wanted::of(service, &packet.tuple, packet, bytes)?;
+        Some(self.keeper(&wanted).unwrap_or(self.worker))
     }
 
     /// The server for a new connection, by the client's template; one is made
@@ -84,12 +159,14 @@ impl Flows {
         view: &View,
         id: ServiceId,
         service: &VirtualService,
-        persistence: Persistence,
+        wanted: &Wanted,
         tuple: &Tuple,
         now: u32,
     ) -> Result<Kept, Unserved> {
-        let key = key(service, persistence, tuple);
-        if let Some(template) = self.templates.find(&key) {
+        if matches!(wanted.call, Call::Missing) {
+            return Err(Unserved::Drop(DropReason::NoCallId));
+        }
+        if let Some(template) = self.template(wanted) {
             if let Some(server) = self.holds(view, template) {
                 return Ok(Kept { server, template });
             }
@@ -97,23 +174,46 @@ impl Flows {
         }
         let server_id = self.schedule(view, id, service, tuple, now).ok_or(Unserved::NoServer)?;
         let server = view.services.server(server_id).ok_or(Unserved::NoServer)?;
+        self.keep_to(server_id, server, wanted, now)
+    }
+
+    /// The template for a packet.
+    pub(super) fn template(&self, wanted: &Wanted) -> Option<TemplateId> {
+        match wanted.call {
+            Call::Any => self.templates.find(&wanted.key),
+            Call::Of(call) => self.templates.find_call(&wanted.key, call),
+            Call::Missing => None,
+        }
+    }
+
+    /// Makes the template for a packet that has none.
+    pub(super) fn keep_to(
+        &mut self,
+        server_id: ServerId,
+        server: &RealServer,
+        wanted: &Wanted,
+        now: u32,
+    ) -> Result<Kept, Unserved> {
         let template = Template {
-            key,
+            key: wanted.key,
             server_id,
-            server: (server.address, if key.port == 0 { 0 } else { server.port }),
+            server: (server.address, if wanted.key.port == 0 { 0 } else { server.port }),
             method: server.method,
-            timeout: persistence.timeout,
+            timeout: wanted.timeout,
             children: 0,
             assured: false,
         };
-        let template =
-            self.templates.insert(template, now).map_err(|_| Unserved::Drop(DropReason::TableFull))?;
+        let made = match wanted.call {
+            Call::Of(call) => self.templates.insert_call(template, call, now),
+            Call::Any | Call::Missing => self.templates.insert(template, now),
+        };
+        let template = made.map_err(|_| Unserved::Drop(DropReason::TableFull))?;
         server.counters.share(self.worker).persistent.add(1);
         Ok(Kept { server: server_id, template })
     }
 
     /// The server of a template, unless it takes no more connections.
-    fn holds(&self, view: &View, template: TemplateId) -> Option<ServerId> {
+    pub(super) fn holds(&self, view: &View, template: TemplateId) -> Option<ServerId> {
         let id = self.templates.get(template)?.server_id;
         let server = view.services.server(id)?;
         let quiesced = view.services.tunables().expire_quiescent_template && server.weight == 0;

@@ -341,6 +341,7 @@ fn a_listing_says_all_of_a_connection() {
             method: Method::FullNat,
             any_protocol: false,
             mark: None,
+            engine: None,
         }]
     );
 }

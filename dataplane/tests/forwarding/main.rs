@@ -25,6 +25,8 @@ mod related;
 mod related_v6;
 mod rss;
 mod sctp;
+mod sip;
+mod spread;
 mod thresholds;
 mod tun;
 mod tunables;
