@@ -51,6 +51,12 @@ impl Flows {
     ) -> Result<Packet, Verdict> {
         let drop = Err(Verdict::Drop(DropReason::FtpControl));
         let Some(entry) = self.table.get(id).copied() else { return Ok(*packet) };
+        // The client opens it anew where it was over: other numbers, other lines.
+        // In one that is established, a SYN changes nothing.
+        let opens = side == Side::Client && packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+        if opens && entry.state == State::SynRecv {
+            self.ftp.forget_control(id);
+        }
         let (mtu, difference) = (usize::from(mtu), ipv6::LEN - ipv4::LEN);
         let room = match (entry.is_of_one_family(), packet.is_v4) {
             (true, _) => mtu,
