@@ -83,7 +83,7 @@ impl Flows {
 
         let encrypted = streams.encrypted;
         let (sent, other) = streams.of(side);
-        if segment.flags & tcp::ACK != 0 {
+        if segment.flags & tcp::ACK != 0 && sent.is_near(segment.sequence) {
             other.acknowledge(segment.acknowledgment);
         }
         let consumes = segment.length > 0 || segment.flags & tcp::FIN != 0;
