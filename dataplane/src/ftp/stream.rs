@@ -19,6 +19,11 @@ use super::command::Text;
 /// one command before it sends the next, so one does.
 pub const MOST_EDITS: usize = 4;
 
+/// How far a number may be from the last that was seen: as much as a sender
+/// that waits for answers has under way. Whoever guesses both numbers of a
+/// segment has a chance of 2⁻³¹.
+const MOST_AHEAD: u32 = 1 << 16;
+
 /// Bytes that are kept of a line that came in parts: enough to tell `EPSV 2`.
 const LINE_START: usize = 12;
 
@@ -92,6 +97,11 @@ impl Stream {
         self.next
     }
 
+    /// Whether the sender may have sent a segment with this number of late.
+    pub fn is_near(&self, sequence: u32) -> bool {
+        sequence.wrapping_sub(self.next).wrapping_add(MOST_AHEAD) <= 2 * MOST_AHEAD
+    }
+
     /// Whether every byte has the same number on both sides.
     pub fn is_unchanged(&self) -> bool {
         self.count == 0 && self.shift == 0
@@ -145,8 +155,11 @@ impl Stream {
     }
 
     /// Takes note that the receiver has everything before `acknowledged`, in its
-    /// own numbers.
+    /// own numbers. It may have seen bytes that were not seen here, but not many.
     pub fn acknowledge(&mut self, acknowledged: u32) {
+        if before(self.map(self.next).wrapping_add(MOST_AHEAD), acknowledged) {
+            return;
+        }
         while let Some(first) = self.edits().first().copied() {
             let end = first.end().wrapping_add(self.shift).wrapping_add(first.shift());
             if before(acknowledged, end) {
@@ -409,6 +422,22 @@ mod tests {
         assert!(!stream.is_unchanged());
     }
 
+    #[test]
+    fn what_nobody_can_have_is_not_acknowledged() {
+        let mut stream = Stream::new(100);
+        stream.replace(100, 6, Text::of("longer text")).unwrap();
+        for n in 1..16 {
+            stream.acknowledge((100 + MOST_AHEAD).wrapping_add(n << 27));
+        }
+        assert_eq!((stream.next(), stream.map(106)), (100, 111));
+        assert!(stream.count == 1, "it may be sent again");
+        for (sequence, near) in
+            [(100, true), (99, true), (100 + MOST_AHEAD, true), (1 << 30, false), (1 << 31, false)]
+        {
+            assert_eq!(stream.is_near(sequence), near, "{sequence}");
+        }
+    }
+
     /// One who joins late learns from acknowledgments how far the sender is.
     #[test]
     fn acknowledgments_tell_what_was_sent() {
@@ -420,6 +449,9 @@ mod tests {
             told += 1;
             Ok::<(), ()>(())
         };
+        // So far ahead, somebody guesses.
+        stream.acknowledge(150 + MOST_AHEAD + 1);
+        assert_eq!(stream.next(), 150);
         // It may be in the middle of a line.
         stream.read(150, b"PASV\r\n", count).unwrap();
         assert_eq!(told, 0);

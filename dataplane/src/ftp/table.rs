@@ -75,8 +75,6 @@ pub struct Session {
 pub struct Data {
     control: EntryId,
     serial: u64,
-    /// The server's port that the local port was taken for
-    pub pool_port: u16,
     /// The server's port in listings, while it is not known
     pub listed_port: u16,
 }
@@ -124,18 +122,12 @@ impl Sessions {
 
     /// Takes note of a data connection that is expected. Returns one that is not
     /// to be waited for any longer, if there are too many.
-    pub fn expect(
-        &mut self,
-        id: EntryId,
-        control: EntryId,
-        pool_port: u16,
-        listed_port: u16,
-    ) -> Option<EntryId> {
+    pub fn expect(&mut self, id: EntryId, control: EntryId, listed_port: u16) -> Option<EntryId> {
         let session = self.controls.get_mut(&control)?;
         session.children += 1;
         session.expected.push(id);
         self.expected += 1;
-        self.data.insert(id, Data { control, serial: session.serial, pool_port, listed_port });
+        self.data.insert(id, Data { control, serial: session.serial, listed_port });
         (session.expected.len() > MOST_EXPECTED).then(|| session.expected[0])
     }
 
@@ -148,14 +140,14 @@ impl Sessions {
     }
 
     /// Forgets a data connection, which has come or not.
-    pub fn forget_data(&mut self, id: EntryId, has_come: bool) -> Option<Data> {
+    pub fn forget_data(&mut self, id: EntryId, has_come: bool) {
         if !has_come {
             self.come(id);
         }
         if let Some(session) = self.parent(id) {
             session.children = session.children.saturating_sub(1);
         }
-        self.data.remove(&id)
+        self.data.remove(&id);
     }
 
     /// Forgets a control connection. Its data connections go on without.
@@ -182,8 +174,8 @@ mod tests {
     fn children_keep_their_parent_and_outlive_it() {
         let mut all = Sessions::default();
         all.keep(1, Streams::new(10, 20));
-        assert_eq!(all.expect(2, 1, 0, 20), None);
-        assert_eq!(all.expect(3, 1, 0, 20), None);
+        assert_eq!(all.expect(2, 1, 20), None);
+        assert_eq!(all.expect(3, 1, 20), None);
         assert_eq!((all.children(1), all.expected()), (2, 2));
         all.come(2);
         assert_eq!((all.children(1), all.expected()), (2, 1));
@@ -203,14 +195,14 @@ mod tests {
         let mut all = Sessions::default();
         all.keep(0, Streams::new(0, 0));
         for id in 1..=MOST_EXPECTED as EntryId {
-            assert_eq!(all.expect(id, 0, 0, 20), None);
+            assert_eq!(all.expect(id, 0, 20), None);
         }
         let last = MOST_EXPECTED as EntryId + 1;
-        assert_eq!(all.expect(last, 0, 0, 20), Some(1));
+        assert_eq!(all.expect(last, 0, 20), Some(1));
         all.forget_data(1, false);
         assert_eq!(all.expected(), MOST_EXPECTED);
         // Nobody's control connection.
-        assert_eq!(all.expect(99, 50, 0, 20), None);
+        assert_eq!(all.expect(99, 50, 20), None);
         assert_eq!(all.expected(), MOST_EXPECTED);
     }
 }

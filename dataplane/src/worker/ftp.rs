@@ -18,6 +18,10 @@ use crate::wire::{Address, ipv4, ipv6, tcp};
 /// data connections (`ip_vs_conn_expire`).
 const ANOTHER_MINUTE: u32 = 60;
 
+/// Local ports that are passed over for one whose answers land on the right
+/// queue.
+const MOST_UNFIT: usize = 32;
+
 /// A data connection to be expected.
 struct Announced {
     client: Tuple,
@@ -51,6 +55,12 @@ impl Flows {
     ) -> Result<Packet, Verdict> {
         let drop = Err(Verdict::Drop(DropReason::FtpControl));
         let Some(entry) = self.table.get(id).copied() else { return Ok(*packet) };
+        // The client opens it anew where it was over: other numbers, other lines.
+        // In one that is established, a SYN changes nothing.
+        let opens = side == Side::Client && packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+        if opens && entry.state == State::SynRecv {
+            self.ftp.forget_control(id);
+        }
         let (mtu, difference) = (usize::from(mtu), ipv6::LEN - ipv4::LEN);
         let room = match (entry.is_of_one_family(), packet.is_v4) {
             (true, _) => mtu,
@@ -77,7 +87,7 @@ impl Flows {
 
         let encrypted = streams.encrypted;
         let (sent, other) = streams.of(side);
-        if segment.flags & tcp::ACK != 0 {
+        if segment.flags & tcp::ACK != 0 && sent.is_near(segment.sequence) {
             other.acknowledge(segment.acknowledgment);
         }
         let consumes = segment.length > 0 || segment.flags & tcp::FIN != 0;
@@ -279,10 +289,7 @@ impl Flows {
         let local = match entry.method {
             // Servers refuse data connections of another address than the
             // control connection's, and to one.
-            Method::FullNat => self
-                .local_ports
-                .allocate(&[entry.server.destination], server, Protocol::Tcp)
-                .map_err(|_| Verdict::Drop(DropReason::NoLocalPort))?,
+            Method::FullNat => self.data_port(entry, listed_port)?,
             Method::Nat | Method::DirectRoute | Method::Tunnel => (client.source, client.source_port),
         };
         let plan = Plan::new(entry.method, client, server, local);
@@ -300,7 +307,7 @@ impl Flows {
             ..*entry
         };
         let Ok(id) = self.table.insert(data) else {
-            self.give_back(&data);
+            self.give_back(&of_pool(data));
             return Err(full);
         };
         self.wheel
@@ -309,10 +316,36 @@ impl Flows {
         // was scheduled.
         real.counters.share(self.worker).inactive.add(1);
         real.connections_changed();
-        if let Some(oldest) = self.ftp.expect(id, control, server.1, listed_port) {
+        if let Some(oldest) = self.ftp.expect(id, control, listed_port) {
             self.expire(view, oldest);
         }
         Ok(Some(id))
+    }
+
+    /// A port of the control connection's LIP for a data connection with
+    /// `server_port`. All those with a server share a pool, that of its port 0:
+    /// each passive port would else take one of its own, and there are only so
+    /// many. So a port is looked for whose answers land on this worker's queue, and
+    /// that nobody uses towards that very port.
+    fn data_port(&mut self, entry: &Entry, server_port: u16) -> Result<(Address, u16), Verdict> {
+        let server = (entry.server.source, 0);
+        let lips = [entry.server.destination];
+        let exhausted = |_| Verdict::Drop(DropReason::NoLocalPort);
+        let mut local = self.local_ports.allocate(&lips, server, Protocol::Tcp).map_err(exhausted)?;
+        let mut unfit = [None; MOST_UNFIT];
+        for place in &mut unfit {
+            let answer = Tuple { source_port: server_port, destination_port: local.1, ..entry.server };
+            let taken = self.table.find(&answer, self.table.hash(&answer)).is_some();
+            if !taken && self.local_ports.owner_of(&answer) == self.worker {
+                break;
+            }
+            let Ok(other) = self.local_ports.allocate(&lips, server, Protocol::Tcp) else { break };
+            *place = Some(std::mem::replace(&mut local, other));
+        }
+        for (lip, port) in unfit.into_iter().flatten() {
+            self.local_ports.free(lip, port, server, Protocol::Tcp);
+        }
+        Ok(local)
     }
 
     /// Whether a packet opens a data connection that is expected.
@@ -357,17 +390,18 @@ impl Flows {
 
     /// Takes an entry that is removed out of what is kept of FTP. Returns it as
     /// its local port was taken.
-    pub(super) fn forget_ftp(&mut self, id: EntryId, mut entry: Entry) -> Entry {
+    pub(super) fn forget_ftp(&mut self, id: EntryId, entry: Entry) -> Entry {
         match entry.ftp {
-            Role::None => {}
-            Role::Control => self.ftp.forget_control(id),
+            Role::None => entry,
+            Role::Control => {
+                self.ftp.forget_control(id);
+                entry
+            }
             Role::Expected | Role::Data => {
-                if let Some(data) = self.ftp.forget_data(id, entry.ftp == Role::Data) {
-                    entry.server.source_port = data.pool_port;
-                }
+                self.ftp.forget_data(id, entry.ftp == Role::Data);
+                of_pool(entry)
             }
         }
-        entry
     }
 
     /// Whether a connection whose time is over goes on for its data connections.
@@ -380,6 +414,15 @@ impl Flows {
     }
 }
 
+/// The entry of a data connection as its local port was taken.
+fn of_pool(mut entry: Entry) -> Entry {
+    entry.server.source_port = 0;
+    entry
+}
+
 fn replace(sent: &mut Stream, start: u32, length: usize, text: Text) -> Result<(), Verdict> {
     sent.replace(start, length, text).map_err(|_| Verdict::Drop(DropReason::FtpControl))
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,6 +76,35 @@ fn what_follows_a_missing_segment_waits() {
     talk.client_says("LIST\r\n");
 }
 
+/// Whoever knows the addresses, but not the numbers, changes nothing.
+#[test]
+fn guessed_acknowledgments_change_nothing() {
+    let mut talk = open();
+    let command = talk.client.segment(PORT);
+    let sent = Segment::only(&talk.client_sends(&command), 1);
+    for n in 1..16u32 {
+        for (mut segment, own) in [(talk.client.segment(b""), true), (talk.server.segment(b""), false)] {
+            // Neither is known, or one of them.
+            segment.acknowledgment = segment.acknowledgment.wrapping_add(n << 27);
+            let half = segment.clone();
+            segment.sequence = segment.sequence.wrapping_add(n << 27);
+            let mut other = segment.clone();
+            other.acknowledgment = half.acknowledgment.wrapping_sub(n << 27).wrapping_add(100);
+            for segment in [&segment, &half, &other] {
+                if own {
+                    talk.client_sends(segment)
+                } else {
+                    talk.server_sends(segment)
+                };
+            }
+        }
+    }
+    assert_eq!(Segment::only(&talk.client_sends(&command), 1), sent, "the change is still known");
+    talk.client_says(std::str::from_utf8(PORT).unwrap());
+    talk.server_says("200 ok\r\n");
+    assert!(talk.client_says(std::str::from_utf8(PORT).unwrap()).starts_with("PORT 10,0,2,200,"));
+}
+
 /// As IPVS: a command in parts is not changed, a `PASV` understood.
 #[test]
 fn commands_in_parts() {

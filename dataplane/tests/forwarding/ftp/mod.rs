@@ -422,6 +422,37 @@ fn a_new_control_connection_has_no_old_data() {
     assert_eq!(again.director.list(), []);
 }
 
+/// The same where the entry stays: by a template, or without `conn_reuse_mode`.
+#[test]
+fn a_control_connection_that_is_opened_again_has_new_numbers() {
+    for persistent in [false, true] {
+        for method in [Method::Nat, Method::FullNat] {
+            let mut director = Director::new();
+            let service = director.add_service(Protocol::Tcp, VIP);
+            let server = director.add_server(service, SERVER, method, 1);
+            let host = Persistence { timeout: 60, mask: ClientMask::HOST };
+            director.service(service).options.persistence = persistent.then_some(host);
+            director.tunables.conn_reuse_mode = u8::from(persistent).into();
+            director.publish();
+            let mut talk = Talk::open_at(director, (CLIENT, VIP, server), 0);
+            talk.client_says("PASV\r\n");
+            talk.server_says(PASSIVE);
+            // One that is established is what it was.
+            let syn = Segment::bare(CLIENT, VIP, SYN);
+            talk.client_sends(&syn);
+            talk.client_says("NOOP\r\n");
+            talk.server_says("200 ok\r\n");
+            talk.client_sends(&Segment { flags: RST, ..talk.client.segment(b"") });
+            let mut again = Talk::open_at(talk.director, (CLIENT, VIP, server), 0);
+            again.client_says("PASV\r\n");
+            let reply = again.server_says("227 Entering Passive Mode (10,0,2,1,195,81).\r\n");
+            assert_eq!(reply, "227 Entering Passive Mode (192,0,2,10,195,81).\r\n");
+            opened_by_client(&mut again, "198.51.100.7:40002", "192.0.2.10:50001", "10.0.2.1:50001");
+            again.client_says("QUIT\r\n");
+        }
+    }
+}
+
 /// A port of the server that comes up again is looked at anew.
 #[test]
 fn a_data_connection_that_is_over_makes_room_for_the_next() {
