@@ -341,6 +341,35 @@ fn a_table_full_of_expectations_drops_what_announces_more() {
     Segment::only(&talk.client_sends(&more), 1);
 }
 
+/// Of a small table, a quarter may be control connections on which something
+/// was said; those on which nothing was are not followed yet.
+#[test]
+fn control_connections_are_bounded() {
+    let mut director = Director::with(1, 16);
+    let service = director.add_service(Protocol::Tcp, VIP);
+    director.add_server(service, SERVER, Method::Nat, 1);
+    director.publish();
+    let clients: Vec<String> = (1..=10).map(|host| format!("198.51.100.{host}:40000")).collect();
+    for client in &clients {
+        Segment::only(&director.arrive(0, &Segment::bare(client, VIP, SYN).frame(true)), 1);
+        Segment::only(&director.arrive(1, &Segment::bare(SERVER, client, SYN | ACK).frame(false)), 0);
+        Segment::only(&director.arrive(0, &Segment::bare(client, VIP, ACK).frame(true)), 1);
+    }
+    let greeting = |client: &str| {
+        let payload = b"220 ready\r\n".to_vec();
+        Segment { payload, ..Segment::bare(SERVER, client, ACK) }.frame(false)
+    };
+    for client in &clients[..4] {
+        Segment::only(&director.arrive(1, &greeting(client)), 0);
+    }
+    let outcome = director.arrive(1, &greeting(&clients[4]));
+    assert_eq!(outcome, Outcome::dropped(DropReason::TableFull));
+    // Sent again when there is room, it passes.
+    Segment::only(&director.arrive(0, &Segment::bare(&clients[0], VIP, RST).frame(true)), 1);
+    director.pass(11 * SECOND);
+    Segment::only(&director.arrive(1, &greeting(&clients[4])), 0);
+}
+
 #[test]
 fn counters_are_those_of_ipvs() {
     let mut talk = Talk::open(Method::Nat);
