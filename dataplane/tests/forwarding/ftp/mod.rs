@@ -6,12 +6,12 @@ mod streams;
 mod talk;
 
 use sluice_dataplane::ftp::MOST_EXPECTED;
-use sluice_dataplane::service::{ClientMask, Method, Persistence, Protocol};
+use sluice_dataplane::service::{ClientMask, Family, Method, Persistence, Protocol};
 use sluice_dataplane::stats::DropReason;
 use sluice_dataplane::wire::Address;
 
 use crate::director::packets::{ACK, FIN, RST, SYN};
-use crate::director::{Director, Outcome, SECOND};
+use crate::director::{Director, Outcome, SECOND, mark_rule};
 use talk::{CLIENT, CLIENT6, SERVER, SERVER6, Segment, Talk, VIP, VIP6};
 
 const PASSIVE: &str = "227 Entering Passive Mode (10,0,2,1,195,80).\r\n";
@@ -581,5 +581,27 @@ fn a_table_of_addresses_that_are_the_servers() {
         let ports: Vec<u16> = rules.nat_servers.iter().map(|target| target.port).collect();
         assert_eq!(ports, if method == Method::Nat { vec![20, 21] } else { vec![] });
         assert_eq!(rules.passive_ports, (1024, 65535));
+    }
+}
+
+/// Of a mark, the VIP's port tells, not the servers'.
+#[test]
+fn marked_control_ports_are_the_vips() {
+    for (marked, port, expected) in [
+        ((21, 21), 2021, Some(2020)),
+        ((20, 30), 21, Some(20)),
+        ((80, 80), 21, None),
+        ((2021, 2021), 2021, None),
+    ] {
+        let mut director = Director::new();
+        let service = director.add_mark(10, Family::V4);
+        director.mark_by(&[mark_rule("192.0.2.10/32", &[marked], 10)]);
+        director.add_server(service, &format!("10.0.2.1:{port}"), Method::Nat, 1);
+        let rules = director.steering();
+        let server = Address::from_v4([10, 0, 2, 1]);
+        assert_eq!(rules.ftp.contains(&server), expected.is_some(), "{marked:?} {port}");
+        let sources: Vec<u16> =
+            rules.nat_servers.iter().filter(|t| t.protocol == Protocol::Tcp).map(|t| t.port).collect();
+        assert_eq!(sources, expected.into_iter().chain([port]).collect::<Vec<_>>());
     }
 }
