@@ -6,6 +6,7 @@
 //! | `command.rs` | lines that announce data connections |
 //! | `stream.rs`  | one direction whose text changes: sequence numbers both ways |
 //! | `segment.rs` | a segment in a frame, its numbers, blocks, bytes and checksums |
+//! | `slots.rs`   | values that few entries have |
 //! | `table.rs`   | what is kept of control connections and of data connections |
 //!
 //! The worker's part is `worker/ftp.rs`. As in `net/netfilter/ipvs/ip_vs_ftp.c`:
@@ -32,10 +33,11 @@
 
 pub mod command;
 pub mod segment;
+mod slots;
 pub mod stream;
 mod table;
 
-pub use table::{Data, MOST_EXPECTED, Mode, Session, Sessions, Streams};
+pub use table::{Data, Full, MOST_EXPECTED, Mode, Sessions, Streams};
 
 /// What a connection is to FTP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -1,11 +1,14 @@
 //! What is kept of FTP connections beside their entries.
 //!
-//! Only connections that need it have something here. All of it is bounded by
-//! the connection table, whose entries it is about.
+//! Only connections that need it have something here: control connections from
+//! their first data on. Room for a quarter of the connection table's entries, and
+//! for half of them as data connections, is set aside, so that nothing grows or is hashed anew for a packet; the memory
+//! is the kernel's until it is used.
 
-use hashbrown::HashMap;
-
+use super::slots::Slots;
 use super::stream::Stream;
+
+pub use super::slots::Full;
 use crate::conn::{EntryId, Side};
 
 /// Data connections that a control connection may have announced at once: of
@@ -21,8 +24,8 @@ pub enum Mode {
     ExtendedPassive,
 }
 
-/// Where a control connection is, in both directions. A plain value.
-#[derive(Clone, Copy, Debug)]
+/// Where a control connection is, in both directions.
+#[derive(Clone, Debug)]
 pub struct Streams {
     /// From the client
     pub client: Stream,
@@ -58,10 +61,9 @@ impl Streams {
 }
 
 /// What is kept of a control connection.
-#[derive(Clone, Debug)]
-pub struct Session {
-    /// Its directions
-    pub streams: Streams,
+#[derive(Debug)]
+struct Session {
+    streams: Streams,
     /// Tells it from others that had the same entry before
     serial: u64,
     /// Data connections that there are, expected ones included (`n_control`)
@@ -80,10 +82,10 @@ pub struct Data {
 }
 
 /// All FTP connections of a worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sessions {
-    controls: HashMap<EntryId, Session>,
-    data: HashMap<EntryId, Data>,
+    controls: Slots<Session>,
+    data: Slots<Data>,
     /// Data connections that have not come
     expected: usize,
     serials: u64,
@@ -92,42 +94,73 @@ pub struct Sessions {
 }
 
 impl Sessions {
+    /// For a worker whose table holds `capacity` connections.
+    pub fn new(capacity: usize) -> Self {
+        let most = capacity.div_ceil(4);
+        Sessions {
+            controls: Slots::new(capacity, most),
+            data: Slots::new(capacity, capacity.div_ceil(2)),
+            expected: 0,
+            serials: 0,
+            scratch: Vec::new(),
+        }
+    }
+
     /// Data connections that have not come.
     #[inline]
     pub fn expected(&self) -> usize {
         self.expected
     }
 
-    /// The directions of a control connection.
-    pub fn streams(&self, control: EntryId) -> Option<Streams> {
-        self.controls.get(&control).map(|session| session.streams)
+    /// Whether there is no room for another data connection.
+    pub fn is_full(&self) -> bool {
+        self.data.is_full()
     }
 
-    /// Keeps the directions of a control connection.
-    pub fn keep(&mut self, control: EntryId, streams: Streams) {
+    /// Whether a control connection is followed.
+    pub fn follows(&self, control: EntryId) -> bool {
+        self.controls.get(control).is_some()
+    }
+
+    /// Begins to follow a control connection.
+    pub fn begin(&mut self, control: EntryId, streams: Streams) -> Result<(), Full> {
         self.serials += 1;
         let new = Session { streams, serial: self.serials, children: 0, expected: Vec::new() };
-        self.controls.entry(control).or_insert(new).streams = streams;
+        self.controls.insert(control, new)
+    }
+
+    /// Lends the directions of a control connection that is followed; they are
+    /// to be kept again.
+    pub fn lend(&mut self, control: EntryId) -> Option<Streams> {
+        let session = self.controls.get_mut(control)?;
+        Some(std::mem::replace(&mut session.streams, Streams::new(0, 0)))
+    }
+
+    /// Keeps the directions of a control connection that were lent.
+    pub fn keep(&mut self, control: EntryId, streams: Streams) {
+        if let Some(session) = self.controls.get_mut(control) {
+            session.streams = streams;
+        }
     }
 
     /// Data connections of a control connection, expected ones included.
     pub fn children(&self, control: EntryId) -> u32 {
-        self.controls.get(&control).map_or(0, |session| session.children)
+        self.controls.get(control).map_or(0, |session| session.children)
     }
 
     /// The data connection of an entry.
     pub fn data(&self, id: EntryId) -> Option<&Data> {
-        self.data.get(&id)
+        self.data.get(id)
     }
 
     /// Takes note of a data connection that is expected. Returns one that is not
     /// to be waited for any longer, if there are too many.
     pub fn expect(&mut self, id: EntryId, control: EntryId, listed_port: u16) -> Option<EntryId> {
-        let session = self.controls.get_mut(&control)?;
+        let session = self.controls.get_mut(control)?;
+        self.data.insert(id, Data { control, serial: session.serial, listed_port }).ok()?;
         session.children += 1;
         session.expected.push(id);
         self.expected += 1;
-        self.data.insert(id, Data { control, serial: session.serial, listed_port });
         (session.expected.len() > MOST_EXPECTED).then(|| session.expected[0])
     }
 
@@ -147,12 +180,12 @@ impl Sessions {
         if let Some(session) = self.parent(id) {
             session.children = session.children.saturating_sub(1);
         }
-        self.data.remove(&id);
+        self.data.remove(id);
     }
 
     /// Forgets a control connection. Its data connections go on without.
     pub fn forget_control(&mut self, id: EntryId) {
-        self.controls.remove(&id);
+        self.controls.remove(id);
     }
 
     /// Whether nothing is kept.
@@ -161,8 +194,8 @@ impl Sessions {
     }
 
     fn parent(&mut self, id: EntryId) -> Option<&mut Session> {
-        let data = self.data.get(&id)?;
-        self.controls.get_mut(&data.control).filter(|session| session.serial == data.serial)
+        let data = *self.data.get(id)?;
+        self.controls.get_mut(data.control).filter(|session| session.serial == data.serial)
     }
 }
 
@@ -172,8 +205,8 @@ mod tests {
 
     #[test]
     fn children_keep_their_parent_and_outlive_it() {
-        let mut all = Sessions::default();
-        all.keep(1, Streams::new(10, 20));
+        let mut all = Sessions::new(400);
+        all.begin(1, Streams::new(10, 20)).unwrap();
         assert_eq!(all.expect(2, 1, 20), None);
         assert_eq!(all.expect(3, 1, 20), None);
         assert_eq!((all.children(1), all.expected()), (2, 2));
@@ -183,7 +216,7 @@ mod tests {
         assert_eq!(all.children(1), 1);
         all.forget_control(1);
         // Another one has its place: it is not the parent.
-        all.keep(1, Streams::new(0, 0));
+        all.begin(1, Streams::new(0, 0)).unwrap();
         all.forget_data(3, false);
         assert_eq!((all.children(1), all.expected()), (0, 0));
         all.forget_control(1);
@@ -191,9 +224,22 @@ mod tests {
     }
 
     #[test]
+    fn control_connections_are_bounded() {
+        let mut all = Sessions::new(8);
+        assert_eq!(all.begin(7, Streams::new(1, 1)), Ok(()));
+        assert_eq!(all.begin(3, Streams::new(2, 2)), Ok(()));
+        assert_eq!(all.begin(4, Streams::new(3, 3)), Err(Full));
+        assert!(!all.follows(4) && all.lend(4).is_none());
+        assert!(std::mem::size_of::<Session>() <= 144);
+        all.forget_control(7);
+        assert_eq!(all.begin(4, Streams::new(3, 3)), Ok(()));
+        assert_eq!(all.lend(3).map(|streams| streams.client.next()), Some(2));
+    }
+
+    #[test]
     fn the_oldest_is_given_up() {
-        let mut all = Sessions::default();
-        all.keep(0, Streams::new(0, 0));
+        let mut all = Sessions::new(400);
+        all.begin(0, Streams::new(0, 0)).unwrap();
         for id in 1..=MOST_EXPECTED as EntryId {
             assert_eq!(all.expect(id, 0, 20), None);
         }

@@ -127,7 +127,8 @@ impl SteeringRules {
                 let port = if keeps { 0 } else { server.port };
                 let target = |protocol| Target { address, port, protocol };
                 self.nat_servers.extend(Protocol::ALL.map(target));
-                if ftp.is_control(port) {
+                // The VIP's port says what a connection is to FTP.
+                if port != 0 && marked_controls(&ftp, table).next().is_some() {
                     self.ftp.insert(address);
                     let port = FtpPorts::active(port);
                     self.nat_servers.insert(Target { address, port, protocol: Protocol::Tcp });
@@ -154,17 +155,8 @@ impl SteeringRules {
         if !table.servers().any(|(_, server)| marked(server) && server.method.has_replies()) {
             return;
         }
-        for rule in table.marks().rules() {
-            let address = rule.destination.address();
-            let tcp = rule.protocol.is_none_or(|protocol| protocol == Protocol::Tcp);
-            if !tcp || rule.destination != Prefix::host(address) {
-                continue;
-            }
-            for port in ports.control {
-                if rule.ports.is_empty() || rule.ports.iter().any(|range| range.contains(port)) {
-                    self.add_ftp(ports, ServiceKey::Address { protocol: Protocol::Tcp, address, port });
-                }
-            }
+        for (address, port) in marked_controls(ports, table) {
+            self.add_ftp(ports, ServiceKey::Address { protocol: Protocol::Tcp, address, port });
         }
     }
 
@@ -189,6 +181,20 @@ impl SteeringRules {
         let services = self.services.iter().map(|t| key(t, ROLE_VIP));
         services.chain(self.nat_servers.iter().map(|t| key(t, ROLE_RIP))).collect()
     }
+}
+
+/// Single VIPs with a control port that is marked.
+fn marked_controls(ports: &FtpPorts, table: &ServiceTable) -> impl Iterator<Item = (Address, u16)> {
+    let control = ports.control;
+    table.marks().rules().iter().flat_map(move |rule| {
+        let address = rule.destination.address();
+        let tcp = rule.protocol.is_none_or(|protocol| protocol == Protocol::Tcp);
+        let single = tcp && rule.destination == Prefix::host(address);
+        let marked =
+            move |port: &u16| rule.ports.is_empty() || rule.ports.iter().any(|range| range.contains(*port));
+        let controls = control.into_iter().filter(move |port| single && *port != 0 && marked(port));
+        controls.map(move |port| (address, port))
+    })
 }
 
 /// Must agree with `steer.bpf.c`.

@@ -93,7 +93,7 @@ impl Flows {
             overload: Overload::new(seed, now),
             workers: claims.len(),
             local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
-            ftp: Sessions::default(),
+            ftp: Sessions::new(capacity),
             schedulers: Vec::new(),
             worker,
             capacity,

@@ -72,19 +72,41 @@ impl Flows {
         if packet.flags & tcp::SYN != 0 || refused {
             return Ok(*packet);
         }
-        let known = self.ftp.streams(id);
-        let Some(mut segment) = Segment::read(packet, frame.bytes()) else {
-            return if known.is_some() { drop } else { Ok(*packet) };
+        let Some(segment) = Segment::read(packet, frame.bytes()) else {
+            return if self.ftp.follows(id) { drop } else { Ok(*packet) };
         };
-        let mut streams = match known {
-            Some(streams) => streams,
-            // The client's first segment after its SYN says where both are.
-            None if side == Side::Client && segment.flags & (tcp::ACK | tcp::RST) == tcp::ACK => {
-                Streams::new(segment.sequence, segment.acknowledgment)
-            }
-            None => return Ok(*packet),
-        };
+        // The first data says where both are: mostly that of the server, which
+        // greets.
+        let begins = segment.length > 0 && segment.flags & (tcp::ACK | tcp::RST) == tcp::ACK;
+        if begins && !self.ftp.follows(id) {
+            let streams = match side {
+                Side::Client => Streams::new(segment.sequence, segment.acknowledgment),
+                Side::Server => Streams::new(segment.acknowledgment, segment.sequence),
+            };
+            // Sent again, it may find room.
+            self.ftp.begin(id, streams).map_err(|_| Verdict::Drop(DropReason::TableFull))?;
+        }
+        let Some(mut streams) = self.ftp.lend(id) else { return Ok(*packet) };
+        let followed =
+            self.follow_streams(view, frame, packet, &mut streams, segment, (id, &entry, side), room, now);
+        self.ftp.keep(id, streams);
+        followed
+    }
 
+    /// Follows a segment of a control connection, in a packet that may have `room`
+    /// bytes.
+    #[expect(clippy::too_many_arguments, reason = "what a segment is read with")]
+    fn follow_streams<F: Frame>(
+        &mut self,
+        view: &View,
+        frame: &mut F,
+        packet: &Packet,
+        streams: &mut Streams,
+        mut segment: Segment,
+        (id, entry, side): (EntryId, &Entry, Side),
+        room: usize,
+        now: u32,
+    ) -> Result<Packet, Verdict> {
         let encrypted = streams.encrypted;
         let (sent, other) = streams.of(side);
         if segment.flags & tcp::ACK != 0 && sent.is_near(segment.sequence) {
@@ -93,15 +115,13 @@ impl Flows {
         let consumes = segment.length > 0 || segment.flags & tcp::FIN != 0;
         let missing = stream::before(sent.next(), segment.sequence);
         if consumes && missing && segment.flags & tcp::RST == 0 && !encrypted {
-            return drop;
+            return Err(Verdict::Drop(DropReason::FtpControl));
         }
-        self.ftp.keep(id, streams);
         let mut cut = false;
         let (sent, _) = streams.of(side);
         if segment.length > 0 && stream::before(sent.next(), segment.end()) {
             let payload = frame.bytes().get(segment.data..segment.data + segment.length).unwrap_or_default();
-            let read =
-                self.read_lines(view, &mut streams, (id, &entry, side), segment.sequence, payload, now);
+            let read = self.read_lines(view, streams, (id, entry, side), segment.sequence, payload, now);
             if let Err(verdict) = read {
                 // What comes before the line in question may pass.
                 let length = streams.of(side).0.next().wrapping_sub(segment.sequence);
@@ -111,7 +131,6 @@ impl Flows {
                 segment.length = length as usize;
                 cut = true;
             }
-            self.ftp.keep(id, streams);
         }
         if !cut && streams.client.is_unchanged() && streams.server.is_unchanged() {
             return Ok(*packet);
@@ -282,7 +301,8 @@ impl Flows {
             None => {}
         }
         let full = Verdict::Drop(DropReason::TableFull);
-        if self.table.len() >= self.capacity || self.ftp.expected() >= self.capacity.div_ceil(4) {
+        let expected = self.ftp.expected();
+        if self.table.len() >= self.capacity || expected >= self.capacity.div_ceil(4) || self.ftp.is_full() {
             return Err(full);
         }
         let real = view.services.server(entry.server_id).ok_or(Verdict::Drop(DropReason::ServerGone))?;

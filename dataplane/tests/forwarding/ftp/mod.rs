@@ -6,12 +6,12 @@ mod streams;
 mod talk;
 
 use sluice_dataplane::ftp::MOST_EXPECTED;
-use sluice_dataplane::service::{ClientMask, Method, Persistence, Protocol};
+use sluice_dataplane::service::{ClientMask, Family, Method, Persistence, Protocol};
 use sluice_dataplane::stats::DropReason;
 use sluice_dataplane::wire::Address;
 
 use crate::director::packets::{ACK, FIN, RST, SYN};
-use crate::director::{Director, Outcome, SECOND};
+use crate::director::{Director, Outcome, SECOND, mark_rule};
 use talk::{CLIENT, CLIENT6, SERVER, SERVER6, Segment, Talk, VIP, VIP6};
 
 const PASSIVE: &str = "227 Entering Passive Mode (10,0,2,1,195,80).\r\n";
@@ -341,6 +341,35 @@ fn a_table_full_of_expectations_drops_what_announces_more() {
     Segment::only(&talk.client_sends(&more), 1);
 }
 
+/// Of a small table, a quarter may be control connections on which something
+/// was said; those on which nothing was are not followed yet.
+#[test]
+fn control_connections_are_bounded() {
+    let mut director = Director::with(1, 16);
+    let service = director.add_service(Protocol::Tcp, VIP);
+    director.add_server(service, SERVER, Method::Nat, 1);
+    director.publish();
+    let clients: Vec<String> = (1..=10).map(|host| format!("198.51.100.{host}:40000")).collect();
+    for client in &clients {
+        Segment::only(&director.arrive(0, &Segment::bare(client, VIP, SYN).frame(true)), 1);
+        Segment::only(&director.arrive(1, &Segment::bare(SERVER, client, SYN | ACK).frame(false)), 0);
+        Segment::only(&director.arrive(0, &Segment::bare(client, VIP, ACK).frame(true)), 1);
+    }
+    let greeting = |client: &str| {
+        let payload = b"220 ready\r\n".to_vec();
+        Segment { payload, ..Segment::bare(SERVER, client, ACK) }.frame(false)
+    };
+    for client in &clients[..4] {
+        Segment::only(&director.arrive(1, &greeting(client)), 0);
+    }
+    let outcome = director.arrive(1, &greeting(&clients[4]));
+    assert_eq!(outcome, Outcome::dropped(DropReason::TableFull));
+    // Sent again when there is room, it passes.
+    Segment::only(&director.arrive(0, &Segment::bare(&clients[0], VIP, RST).frame(true)), 1);
+    director.pass(11 * SECOND);
+    Segment::only(&director.arrive(1, &greeting(&clients[4])), 0);
+}
+
 #[test]
 fn counters_are_those_of_ipvs() {
     let mut talk = Talk::open(Method::Nat);
@@ -552,5 +581,27 @@ fn a_table_of_addresses_that_are_the_servers() {
         let ports: Vec<u16> = rules.nat_servers.iter().map(|target| target.port).collect();
         assert_eq!(ports, if method == Method::Nat { vec![20, 21] } else { vec![] });
         assert_eq!(rules.passive_ports, (1024, 65535));
+    }
+}
+
+/// Of a mark, the VIP's port tells, not the servers'.
+#[test]
+fn marked_control_ports_are_the_vips() {
+    for (marked, port, expected) in [
+        ((21, 21), 2021, Some(2020)),
+        ((20, 30), 21, Some(20)),
+        ((80, 80), 21, None),
+        ((2021, 2021), 2021, None),
+    ] {
+        let mut director = Director::new();
+        let service = director.add_mark(10, Family::V4);
+        director.mark_by(&[mark_rule("192.0.2.10/32", &[marked], 10)]);
+        director.add_server(service, &format!("10.0.2.1:{port}"), Method::Nat, 1);
+        let rules = director.steering();
+        let server = Address::from_v4([10, 0, 2, 1]);
+        assert_eq!(rules.ftp.contains(&server), expected.is_some(), "{marked:?} {port}");
+        let sources: Vec<u16> =
+            rules.nat_servers.iter().filter(|t| t.protocol == Protocol::Tcp).map(|t| t.port).collect();
+        assert_eq!(sources, expected.into_iter().chain([port]).collect::<Vec<_>>());
     }
 }
