@@ -29,7 +29,7 @@ pub(super) struct View {
 }
 
 /// Seconds that a connection of one packet is kept for it, should it have to
-/// wait for its next hop: a little more than it may.
+/// wait for its next hop or come in fragments: a little more than it may.
 const LONGEST_WAIT: u32 = 2;
 
 /// What is to be done with a packet.
@@ -140,7 +140,7 @@ impl Flows {
     ) -> Verdict {
         let (id, side) = match found {
             // In the end it is as if there had been none.
-            Some((id, Side::Client)) if self.begins_anew(view, id, packet) || self.is_abandoned(view, id) => {
+            Some((id, side)) if self.is_over(view, id, side, packet) => {
                 self.expire(view, id);
                 match self.begin(view, packet, interface, frame.bytes(), now) {
                     Ok(begun) => begun,
@@ -154,11 +154,25 @@ impl Flows {
             },
         };
         let verdict = self.forward(view, frame, packet, id, side, now);
-        // `ip_vs_conn_put`. One that waits for its next hop stays for that.
+        // `ip_vs_conn_put`. One that waits for its next hop stays for that, and
+        // one that began with a fragment for the others.
         if !matches!(verdict, Verdict::Wait(_)) && self.table.get(id).is_some_and(|entry| entry.one_packet) {
-            self.expire(view, id);
+            if packet.partial {
+                self.wheel.touch(id, deadline(now, LONGEST_WAIT));
+            } else {
+                self.expire(view, id);
+            }
         }
         verdict
+    }
+
+    /// Whether a connection that a packet was found to belong to is to be as if
+    /// there had been none.
+    #[inline]
+    fn is_over(&self, view: &View, id: EntryId, side: Side, packet: &Packet) -> bool {
+        let spent = |entry: &Entry| entry.one_packet && entry.packets > 0 && !packet.later;
+        self.table.get(id).is_some_and(spent)
+            || side == Side::Client && (self.begins_anew(view, id, packet) || self.is_abandoned(view, id))
     }
 
     /// The connection that a packet begins, whose frame is `bytes`: one that is

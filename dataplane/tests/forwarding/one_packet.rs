@@ -6,6 +6,7 @@
 use sluice_dataplane::service::Method;
 use sluice_dataplane::stats::DropReason;
 
+use super::fragments::pieces;
 use crate::director::packets::udp;
 use crate::director::{CLIENT, DNS_VIP, Director, INSIDE, Outcome, Routes, SECOND, SERVER, server_mac};
 
@@ -99,4 +100,42 @@ fn a_datagram_that_waits_is_scheduled_once() {
         let counters = director.server(sluice_dataplane::service::ServerId(2)).counters.clone();
         assert_eq!((counters.traffic().connections, counters.inactive()), (1, 0));
     }
+}
+
+/// The server that each frame sent went to.
+fn servers(outcome: &Outcome) -> Vec<u8> {
+    assert_eq!((outcome.dropped.len(), outcome.punted.len()), (0, 0), "{outcome:?}");
+    outcome.sent.iter().map(|(_, frame)| frame[5]).collect()
+}
+
+#[test]
+fn the_fragments_of_a_datagram_go_to_its_server() {
+    for method in [Method::Nat, Method::DirectRoute, Method::Tunnel] {
+        let mut director = director(1, method);
+        let mut datagram = udp(CLIENT, DNS_VIP).payload(vec![7; 1000]).may_be_fragmented();
+        for (id, server) in [(1, 3), (2, 2), (3, 1)] {
+            datagram.id = id;
+            let frames = pieces(&datagram, 400);
+            let outcome = director.arrive_at(0, 0, &frames.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            assert_eq!(servers(&outcome), [server; 3], "{method:?}");
+        }
+        // A whole one is scheduled anew as well, and nothing stays.
+        assert_eq!(servers(&director.arrive(0, &udp(CLIENT, DNS_VIP).bytes())), [3], "{method:?}");
+        assert_eq!(director.list(), [], "{method:?}");
+        let frames = pieces(&datagram, 400);
+        director.arrive(0, &frames[0]);
+        assert_eq!(director.list().len(), 1);
+        director.pass(3 * SECOND);
+        assert_eq!(director.list(), [], "{method:?}");
+    }
+}
+
+#[test]
+fn a_reply_to_fragments_goes_on_as_any_other() {
+    let mut director = director(1, Method::Nat);
+    let datagram = udp(CLIENT, DNS_VIP).payload(vec![7; 1000]).may_be_fragmented();
+    let frames = pieces(&datagram, 400);
+    director.arrive_at(0, 0, &frames.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let reply = udp("10.0.2.3:53", CLIENT).link(server_mac(3), INSIDE).bytes();
+    assert_eq!(director.arrive(1, &reply), Outcome::punted(1, reply));
 }
