@@ -18,6 +18,7 @@ pub mod service;
 pub mod sip;
 pub mod stats;
 pub mod steer;
+pub mod sync;
 pub mod wire;
 pub mod worker;
 
