@@ -9,5 +9,6 @@ pub mod realserver;
 pub mod rules;
 pub mod run;
 pub mod status;
+pub mod sync;
 
 pub mod workers;

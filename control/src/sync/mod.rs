@@ -1,0 +1,3 @@
+//! Telling other directors of connections.
+
+pub mod lvs;
