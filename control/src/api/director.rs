@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
-use crate::rules::{Rules, RulesError};
+use crate::rules::{Daemon, DaemonRole, Rules, RulesError};
+use crate::sync::lvs::{master, socket};
 
 /// What control needs of the running workers.
 pub trait DataPlane {
@@ -53,13 +54,19 @@ pub struct Director<D> {
     rules: RefCell<Rules>,
     plane: D,
     generation: Cell<u64>,
+    lvs: master::Counters,
 }
 
 impl<D: DataPlane> Director<D> {
     /// A director whose workers have no table yet; call
     /// [`Director::publish`] for the first.
     pub fn new(rules: Rules, plane: D) -> Rc<Self> {
-        Rc::new(Director { rules: RefCell::new(rules), plane, generation: Cell::new(0) })
+        Rc::new(Director {
+            rules: RefCell::new(rules),
+            plane,
+            generation: Cell::new(0),
+            lvs: master::Counters::default(),
+        })
     }
 
     /// The rules, to be read.
@@ -68,6 +75,26 @@ impl<D: DataPlane> Director<D> {
     /// When called from within [`Director::change`].
     pub fn rules(&self) -> Ref<'_, Rules> {
         self.rules.borrow()
+    }
+
+    /// What the sync daemon did as master.
+    pub fn lvs(&self) -> &master::Counters {
+        &self.lvs
+    }
+
+    /// Makes a sync daemon part of the rules, once its socket could be had:
+    /// [`master::run`] does the rest.
+    fn start_daemon(&self, daemon: Daemon) -> Result<(), RulesError> {
+        let daemon = socket::resolved(daemon)?;
+        let role = daemon.role;
+        self.rules.borrow_mut().start_daemon(daemon.clone())?;
+        if role == DaemonRole::Master
+            && let Err(error) = socket::sender(&daemon)
+        {
+            let _ = self.rules.borrow_mut().stop_daemon(role);
+            return Err(RulesError::DaemonSocket(format!("{}: {error}", daemon.interface)));
+        }
+        Ok(())
     }
 
     /// The data plane.
@@ -186,7 +213,7 @@ impl<D: DataPlane> Director<D> {
             Request::SetTimeouts { timeouts } => {
                 self.change(|rules| rules.set_timeouts(timeouts)).await.into()
             }
-            Request::StartDaemon { daemon } => self.rules.borrow_mut().start_daemon(daemon).into(),
+            Request::StartDaemon { daemon } => self.start_daemon(daemon).into(),
             Request::StopDaemon { role } => self.rules.borrow_mut().stop_daemon(role).into(),
             Request::AddMark { rule, number } => {
                 self.change(|rules| rules.add_mark(rule, number)).await.into()
@@ -208,7 +235,13 @@ impl<D: DataPlane> Director<D> {
             Request::Marks => Answer::Marks(self.rules().marks()),
             Request::Timeouts => Answer::Timeouts(self.rules().timeouts()),
             Request::Daemons => Answer::Daemons(self.rules().daemons().to_vec()),
-            Request::Status => Answer::Status(self.plane.status()),
+            Request::Status => {
+                let mut status = self.plane.status();
+                if let (Some(status), true) = (status.as_object_mut(), self.rules().has_master()) {
+                    status.insert("lvs_master".into(), self.lvs.status());
+                }
+                Answer::Status(status)
+            }
             Request::LocalAddresses { service } => {
                 let listed = self.rules().local_addresses(service.as_ref());
                 match listed {

@@ -42,6 +42,12 @@ pub enum RulesError {
     /// `--stop-daemon` in a role that is free
     #[error("No daemon is running")]
     NoDaemon,
+    /// `--start-daemon` on an interface that is not there
+    #[error("No such device")]
+    NoDevice,
+    /// `--start-daemon` of one whose socket cannot be had, and why
+    #[error("{0}")]
+    DaemonSocket(String),
     /// A mark rule that cannot be, and why
     #[error("{0}")]
     Mark(String),
@@ -91,6 +97,8 @@ impl RulesError {
             RulesError::NoSuchLocalAddress => "no_such_local_address",
             RulesError::DaemonRuns => "daemon_runs",
             RulesError::NoDaemon => "no_daemon",
+            RulesError::NoDevice => "no_device",
+            RulesError::DaemonSocket(_) => "daemon_socket",
             RulesError::Mark(_) => "mark",
             RulesError::MarkLine { source, .. } => source.code(),
             RulesError::TooManyMarks(_) => "too_many_marks",

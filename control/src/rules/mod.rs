@@ -442,7 +442,7 @@ impl Rules {
     /// [`RulesError::Unsupported`], [`RulesError::DaemonRuns`].
     pub fn start_daemon(&mut self, daemon: Daemon) -> Result<(), RulesError> {
         if self.refuse_unsupported {
-            unsupported::daemon()?;
+            unsupported::daemon(daemon.role)?;
         }
         if self.daemons.iter().any(|d| d.role == daemon.role) {
             return Err(RulesError::DaemonRuns);
@@ -455,11 +455,8 @@ impl Rules {
     /// `ipvsadm --stop-daemon`.
     ///
     /// # Errors
-    /// [`RulesError::Unsupported`], [`RulesError::NoDaemon`].
+    /// [`RulesError::NoDaemon`].
     pub fn stop_daemon(&mut self, role: DaemonRole) -> Result<(), RulesError> {
-        if self.refuse_unsupported {
-            unsupported::daemon()?;
-        }
         let position = self.daemons.iter().position(|d| d.role == role).ok_or(RulesError::NoDaemon)?;
         self.daemons.remove(position);
         Ok(())
@@ -468,6 +465,11 @@ impl Rules {
     /// The sync daemons that run, the master first.
     pub fn daemons(&self) -> &[Daemon] {
         &self.daemons
+    }
+
+    /// Whether a sync daemon is to run as master.
+    pub fn has_master(&self) -> bool {
+        self.daemons.iter().any(|daemon| daemon.role == DaemonRole::Master)
     }
 
     /// Takes a sample for the rates; to be called every [`SAMPLE_INTERVAL`].

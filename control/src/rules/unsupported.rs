@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{Method, Protocol, RulesError, Server, ServiceName, ServiceSettings};
+use super::{DaemonRole, Method, Protocol, RulesError, Server, ServiceName, ServiceSettings};
 
 fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
     Err(RulesError::Unsupported(what.into()))
@@ -42,10 +42,13 @@ pub(super) fn pair(name: &ServiceName, service: &ServiceSettings, server: &Serve
     Ok(())
 }
 
-/// Refuses to start or stop a sync daemon.
-pub(super) fn daemon() -> Result<(), RulesError> {
-    refuse("sync daemon")
+/// Refuses a sync daemon that would receive connections.
+pub(super) fn daemon(role: DaemonRole) -> Result<(), RulesError> {
+    match role {
+        DaemonRole::Master => Ok(()),
+        DaemonRole::Backup => refuse("a backup sync daemon"),
+    }
 }
 
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str = "  the sync daemon";
+pub const SUMMARY: &str = "  the sync daemon as backup";

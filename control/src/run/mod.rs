@@ -19,6 +19,7 @@ use crate::api::{self, Director};
 use crate::config::{Config, Idle, XdpMode};
 use crate::netlink;
 use crate::rules::{Rules, Server, ServiceName, ServiceRules, ServiceSettings};
+use crate::sync::lvs::master;
 use crate::workers::{self, Workers};
 use forwarding::Forwarding;
 
@@ -112,6 +113,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let result = tokio::select! {
         () = api::serve(Rc::clone(&director), listener) => Ok(()),
         result = look_after(&director, &next_hops) => result,
+        () = master::run(&director) => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };

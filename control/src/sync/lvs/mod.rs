@@ -6,5 +6,8 @@
 //! can send to the group can make entries. It belongs on a link of its own.
 
 pub mod codec;
+pub mod due;
 pub mod flags;
+pub mod master;
+pub mod socket;
 pub mod translate;

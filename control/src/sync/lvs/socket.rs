@@ -1,0 +1,72 @@
+//! The multicast socket that a master sends from.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use sluice_dataplane::link::Link;
+use socket2::{Domain, Socket, Type};
+use tokio::net::UdpSocket;
+
+use crate::rules::{Daemon, DaemonRole, RulesError};
+
+/// `IP_VS_SYNC_GROUP`
+const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 81);
+/// `IP_VS_SYNC_PORT`
+const PORT: u16 = 8848;
+
+/// Bytes of an IPv4 and of an IPv6 header, each with UDP's.
+const HEADERS: [u16; 2] = [28, 48];
+
+/// What a daemon is told, with IPVS's defaults for the rest
+/// (`start_sync_thread`).
+///
+/// # Errors
+/// [`RulesError::NoDevice`] when its interface is not there.
+pub fn resolved(daemon: Daemon) -> Result<Daemon, RulesError> {
+    let mtu = Link::new(&daemon.interface).and_then(|link| link.mtu()).map_err(|_| RulesError::NoDevice)?;
+    let group = daemon.group.unwrap_or(GROUP.into());
+    let headers = HEADERS[usize::from(group.is_ipv6())];
+    let (least, mtu) = match daemon.role {
+        DaemonRole::Master => (1, 1500),
+        DaemonRole::Backup => (1024, mtu.clamp(1500, usize::from(u16::MAX)) as u16),
+    };
+    let longest = daemon.max_length.filter(|length| *length != 0);
+    let longest = longest.map_or(mtu - headers, |length| length.clamp(least, u16::MAX - headers));
+    Ok(Daemon {
+        max_length: Some(longest),
+        group: Some(group),
+        port: Some(daemon.port.unwrap_or(PORT)),
+        ttl: Some(daemon.ttl.unwrap_or(1)),
+        ..daemon
+    })
+}
+
+/// A socket that sends to the group of a daemon from its interface.
+///
+/// # Errors
+/// What the system says.
+pub fn sender(daemon: &Daemon) -> std::io::Result<UdpSocket> {
+    let group = daemon.group.unwrap_or(GROUP.into());
+    let port = daemon.port.unwrap_or(PORT);
+    let ttl = daemon.ttl.unwrap_or(1).into();
+    let socket = Socket::new(Domain::for_address(SocketAddr::new(group, port)), Type::DGRAM, None)?;
+    socket.bind_device(Some(daemon.interface.as_bytes()))?;
+    let (any, to) = match group {
+        IpAddr::V4(_) => {
+            // Its own messages must not come back to a backup on this machine.
+            socket.set_multicast_loop_v4(false)?;
+            socket.set_multicast_ttl_v4(ttl)?;
+            (IpAddr::from(Ipv4Addr::UNSPECIFIED), SocketAddr::new(group, port))
+        }
+        IpAddr::V6(v6) => {
+            let index = nix::net::if_::if_nametoindex(daemon.interface.as_str())?;
+            socket.set_multicast_loop_v6(false)?;
+            socket.set_multicast_hops_v6(ttl)?;
+            socket.set_multicast_if_v6(index)?;
+            (IpAddr::from(Ipv6Addr::UNSPECIFIED), SocketAddrV6::new(v6, port, 0, index).into())
+        }
+    };
+    socket.bind(&SocketAddr::new(any, 0).into())?;
+    socket.connect(&to.into())?;
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket.into())
+}
