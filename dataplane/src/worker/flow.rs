@@ -225,31 +225,15 @@ impl Flows {
             Err(verdict) => return verdict,
         };
 
-        let share = server.counters.share(self.worker);
-        let service_share = server.service_counters.share(self.worker);
         // The fragments of a packet count as the packet, which IPVS has put
         // together.
         let (packets, bytes) = match packet.later {
             false => (1, packet.length),
             true => (0, packet.length - (packet.transport - packet.network)),
         };
-        let bytes = u64::from(bytes);
-        match side {
-            Side::Client => {
-                entry.packets = entry.packets.wrapping_add(packets);
-                share.traffic.in_packets.add(packets.into());
-                share.traffic.in_bytes.add(bytes);
-                service_share.in_packets.add(packets.into());
-                service_share.in_bytes.add(bytes);
-            }
-            // As `ip_vs_out_stats`: a removed server is counted no more.
-            Side::Server if !server.available => {}
-            Side::Server => {
-                share.traffic.out_packets.add(packets.into());
-                share.traffic.out_bytes.add(bytes);
-                service_share.out_packets.add(packets.into());
-                service_share.out_bytes.add(bytes);
-            }
+        server.count(self.worker, side, packets.into(), bytes.into());
+        if side == Side::Client {
+            entry.packets = entry.packets.wrapping_add(packets);
         }
 
         let direction = match side {
@@ -270,6 +254,7 @@ impl Flows {
         }
         if state.is_active() != entry.active {
             entry.active = state.is_active();
+            let share = server.counters.share(self.worker);
             let (from, to) = match entry.active {
                 true => (&share.inactive, &share.active),
                 false => (&share.active, &share.inactive),
