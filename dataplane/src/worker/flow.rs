@@ -138,15 +138,15 @@ impl Flows {
         found: Option<(EntryId, Side)>,
         now: u32,
     ) -> Verdict {
-        let (id, side) = match found {
+        let found = match found {
             // In the end it is as if there had been none.
             Some((id, side)) if self.is_over(view, id, side, packet) => {
                 self.expire(view, id);
-                match self.begin(view, packet, interface, frame.bytes(), now) {
-                    Ok(begun) => begun,
-                    Err(verdict) => return verdict,
-                }
+                None
             }
+            found => found,
+        };
+        let (id, side) = match found {
             Some(found) => found,
             None => match self.begin(view, packet, interface, frame.bytes(), now) {
                 Ok(begun) => begun,
