@@ -262,8 +262,8 @@ impl Flows {
             from.sub(1);
             to.add(1);
         }
-        let timeouts = server.timeouts.as_deref().unwrap_or(view.services.timeouts());
-        self.wheel.touch(id, deadline(now, timeouts.seconds(state)));
+        let seconds = view.services.timeouts_of(server).seconds(state);
+        self.wheel.touch(id, deadline(now, seconds));
 
         let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
         let pmtu_disc = view.services.tunables().pmtu_disc;
@@ -462,7 +462,7 @@ impl Flows {
         };
         let seconds = match entry.one_packet {
             true => LONGEST_WAIT,
-            false => services.timeouts_of(server_id).seconds(state),
+            false => services.timeouts_of(server).seconds(state),
         };
         self.wheel.schedule(id, deadline(now, seconds));
         self.templates.adopt(template, now);
