@@ -138,15 +138,15 @@ impl Flows {
         found: Option<(EntryId, Side)>,
         now: u32,
     ) -> Verdict {
-        let (id, side) = match found {
+        let found = match found {
             // In the end it is as if there had been none.
             Some((id, side)) if self.is_over(view, id, side, packet) => {
                 self.expire(view, id);
-                match self.begin(view, packet, interface, frame.bytes(), now) {
-                    Ok(begun) => begun,
-                    Err(verdict) => return verdict,
-                }
+                None
             }
+            found => found,
+        };
+        let (id, side) = match found {
             Some(found) => found,
             None => match self.begin(view, packet, interface, frame.bytes(), now) {
                 Ok(begun) => begun,
@@ -225,31 +225,15 @@ impl Flows {
             Err(verdict) => return verdict,
         };
 
-        let share = server.counters.share(self.worker);
-        let service_share = server.service_counters.share(self.worker);
         // The fragments of a packet count as the packet, which IPVS has put
         // together.
         let (packets, bytes) = match packet.later {
             false => (1, packet.length),
             true => (0, packet.length - (packet.transport - packet.network)),
         };
-        let bytes = u64::from(bytes);
-        match side {
-            Side::Client => {
-                entry.packets = entry.packets.wrapping_add(packets);
-                share.traffic.in_packets.add(packets.into());
-                share.traffic.in_bytes.add(bytes);
-                service_share.in_packets.add(packets.into());
-                service_share.in_bytes.add(bytes);
-            }
-            // As `ip_vs_out_stats`: a removed server is counted no more.
-            Side::Server if !server.available => {}
-            Side::Server => {
-                share.traffic.out_packets.add(packets.into());
-                share.traffic.out_bytes.add(bytes);
-                service_share.out_packets.add(packets.into());
-                service_share.out_bytes.add(bytes);
-            }
+        server.count(self.worker, side, packets.into(), bytes.into());
+        if side == Side::Client {
+            entry.packets = entry.packets.wrapping_add(packets);
         }
 
         let direction = match side {
@@ -270,6 +254,7 @@ impl Flows {
         }
         if state.is_active() != entry.active {
             entry.active = state.is_active();
+            let share = server.counters.share(self.worker);
             let (from, to) = match entry.active {
                 true => (&share.inactive, &share.active),
                 false => (&share.active, &share.inactive),
@@ -277,8 +262,8 @@ impl Flows {
             from.sub(1);
             to.add(1);
         }
-        let timeouts = server.timeouts.as_deref().unwrap_or(view.services.timeouts());
-        self.wheel.touch(id, deadline(now, timeouts.seconds(state)));
+        let seconds = view.services.timeouts_of(server).seconds(state);
+        self.wheel.touch(id, deadline(now, seconds));
 
         let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
         let pmtu_disc = view.services.tunables().pmtu_disc;
@@ -477,7 +462,7 @@ impl Flows {
         };
         let seconds = match entry.one_packet {
             true => LONGEST_WAIT,
-            false => services.timeouts_of(server_id).seconds(state),
+            false => services.timeouts_of(server).seconds(state),
         };
         self.wheel.schedule(id, deadline(now, seconds));
         self.templates.adopt(template, now);
