@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::defense::Overload;
+use super::owners::Owners;
 use super::persist::{Kept, Unserved, Wanted};
 use super::sweep::Sweep;
 use crate::conn::timer::{Wheel, ticks};
@@ -50,7 +51,7 @@ pub(super) enum Verdict {
     },
     /// Drop it
     Drop(DropReason),
-    /// Another worker keeps the template that its connection goes by
+    /// Another worker has its connection, or keeps the template that it goes by
     Hand(usize),
     /// It is neither a connection's nor the first of one
     Unclaimed,
@@ -65,6 +66,7 @@ pub(super) struct Flows {
     pub(super) local_ports: LocalPorts,
     pub(super) ftp: Sessions,
     pub(super) overload: Overload,
+    owners: Arc<Owners>,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
     pub(super) worker: usize,
@@ -81,6 +83,7 @@ impl Flows {
     pub(super) fn new(
         worker: usize,
         claims: Vec<Arc<Claims>>,
+        owners: Arc<Owners>,
         capacity: usize,
         seed: Seed,
         now: u32,
@@ -94,6 +97,7 @@ impl Flows {
             workers: claims.len(),
             local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
             ftp: Sessions::new(capacity),
+            owners,
             schedulers: Vec::new(),
             worker,
             capacity,
@@ -362,6 +366,9 @@ impl Flows {
         let services = &view.services;
         let service_id = services.find_for(&tuple, interface).ok_or(Verdict::Unclaimed)?;
         let service = services.service(service_id).ok_or(Verdict::Unclaimed)?;
+        if let Some(owner) = self.owners.elsewhere(&tuple, self.worker) {
+            return Err(Verdict::Hand(owner));
+        }
         let wanted = Wanted::of(service, &tuple, packet, bytes);
         if let Some(keeper) = wanted.as_ref().and_then(|wanted| self.keeper(wanted)) {
             return Err(Verdict::Hand(keeper));
@@ -466,6 +473,7 @@ impl Flows {
         };
         self.wheel.schedule(id, deadline(now, seconds));
         self.templates.adopt(template, now);
+        self.owners.begun(&tuple, self.worker);
         let share = server.counters.share(self.worker);
         share.inactive.add(1);
         server.connections_changed();
@@ -479,6 +487,7 @@ impl Flows {
         self.wheel.cancel(id);
         let Some(entry) = self.table.remove(id) else { return };
         self.removed += 1;
+        self.owners.over(&entry.client, self.worker);
         self.templates.let_go(entry.template);
         let entry = self.forget_ftp(id, entry);
         self.give_back(&entry);
