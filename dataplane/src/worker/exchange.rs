@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 
+use super::snapshot::Snapshot;
 use crate::conn::ConnectionRecord;
 use crate::local::Claims;
 use crate::neigh::NextHops;
@@ -18,9 +18,18 @@ use crate::wire::Address;
 #[derive(Debug, Default)]
 pub struct Published {
     /// Services and servers
-    pub services: ArcSwap<ServiceTable>,
+    pub services: Snapshot<ServiceTable>,
     /// Next hops
-    pub hops: ArcSwap<NextHops>,
+    pub hops: Snapshot<NextHops>,
+}
+
+impl Published {
+    /// Frees replaced snapshots that no worker goes by any more. For control, to
+    /// be called now and then.
+    pub fn release(&self) {
+        self.services.release();
+        self.hops.release();
+    }
 }
 
 /// What workers tell control.

@@ -19,6 +19,7 @@ mod persist;
 mod pieces;
 mod related;
 mod sip;
+mod snapshot;
 mod sweep;
 
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use fragments::Arrival;
 use gather::Gather;
 use held::Held;
 use listing::Listing;
+pub use snapshot::Snapshot;
 use sweep::Sweep;
 
 /// Connections that are expired between two bursts: more than a burst makes,
