@@ -74,9 +74,6 @@ pub(super) struct Flows {
     pub(super) capacity: usize,
     /// Identification of the next packet of our own
     packet_id: u16,
-    /// Connections removed so far: what was looked up before one was removed
-    /// must be looked up again, since its number may have been given away
-    pub(super) removed: u64,
 }
 
 impl Flows {
@@ -102,7 +99,6 @@ impl Flows {
             worker,
             capacity,
             packet_id: 0,
-            removed: 0,
         }
     }
 
@@ -486,7 +482,6 @@ impl Flows {
     pub(super) fn expire(&mut self, view: &View, id: EntryId) {
         self.wheel.cancel(id);
         let Some(entry) = self.table.remove(id) else { return };
-        self.removed += 1;
         self.owners.over(&entry.client, self.worker);
         self.templates.let_go(entry.template);
         let entry = self.forget_ftp(id, entry);
