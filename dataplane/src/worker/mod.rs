@@ -5,6 +5,7 @@
 //! bursts it takes up new snapshots, expires connections, and goes on with
 //! what control asked for, all in bounded portions.
 
+mod adopt;
 mod defense;
 mod exchange;
 mod express;
@@ -124,7 +125,7 @@ impl<P: Port> Worker<P> {
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
-            listings: Vec::new(),
+            listings: Vec::with_capacity(MOST_LISTINGS),
             icmp_limit: icmp::Limit::new(now),
             receiving: false,
             asked: None,
@@ -177,18 +178,25 @@ impl<P: Port> Worker<P> {
 
     /// Sleeps until a frame may have come, at most `limit`.
     pub fn wait(&mut self, limit: Duration) {
-        self.port.wait(limit);
+        // Control waits for a table to be adopted, and that takes some rounds.
+        if !self.flows.is_adopting() {
+            self.port.wait(limit);
+        }
     }
 
     fn take_up_snapshots(&mut self, now: u64) {
-        let services = self.published.services.load();
-        if !Arc::ptr_eq(&services, &self.view.services) {
-            self.view.services = Arc::clone(&services);
-            self.flows.adopt(&services, tick(now));
-            self.flows.sweep = Sweep::of(&self.view);
+        if !self.flows.is_adopting() {
+            let services = self.published.services.load();
+            if !Arc::ptr_eq(&services, &self.view.services) {
+                let former = std::mem::replace(&mut self.view.services, Arc::clone(&services));
+                self.flows.begin_adoption(former);
+                self.flows.sweep = Sweep::of(&self.view);
+            }
+        }
+        if self.flows.is_adopting() && self.flows.adopt(&self.view.services, tick(now)) {
             // After the schedulers: control takes it that the old table is
             // not looked at any more.
-            self.counters.generation.set(services.generation());
+            self.counters.generation.set(self.view.services.generation());
         }
         let hops = self.published.hops.load();
         if !Arc::ptr_eq(&hops, &self.view.hops) {
@@ -471,8 +479,14 @@ impl<P: Port> Worker<P> {
             }
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
-        let flows = &self.flows;
-        self.listings.retain_mut(|listing| listing.proceed(flows, &self.view.services, tick(now)));
+        if self.listings.is_empty() {
+            return;
+        }
+        // Each has its turn to look at entries, one between two bursts.
+        self.listings.rotate_left(1);
+        let (flows, mut may_look) = (&self.flows, true);
+        let services = &self.view.services;
+        self.listings.retain_mut(|listing| listing.proceed(flows, services, tick(now), &mut may_look));
     }
 
     /// Whether a packet that nobody claims is a NAT server's that is to be told
