@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
-use crate::rules::{Daemon, DaemonRole, Rules, RulesError};
+use crate::rules::{Daemon, Rules, RulesError};
 use crate::sync::lvs::{master, socket};
 
 /// What control needs of the running workers.
@@ -33,6 +33,15 @@ pub trait DataPlane {
     /// Called once every worker has taken up the table published last: what
     /// brings packets to the workers may follow it now.
     fn adopted(&self);
+
+    /// Checks that a sync daemon could run here; returns it with nothing left
+    /// to defaults.
+    ///
+    /// # Errors
+    /// [`RulesError::NoDevice`], [`RulesError::DaemonSocket`].
+    fn prepare_daemon(&self, daemon: Daemon) -> Result<Daemon, RulesError> {
+        socket::prepared(daemon)
+    }
 
     /// Counters and state for `sluice status`, as a JSON object.
     fn status(&self) -> serde_json::Value;
@@ -85,16 +94,8 @@ impl<D: DataPlane> Director<D> {
     /// Makes a sync daemon part of the rules, once its socket could be had:
     /// [`master::run`] does the rest.
     fn start_daemon(&self, daemon: Daemon) -> Result<(), RulesError> {
-        let daemon = socket::resolved(daemon)?;
-        let role = daemon.role;
-        self.rules.borrow_mut().start_daemon(daemon.clone())?;
-        if role == DaemonRole::Master
-            && let Err(error) = socket::sender(&daemon)
-        {
-            let _ = self.rules.borrow_mut().stop_daemon(role);
-            return Err(RulesError::DaemonSocket(format!("{}: {error}", daemon.interface)));
-        }
-        Ok(())
+        let daemon = self.plane.prepare_daemon(daemon)?;
+        self.rules.borrow_mut().start_daemon(daemon)
     }
 
     /// The data plane.

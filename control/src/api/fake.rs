@@ -8,6 +8,8 @@ use sluice_dataplane::service::ServiceTable;
 use tokio::sync::mpsc;
 
 use super::DataPlane;
+use crate::rules::{Daemon, RulesError};
+use crate::sync::lvs::socket;
 
 /// Adopts tables at once, unless told not to, and lists the connections that
 /// it was given.
@@ -41,6 +43,15 @@ impl DataPlane for FakePlane {
     }
 
     fn adopted(&self) {}
+
+    /// There is one interface, and nothing is opened.
+    fn prepare_daemon(&self, daemon: Daemon) -> Result<Daemon, RulesError> {
+        if daemon.interface == "lo" {
+            Ok(socket::resolved(daemon, 65_536))
+        } else {
+            Err(RulesError::NoDevice)
+        }
+    }
 
     fn status(&self) -> serde_json::Value {
         serde_json::json!({ "generation": self.adopted_generation() })

@@ -16,28 +16,39 @@ const PORT: u16 = 8848;
 /// Bytes of an IPv4 and of an IPv6 header, each with UDP's.
 const HEADERS: [u16; 2] = [28, 48];
 
-/// What a daemon is told, with IPVS's defaults for the rest
-/// (`start_sync_thread`).
+/// A daemon that could start, with nothing left to defaults.
 ///
 /// # Errors
-/// [`RulesError::NoDevice`] when its interface is not there.
-pub fn resolved(daemon: Daemon) -> Result<Daemon, RulesError> {
+/// [`RulesError::NoDevice`] when its interface is not there,
+/// [`RulesError::DaemonSocket`] when a master cannot send from it.
+pub fn prepared(daemon: Daemon) -> Result<Daemon, RulesError> {
     let mtu = Link::new(&daemon.interface).and_then(|link| link.mtu()).map_err(|_| RulesError::NoDevice)?;
+    let daemon = resolved(daemon, mtu);
+    if daemon.role == DaemonRole::Master {
+        let failed = |error| RulesError::DaemonSocket(format!("interface {}: {error}", daemon.interface));
+        sender(&daemon).map_err(failed)?;
+    }
+    Ok(daemon)
+}
+
+/// What a daemon is told, with IPVS's defaults for the rest
+/// (`start_sync_thread`), on an interface with this MTU.
+pub fn resolved(daemon: Daemon, mtu: usize) -> Daemon {
     let group = daemon.group.unwrap_or(GROUP.into());
     let headers = HEADERS[usize::from(group.is_ipv6())];
     let (least, mtu) = match daemon.role {
         DaemonRole::Master => (1, 1500),
-        DaemonRole::Backup => (1024, mtu.clamp(1500, usize::from(u16::MAX)) as u16),
+        DaemonRole::Backup => (1024, mtu.clamp(1500, u16::MAX.into()) as u16),
     };
     let longest = daemon.max_length.filter(|length| *length != 0);
     let longest = longest.map_or(mtu - headers, |length| length.clamp(least, u16::MAX - headers));
-    Ok(Daemon {
+    Daemon {
         max_length: Some(longest),
         group: Some(group),
         port: Some(daemon.port.unwrap_or(PORT)),
         ttl: Some(daemon.ttl.unwrap_or(1)),
         ..daemon
-    })
+    }
 }
 
 /// A socket that sends to the group of a daemon from its interface.
