@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
+use crate::reload::Source;
 use crate::rules::{Daemon, Rules, RulesError};
 use crate::sync::lvs::{master, socket};
 
@@ -64,6 +65,7 @@ pub struct Director<D> {
     plane: D,
     generation: Cell<u64>,
     lvs: master::Counters,
+    source: RefCell<Option<Source>>,
 }
 
 impl<D: DataPlane> Director<D> {
@@ -75,6 +77,7 @@ impl<D: DataPlane> Director<D> {
             plane,
             generation: Cell::new(0),
             lvs: master::Counters::default(),
+            source: RefCell::default(),
         })
     }
 
@@ -96,6 +99,16 @@ impl<D: DataPlane> Director<D> {
     fn start_daemon(&self, daemon: Daemon) -> Result<(), RulesError> {
         let daemon = self.plane.prepare_daemon(daemon)?;
         self.rules.borrow_mut().start_daemon(daemon)
+    }
+
+    /// Says which file the rules are from, for [`Director::reload`].
+    pub fn configured_by(&self, source: Source) {
+        self.source.replace(Some(source));
+    }
+
+    /// Where the rules are from, if that is a file.
+    pub fn source(&self) -> Option<Source> {
+        self.source.borrow().clone()
     }
 
     /// The data plane.
@@ -268,7 +281,7 @@ impl<D: DataPlane> Director<D> {
                 }
             }
             // The server sends these part by part.
-            Request::Services { .. } | Request::Connections => Answer::Done,
+            Request::Services { .. } | Request::Connections | Request::Reload { .. } => Answer::Done,
         }
     }
 
