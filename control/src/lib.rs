@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod config;
+pub mod health;
 pub mod ipvsadm;
 pub mod marks;
 pub mod netlink;

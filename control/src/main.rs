@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_control::{ipvsadm, marks, realserver, run, status};
+use sluice_control::{health, ipvsadm, marks, realserver, run, status};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -33,6 +33,11 @@ enum Command {
     Status {
         #[command(flatten)]
         status: status::Arguments,
+    },
+    /// Show what health checks say of servers
+    Health {
+        #[command(flatten)]
+        health: health::Arguments,
     },
     /// Administer virtual services as with ipvsadm
     #[command(disable_help_flag = true)]
@@ -64,6 +69,7 @@ fn main() -> ExitCode {
             run::run(&config, socket)
         }
         Command::Mark(arguments) => return marks::main(arguments),
+        Command::Health { health } => return health::main(&health),
         Command::Status { status } => return status::main(&status),
         Command::Ipvsadm { arguments } => {
             return ipvsadm::main(std::iter::once("ipvsadm".into()).chain(arguments));

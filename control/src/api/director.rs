@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
+use crate::health::Health;
 use crate::rules::{Rules, RulesError};
 
 /// What control needs of the running workers.
@@ -53,13 +54,19 @@ pub struct Director<D> {
     rules: RefCell<Rules>,
     plane: D,
     generation: Cell<u64>,
+    health: Health,
 }
 
 impl<D: DataPlane> Director<D> {
     /// A director whose workers have no table yet; call
     /// [`Director::publish`] for the first.
     pub fn new(rules: Rules, plane: D) -> Rc<Self> {
-        Rc::new(Director { rules: RefCell::new(rules), plane, generation: Cell::new(0) })
+        Rc::new(Director {
+            rules: RefCell::new(rules),
+            plane,
+            generation: Cell::new(0),
+            health: Health::default(),
+        })
     }
 
     /// The rules, to be read.
@@ -68,6 +75,11 @@ impl<D: DataPlane> Director<D> {
     /// When called from within [`Director::change`].
     pub fn rules(&self) -> Ref<'_, Rules> {
         self.rules.borrow()
+    }
+
+    /// What is checked, and what came of it.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// The data plane.
@@ -95,6 +107,22 @@ impl<D: DataPlane> Director<D> {
         change(&mut self.rules.borrow_mut())?;
         self.publish_and_wait().await;
         Ok(())
+    }
+
+    /// Changes the rules where `change` says that it did; then publishes them
+    /// and waits until every worker forwards by them.
+    pub async fn adjust(&self, change: impl FnOnce(&mut Rules) -> bool) {
+        // The borrow ends here: nothing is held across the waiting.
+        let changed = change(&mut self.rules.borrow_mut());
+        if changed {
+            self.publish_and_wait().await;
+        }
+    }
+
+    /// The number of the table published last, which every change of the
+    /// rules raises.
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
     }
 
     /// Publishes the rules of now and waits until every worker forwards by
@@ -234,7 +262,7 @@ impl<D: DataPlane> Director<D> {
                 }
             }
             // The server sends these part by part.
-            Request::Services { .. } | Request::Connections => Answer::Done,
+            Request::Services { .. } | Request::Health | Request::Connections => Answer::Done,
         }
     }
 

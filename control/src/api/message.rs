@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::ConnectionRecord;
 
+use crate::health::ServiceHealth;
 use crate::marks::{MarkListing, MarkRule};
 use crate::rules::{
     Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName, ServiceSettings,
@@ -142,6 +143,9 @@ pub enum Request {
     Marks,
     /// Counters and state of the data plane
     Status,
+    /// `sluice health`: answered by a [`Answer::Health`] for each service that
+    /// is checked, then [`Answer::Done`]
+    Health,
 }
 
 /// An answer, or a part of one: one line to the client.
@@ -159,6 +163,8 @@ pub enum Answer {
     },
     /// Part of the answer to [`Request::Services`]
     Service(ServiceListing),
+    /// Part of the answer to [`Request::Health`]
+    Health(ServiceHealth),
     /// Part of the answer to [`Request::Connections`]
     Connections(Vec<ConnectionListing>),
     /// To [`Request::LocalAddresses`]
@@ -176,7 +182,7 @@ pub enum Answer {
 impl Answer {
     /// Whether no further line follows.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Answer::Service(_) | Answer::Connections(_))
+        !matches!(self, Answer::Service(_) | Answer::Health(_) | Answer::Connections(_))
     }
 
     /// An error that is not one of the rules.

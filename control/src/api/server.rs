@@ -157,6 +157,13 @@ async fn respond<D: DataPlane>(
                 Err(error) => send(writer, &error.into()).await,
             }
         }
+        Request::Health => {
+            let services = director.health().overview(&director.rules());
+            for service in services {
+                send(writer, &Answer::Health(service)).await?;
+            }
+            send(writer, &Answer::Done).await
+        }
         Request::Connections => {
             let mut slices = director.plane().connections();
             while let Some(slice) = slices.recv().await {

@@ -20,8 +20,16 @@ use super::{
 pub(super) const PROTOCOLS: [(&str, Protocol); 3] =
     [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
 
+/// What `method` of a server may be.
+pub(super) const METHODS: [(&str, Method); 4] = [
+    ("nat", Method::Nat),
+    ("fullnat", Method::FullNat),
+    ("dr", Method::DirectRoute),
+    ("tun", Method::Tunnel),
+];
+
 /// Longest interface name (`IFNAMSIZ` less its NUL).
-const MAX_NAME: usize = 15;
+pub(super) const MAX_NAME: usize = 15;
 
 /// Longest path of a Unix socket (`sun_path` less its NUL).
 const MAX_SOCKET: usize = 107;
@@ -254,7 +262,7 @@ impl Check<'_> {
         addresses
     }
 
-    fn unicast(&mut self, ip: IpAddr, span: Range<usize>) -> bool {
+    pub(super) fn unicast(&mut self, ip: IpAddr, span: Range<usize>) -> bool {
         // Workers could not tell it from the IPv4 address.
         if let IpAddr::V6(v6) = ip
             && let Some(v4) = v6.to_ipv4_mapped()
@@ -309,8 +317,18 @@ impl Check<'_> {
                 if local_addresses.is_empty() { &director.local_addresses } else { &local_addresses };
             let key = key.map(|(key, _)| key);
             let servers = self.servers(&service.server, key, options, locals);
+            let health = self.health(service, key, &servers, locals);
             if let Some(key) = key {
-                services.push(Service { key, scheduler, flags, options, timeouts, local_addresses, servers });
+                services.push(Service {
+                    key,
+                    scheduler,
+                    flags,
+                    options,
+                    timeouts,
+                    local_addresses,
+                    servers,
+                    health,
+                });
             }
         }
         self.addresses_apart(file, &vips);
@@ -397,12 +415,6 @@ impl Check<'_> {
         options: ServiceOptions,
         locals: &[Address],
     ) -> Vec<Server> {
-        const METHODS: [(&str, Method); 4] = [
-            ("nat", Method::Nat),
-            ("fullnat", Method::FullNat),
-            ("dr", Method::DirectRoute),
-            ("tun", Method::Tunnel),
-        ];
         let mut seen: HashMap<(Address, u16), usize> = HashMap::new();
         let mut servers = Vec::new();
         for spanned in list {
@@ -549,7 +561,7 @@ impl Check<'_> {
     }
 
     /// Address of a real server, and its port where there is one.
-    fn real_address(&mut self, text: &Spanned<String>) -> Option<(Address, Option<u16>)> {
+    pub(super) fn real_address(&mut self, text: &Spanned<String>) -> Option<(Address, Option<u16>)> {
         let parsed = match text.as_ref().parse::<SocketAddr>() {
             Ok(socket) => Some((socket.ip(), Some(socket.port()))),
             Err(_) => text.as_ref().parse::<IpAddr>().ok().map(|ip| (ip, None)),

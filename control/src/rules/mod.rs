@@ -11,6 +11,7 @@
 //! when it is added again to the service of the same name.
 
 mod error;
+mod health;
 mod listing;
 mod marks;
 mod model;
@@ -30,6 +31,7 @@ use sluice_dataplane::service::{ServerId, ServiceId, ServiceKey, Tunables};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
 pub use error::{LoadError, RulesError};
+pub use health::CheckedServer;
 pub use listing::{LocalAddressListing, ServerListing, ServiceListing, TrafficListing};
 pub use model::{
     Daemon, DaemonRole, Family, Granularity, Method, Protocol, Server, ServiceName, ServiceRules,
@@ -84,6 +86,8 @@ struct ServiceEntry {
     local_addresses: Vec<IpAddr>,
     /// Newest last
     servers: Vec<ServerEntry>,
+    /// Taken out by health checks
+    suspended: Vec<Server>,
     counters: Arc<TrafficCounters>,
     measured: Measured,
 }
@@ -92,6 +96,10 @@ struct ServiceEntry {
 struct ServerEntry {
     slot: ServerId,
     server: Server,
+    /// The weight to return to, while health checks set another
+    own_weight: Option<u32>,
+    /// In place of the others while their quorum is lost
+    sorry: bool,
     /// The last weight but 0 since the server was added
     last_weight: u32,
     edits: u32,
@@ -219,6 +227,7 @@ impl Rules {
             timeouts: TimeoutOverrides::default(),
             local_addresses: Vec::new(),
             servers: Vec::new(),
+            suspended: Vec::new(),
             counters: Arc::new(TrafficCounters::new(self.workers)),
             measured: Measured::default(),
         });
@@ -291,18 +300,22 @@ impl Rules {
                 } else {
                     Measured::from_zero(removed.entry.counters.traffic())
                 };
-                ServerEntry { server, last_weight, measured, ..removed.entry }
+                ServerEntry { server, own_weight: None, sorry: false, last_weight, measured, ..removed.entry }
             }
             None => ServerEntry {
                 slot: self.server_slots.take_server(),
                 server,
+                own_weight: None,
+                sorry: false,
                 last_weight,
                 edits: 0,
                 counters: Arc::new(ServerCounters::new(self.workers)),
                 measured: Measured::default(),
             },
         };
-        self.services[index].servers.push(entry);
+        let owner = &mut self.services[index];
+        owner.forget_suspended(entry.server.address, entry.server.port);
+        owner.servers.push(entry);
         Ok(())
     }
 
@@ -313,12 +326,16 @@ impl Rules {
     /// [`RulesError::NoSuchServer`], [`RulesError::Unsupported`].
     pub fn edit_server(&mut self, service: &ServiceName, server: Server) -> Result<(), RulesError> {
         let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
-        let server = at_the_services_port(service, server);
+        let mut server = at_the_services_port(service, server);
         check_ranges(&server)?;
-        let position =
-            self.services[index].server(server.address, server.port).ok_or(RulesError::NoSuchServer)?;
+        let Some(position) = self.services[index].server(server.address, server.port) else {
+            return self.edit_suspended(index, server);
+        };
         self.check_server(service, &server)?;
         let entry = &mut self.services[index].servers[position];
+        if let Some(own) = &mut entry.own_weight {
+            *own = std::mem::replace(&mut server.weight, entry.server.weight);
+        }
         if server.weight > 0 {
             entry.last_weight = server.weight;
         }
@@ -340,7 +357,10 @@ impl Rules {
     ) -> Result<(), RulesError> {
         let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
         let owner = &mut self.services[index];
-        let position = owner.server(address, port).ok_or(RulesError::NoSuchServer)?;
+        let Some(position) = owner.server(address, port) else {
+            let there = owner.forget_suspended(address, port);
+            return if there { Ok(()) } else { Err(RulesError::NoSuchServer) };
+        };
         let removed = RemovedServer {
             service: owner.name,
             service_slot: owner.slot,

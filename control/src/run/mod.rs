@@ -17,6 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::api::{self, Director};
 use crate::config::{Config, Idle, XdpMode};
+use crate::health::supervise;
 use crate::netlink;
 use crate::rules::{Rules, Server, ServiceName, ServiceRules, ServiceSettings};
 use crate::workers::{self, Workers};
@@ -101,6 +102,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone());
     let director = Director::new(rules, forwarding);
     director.publish_and_wait().await;
+    director.health().set_plans(config.services.iter().map(|s| (s.key.into(), s.health.clone())));
     resolve_servers(&config, &next_hops).await;
 
     println!("ready");
@@ -112,6 +114,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let result = tokio::select! {
         () = api::serve(Rc::clone(&director), listener) => Ok(()),
         result = look_after(&director, &next_hops) => result,
+        error = supervise(&director) => Err(error).context("health checks"),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
