@@ -14,10 +14,12 @@ mod gather;
 mod handoff;
 mod held;
 mod listing;
+mod owners;
 mod persist;
 mod pieces;
 mod related;
 mod sip;
+mod snapshot;
 mod sweep;
 
 use std::sync::Arc;
@@ -38,6 +40,7 @@ use fragments::Arrival;
 use gather::Gather;
 use held::Held;
 use listing::Listing;
+pub use snapshot::Snapshot;
 use sweep::Sweep;
 
 /// Connections that are expired between two bursts: more than a burst makes,
@@ -105,9 +108,10 @@ impl<P: Port> Worker<P> {
         assert_eq!(exchanges.len(), settings.workers, "one exchange for each worker");
         let Settings { worker, connections, seed, .. } = settings;
         let claims = exchanges.iter().map(|exchange| Arc::clone(&exchange.claims)).collect();
+        let owners = Arc::clone(&exchanges[worker].owners);
         let interfaces = port.interfaces();
         Worker {
-            flows: Flows::new(worker, claims, connections, Seed::new(seed), tick(now)),
+            flows: Flows::new(worker, claims, owners, connections, Seed::new(seed), tick(now)),
             port,
             settings,
             published,
