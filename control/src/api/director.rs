@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
 use crate::health::Health;
+use crate::reload::Source;
 use crate::rules::{Rules, RulesError};
 
 /// What control needs of the running workers.
@@ -55,6 +56,7 @@ pub struct Director<D> {
     plane: D,
     generation: Cell<u64>,
     health: Health,
+    source: RefCell<Option<Source>>,
 }
 
 impl<D: DataPlane> Director<D> {
@@ -66,6 +68,7 @@ impl<D: DataPlane> Director<D> {
             plane,
             generation: Cell::new(0),
             health: Health::default(),
+            source: RefCell::default(),
         })
     }
 
@@ -80,6 +83,16 @@ impl<D: DataPlane> Director<D> {
     /// What is checked, and what came of it.
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Says which file the rules are from, for [`Director::reload`].
+    pub fn configured_by(&self, source: Source) {
+        self.source.replace(Some(source));
+    }
+
+    /// Where the rules are from, if that is a file.
+    pub fn source(&self) -> Option<Source> {
+        self.source.borrow().clone()
     }
 
     /// The data plane.
@@ -262,7 +275,9 @@ impl<D: DataPlane> Director<D> {
                 }
             }
             // The server sends these part by part.
-            Request::Services { .. } | Request::Health | Request::Connections => Answer::Done,
+            Request::Services { .. } | Request::Health | Request::Connections | Request::Reload { .. } => {
+                Answer::Done
+            }
         }
     }
 

@@ -11,8 +11,8 @@ use sluice_dataplane::conn::ConnectionRecord;
 use crate::health::ServiceHealth;
 use crate::marks::{MarkListing, MarkRule};
 use crate::rules::{
-    Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName, ServiceSettings,
-    Timeouts,
+    Change, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName,
+    ServiceSettings, Timeouts,
 };
 
 /// A request: one line from the client.
@@ -146,6 +146,12 @@ pub enum Request {
     /// `sluice health`: answered by a [`Answer::Health`] for each service that
     /// is checked, then [`Answer::Done`]
     Health,
+    /// `sluice reload`: answered by any number of [`Answer::Changes`], then
+    /// [`Answer::Done`]
+    Reload {
+        /// Only say what would change
+        dry_run: bool,
+    },
 }
 
 /// An answer, or a part of one: one line to the client.
@@ -175,6 +181,8 @@ pub enum Answer {
     Daemons(Vec<Daemon>),
     /// To [`Request::Marks`], in order
     Marks(Vec<MarkListing>),
+    /// Part of the answer to [`Request::Reload`]
+    Changes(Vec<Change>),
     /// To [`Request::Status`]
     Status(serde_json::Value),
 }
@@ -182,7 +190,7 @@ pub enum Answer {
 impl Answer {
     /// Whether no further line follows.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Answer::Service(_) | Answer::Health(_) | Answer::Connections(_))
+        !matches!(self, Answer::Service(_) | Answer::Health(_) | Answer::Connections(_) | Answer::Changes(_))
     }
 
     /// An error that is not one of the rules.

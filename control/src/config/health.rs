@@ -12,7 +12,9 @@ use sluice_dataplane::service::{Family, Method, ServiceKey};
 use sluice_dataplane::wire::Address;
 use toml::{Spanned, Value};
 
-use super::check::{Check, MAX_NAME, METHODS, or_list};
+use super::check::{Check, or_list};
+use super::director::MAX_NAME;
+use super::server::METHODS;
 use super::{Server, file};
 use crate::health::{
     self, Command, DEFAULT_BODY, DNS_TYPES, Dns, Http, Kind, Pattern, SYSTEM_AUTHORITIES, ServicePlan,
@@ -110,7 +112,7 @@ impl Check<'_> {
         for server in &service.server {
             let Some(list) = &server.as_ref().check else { continue };
             let own = self.health_checks(list);
-            let text = &server.as_ref().address;
+            let Some(text) = &server.as_ref().address else { continue };
             let address = text.as_ref().parse::<IpAddr>().map(|ip| (ip, None));
             let address = address.or_else(|_| {
                 let socket = text.as_ref().parse::<std::net::SocketAddr>();

@@ -128,6 +128,15 @@ impl Health {
         self.replanned.notify_one();
     }
 
+    /// The services that are checked otherwise than by these plans.
+    pub fn differing(&self, plans: &[(ServiceName, ServicePlan)]) -> Vec<ServiceName> {
+        let now = self.plans.borrow();
+        let wanted: BTreeMap<_, _> =
+            plans.iter().filter(|(_, plan)| !plan.is_empty()).map(|(name, plan)| (*name, plan)).collect();
+        let names: BTreeSet<ServiceName> = now.keys().chain(wanted.keys()).copied().collect();
+        names.into_iter().filter(|name| now.get(name) != wanted.get(name).copied()).collect()
+    }
+
     /// All services that are checked, with their servers.
     pub fn overview(&self, rules: &Rules) -> Vec<ServiceHealth> {
         let state = self.state.borrow();
@@ -366,6 +375,13 @@ impl Watched {
         }
         let mut changed = false;
         let sorry = self.plan.sorry_server.clone().filter(|_| !reached);
+        // A reload may name another.
+        let former = rules.sorry_server(name).map(|former| (former.address, former.port));
+        if let (Some(sorry), Some((address, port))) = (&sorry, former)
+            && (sorry.address, sorry.port) != (address, port)
+        {
+            changed |= rules.delete_server(name, address, port).is_ok();
+        }
         // In before the others go, and the others in before it goes, as long as
         // they fit: should one be refused, something is left.
         if let Some(sorry) = &sorry

@@ -130,6 +130,12 @@ impl Rules {
 }
 
 impl ServiceEntry {
+    /// Its servers as configured, but the sorry server: first those in use.
+    pub(super) fn own_servers(&self) -> Vec<Server> {
+        let in_use = self.servers.iter().filter(|entry| !entry.sorry).map(ServerEntry::own);
+        in_use.chain(self.suspended.iter().cloned()).collect()
+    }
+
     /// Whether it was there.
     pub(super) fn forget_suspended(&mut self, address: IpAddr, port: u16) -> bool {
         let before = self.suspended.len();
@@ -140,7 +146,7 @@ impl ServiceEntry {
 
 impl ServerEntry {
     /// The server with the weight that is its own.
-    fn own(&self) -> Server {
+    pub(super) fn own(&self) -> Server {
         Server { weight: self.own_weight.unwrap_or(self.server.weight), ..self.server.clone() }
     }
 }

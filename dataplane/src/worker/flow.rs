@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::adopt::{Adoption, Schedulers};
 use super::defense::Overload;
 use super::owners::Owners;
 use super::persist::{Kept, Unserved, Wanted};
@@ -17,7 +18,7 @@ use crate::local::{Claims, LocalPorts};
 use crate::neigh::{HopId, NextHop, NextHops, Resolution};
 use crate::packet::Packet;
 use crate::port::Frame;
-use crate::sched::{Arrival, Scheduler};
+use crate::sched::Arrival;
 use crate::service::{Method, Protocol, RealServer, ServerId, ServiceId, ServiceTable, VirtualService};
 use crate::stats::DropReason;
 use crate::wire::Address;
@@ -67,16 +68,13 @@ pub(super) struct Flows {
     pub(super) ftp: Sessions,
     pub(super) overload: Overload,
     owners: Arc<Owners>,
-    /// By service slot
-    schedulers: Vec<Option<Scheduler>>,
+    pub(super) schedulers: Schedulers,
+    pub(super) adoption: Option<Adoption>,
     pub(super) worker: usize,
     pub(super) workers: usize,
     pub(super) capacity: usize,
     /// Identification of the next packet of our own
     packet_id: u16,
-    /// Connections removed so far: what was looked up before one was removed
-    /// must be looked up again, since its number may have been given away
-    pub(super) removed: u64,
 }
 
 impl Flows {
@@ -98,23 +96,11 @@ impl Flows {
             local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
             ftp: Sessions::new(capacity),
             owners,
-            schedulers: Vec::new(),
+            schedulers: Schedulers::default(),
+            adoption: None,
             worker,
             capacity,
             packet_id: 0,
-            removed: 0,
-        }
-    }
-
-    /// Brings the schedulers in line with a new service table.
-    pub(super) fn adopt(&mut self, table: &ServiceTable, now: u32) {
-        self.schedulers.resize_with(table.service_slots(), || None);
-        for (slot, scheduler) in self.schedulers.iter_mut().enumerate() {
-            match (table.service(ServiceId(slot as u32)), scheduler) {
-                (Some(service), Some(scheduler)) => scheduler.update(service, table, now),
-                (Some(service), none) => *none = Some(Scheduler::new(service, table, now)),
-                (None, gone) => *gone = None,
-            }
         }
     }
 
@@ -343,14 +329,13 @@ impl Flows {
         tuple: &Tuple,
         now: u32,
     ) -> Option<ServerId> {
-        let scheduler = self.schedulers.get_mut(id.0 as usize).and_then(Option::as_mut);
         let arrival = Arrival {
             source: tuple.source,
             source_port: tuple.source_port,
             destination: tuple.destination,
             now,
         };
-        scheduler.and_then(|scheduler| scheduler.schedule(service, &view.services, &arrival))
+        self.choose(id, service, &view.services, &arrival)
     }
 
     /// Makes the connection that a packet begins.
@@ -486,7 +471,6 @@ impl Flows {
     pub(super) fn expire(&mut self, view: &View, id: EntryId) {
         self.wheel.cancel(id);
         let Some(entry) = self.table.remove(id) else { return };
-        self.removed += 1;
         self.owners.over(&entry.client, self.worker);
         self.templates.let_go(entry.template);
         let entry = self.forget_ftp(id, entry);

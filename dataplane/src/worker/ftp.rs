@@ -403,7 +403,6 @@ impl Flows {
         // The number that was given back last is the first to be given away.
         let again = self.table.insert(entry);
         debug_assert_eq!(again, Ok(id));
-        self.removed += 1;
         self.ftp.come(id);
         Some((id, side))
     }
