@@ -232,7 +232,7 @@ fn gaps(arguments: &Arguments) -> Result<(usize, Gaps)> {
     }
     let mut count = 0;
     if listed.recv().is_ok() {
-        let pushed = exchanges[0].commands.push(Command::List(sender));
+        let pushed = exchanges[0].commands.push(Command::List(Arc::default(), sender));
         pushed.map_err(|_| anyhow!("the worker takes no commands"))?;
         loop {
             match slices.recv_timeout(LISTING_TIMEOUT) {

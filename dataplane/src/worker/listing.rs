@@ -1,10 +1,12 @@
 //! Listing all connections, a slice between two bursts.
 
+use std::sync::Arc;
+
 use crossbeam::channel::{Sender, TrySendError};
 
 use super::flow::Flows;
 use crate::conn::timer::TICKS_PER_SECOND;
-use crate::conn::{ConnectionRecord, Entry, EntryId, Template, TemplateKey};
+use crate::conn::{ConnectionFilter, ConnectionRecord, Entry, EntryId, Template, TemplateKey};
 use crate::service::{Engine, Method, Protocol, ServerId, ServiceKey, ServiceTable};
 
 /// Entries looked at in one go.
@@ -12,6 +14,7 @@ const SLICE: EntryId = 256;
 
 /// A listing under way.
 pub(super) struct Listing {
+    filter: Arc<ConnectionFilter>,
     next: EntryId,
     /// The next template: they come after the connections
     next_template: u32,
@@ -20,8 +23,14 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    pub(super) fn new(answer: Sender<Vec<ConnectionRecord>>) -> Self {
-        Listing { next: 0, next_template: 0, slice: Vec::new(), answer }
+    pub(super) fn new(filter: Arc<ConnectionFilter>, answer: Sender<Vec<ConnectionRecord>>) -> Self {
+        Listing { filter, next: 0, next_template: 0, slice: Vec::new(), answer }
+    }
+
+    /// Whether it can go on as soon as the worker has time, and need not wait
+    /// for its reader.
+    pub(super) fn is_ready(&self) -> bool {
+        self.slice.is_empty()
     }
 
     /// Goes on; returns false at the end. Connections that come and go
@@ -51,12 +60,14 @@ impl Listing {
         if self.next < connections {
             let end = connections.min(self.next.saturating_add(SLICE));
             for id in self.next..end {
-                if let Some(entry) = flows.table.get(id) {
+                if let Some(entry) = flows.table.get(id).filter(|entry| self.filter.may_match(entry)) {
                     let mut record = record(entry, services, left(flows.wheel.deadline(id).unwrap_or(now)));
                     if let (0, Some(data)) = (record.server.1, flows.ftp.data(id)) {
                         record.server.1 = data.listed_port;
                     }
-                    self.slice.push(record);
+                    if self.filter.matches(&record) {
+                        self.slice.push(record);
+                    }
                 }
             }
             self.next = end;
@@ -68,7 +79,9 @@ impl Listing {
                 let call = flows.templates.call(id);
                 let engine = call.map(|call| (Engine::Sip.name(), call.into()));
                 let record = template_record(template, services, left(deadline));
-                self.slice.push(ConnectionRecord { engine, ..record });
+                if self.filter.matches(&record) {
+                    self.slice.push(ConnectionRecord { engine, ..record });
+                }
             }
         }
         self.next_template = end;

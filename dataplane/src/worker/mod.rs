@@ -5,6 +5,7 @@
 //! bursts it takes up new snapshots, expires connections, and goes on with
 //! what control asked for, all in bounded portions.
 
+mod blame;
 mod defense;
 mod exchange;
 mod flow;
@@ -152,7 +153,7 @@ impl<P: Port> Worker<P> {
             let mut burst = std::mem::take(&mut self.burst);
             let received = self.port.receive(interface, &mut burst);
             if received > 0 {
-                self.counters.received.add(received as u64);
+                self.counters.count_received(interface, received as u64);
                 self.receiving = self.settings.workers > 1;
                 self.process(&mut burst, interface, 0, now);
                 self.receiving = false;
@@ -165,9 +166,9 @@ impl<P: Port> Worker<P> {
         }
         self.transmit();
         self.expire(now);
-        self.obey(now);
+        let listing = self.obey(now);
         self.counters.polls.add(1);
-        handled
+        handled + usize::from(listing)
     }
 
     /// Sleeps until a frame may have come, at most `limit`.
@@ -279,9 +280,13 @@ impl<P: Port> Worker<P> {
             }
             Verdict::Answer { error, reason, source } => {
                 self.answer(error, source, packet, &frame, now);
+                self.blame(packet, interface);
                 self.discard(frame, reason);
             }
-            Verdict::Drop(reason) => self.discard(frame, reason),
+            Verdict::Drop(reason) => {
+                self.blame(packet, interface);
+                self.discard(frame, reason);
+            }
             // On its way round it is looked for as any other is.
             Verdict::Hand(keeper) if visits == 0 => self.hand(keeper, frame, interface, 0),
             Verdict::Unclaimed if visits + 1 >= self.settings.workers && self.is_strays(packet) => {
@@ -335,7 +340,7 @@ impl<P: Port> Worker<P> {
                 continue;
             }
             let sent = self.port.transmit(interface, unsent);
-            self.counters.transmitted.add(sent as u64);
+            self.counters.count_transmitted(interface, sent as u64);
             // What the ring did not take goes with the next burst, up to a
             // limit: beyond it the link is too slow, and the newest are lost.
             while unsent.len() > MOST_UNSENT {
@@ -445,15 +450,16 @@ impl<P: Port> Worker<P> {
         self.expire_fragments(now);
     }
 
-    /// Does a bounded portion of what control asked for.
-    fn obey(&mut self, now: u64) {
+    /// Does a bounded portion of what control asked for; returns whether there
+    /// is more of it to do at once.
+    fn obey(&mut self, now: u64) -> bool {
         while let Some(command) = self.exchange().commands.pop() {
             match command {
-                Command::List(answer) => {
+                Command::List(filter, answer) => {
                     if self.listings.len() >= MOST_LISTINGS {
                         self.listings.remove(0);
                     }
-                    self.listings.push(Listing::new(answer));
+                    self.listings.push(Listing::new(filter, answer));
                 }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
@@ -463,6 +469,7 @@ impl<P: Port> Worker<P> {
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
         let flows = &self.flows;
         self.listings.retain_mut(|listing| listing.proceed(flows, &self.view.services, tick(now)));
+        self.listings.iter().any(Listing::is_ready)
     }
 
     /// Whether a packet that nobody claims is a NAT server's that is to be told
