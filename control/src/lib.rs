@@ -2,12 +2,18 @@
 
 pub mod api;
 pub mod config;
+pub mod connections;
+pub mod events;
 pub mod ipvsadm;
 pub mod marks;
+pub mod metrics;
 pub mod netlink;
+pub mod observe;
 pub mod realserver;
 pub mod rules;
 pub mod run;
 pub mod status;
+pub mod top;
+pub mod web;
 
 pub mod workers;

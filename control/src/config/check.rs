@@ -46,8 +46,9 @@ pub(super) fn check(text: &str, file: &file::File) -> Result<Config, Vec<Problem
     let director = check.director(file.director.as_ref());
     let services = check.services(file, &director);
     let marks = check.marks(&file.mark, &director);
+    let web = check.web(file.web.as_ref());
     if check.problems.is_empty() {
-        Ok(Config { director, services, marks })
+        Ok(Config { director, services, marks, web })
     } else {
         check.problems.sort_by_key(|problem| (problem.line, problem.column));
         Err(check.problems)

@@ -15,6 +15,7 @@ mod options;
 mod tests;
 mod timeouts;
 mod tunables;
+mod web;
 
 use std::fmt;
 use std::fs;
@@ -28,6 +29,8 @@ use sluice_dataplane::wire::Address;
 
 use crate::marks::MarkRule;
 
+pub use web::{DEFAULT_PORT, Web};
+
 /// A valid configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -38,6 +41,8 @@ pub struct Config {
     /// Rules that mark packets, in the order of the file, each with the line
     /// that it begins in
     pub marks: Vec<(usize, MarkRule)>,
+    /// The web page and metrics
+    pub web: Web,
 }
 
 /// The `[director]` table.

@@ -17,8 +17,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::api::{self, Director};
 use crate::config::{Config, Idle, XdpMode};
+use crate::events::EventLog;
 use crate::netlink;
+use crate::observe::Observatory;
 use crate::rules::{Rules, Server, ServiceName, ServiceRules, ServiceSettings};
+use crate::web::Observer;
 use crate::workers::{self, Workers};
 use forwarding::Forwarding;
 
@@ -30,17 +33,17 @@ const EVENT_INTERVAL: Duration = Duration::from_millis(2);
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a director until SIGTERM or SIGINT. Prints `ready` to standard output
-/// once packets flow.
+/// once packets flow. What happens is recorded in `events`.
 ///
 /// # Errors
 /// When it cannot start, or a worker ended: the text is for the operator.
-pub fn run(config: &Path, socket: Option<PathBuf>) -> Result<()> {
+pub fn run(config: &Path, socket: Option<PathBuf>, events: Arc<EventLog>) -> Result<()> {
     let config = Config::load(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(direct(config, socket))
+    runtime.block_on(direct(config, socket, events))
 }
 
-async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
+async fn direct(config: Config, socket: Option<PathBuf>, events: Arc<EventLog>) -> Result<()> {
     // First of all, so that a signal during start-up ends it in good order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -98,10 +101,19 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
         }
     }
 
-    let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone());
+    let observatory = Arc::new(Observatory::new(
+        Arc::clone(&published),
+        workers.counters().to_vec(),
+        settings.connections_per_worker.into(),
+        events,
+    ));
+    let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone(), Arc::clone(&observatory));
     let director = Director::new(rules, forwarding);
     director.publish_and_wait().await;
     resolve_servers(&config, &next_hops).await;
+    director.plane().show_interfaces();
+    let _observer = Observer::start(observatory, config.web.clone(), &settings.workers)
+        .context("the web page's thread")?;
 
     println!("ready");
     tracing::info!(socket = %socket.display(), services = config.services.len(), "ready");
