@@ -68,6 +68,7 @@ impl Forwarding {
     /// them up again after they were gone. To be called every second or so.
     pub(super) fn look_after(&self) {
         self.warn_of_exhaustion();
+        self.workers.published().release();
         if self.unsteered.get() {
             self.adopted();
         }
@@ -188,6 +189,8 @@ impl DataPlane for Forwarding {
     }
 
     fn adopted(&self) {
+        // The last table is of no use any more, and may be large.
+        self.workers.published().release();
         let table = self.workers.published().services.load();
         let mut rules = SteeringRules::of(&table);
         // Connections through a LIP may outlast the service that named it.
