@@ -82,7 +82,8 @@ impl Check<'_> {
     }
 
     fn director(&mut self, file: &file::Director) -> Director {
-        let workers = self.workers(&file.workers);
+        let sleepy = file.idle.as_ref().is_some_and(|idle| idle.as_ref() == "sleep");
+        let workers = self.workers(&file.workers, sleepy);
         let connections_per_worker = self.connections(file.connections_per_worker.as_ref());
         let tunables = self.tunables(file);
         self.defenses(file, &tunables, workers.len() as u64 * u64::from(connections_per_worker));
@@ -136,7 +137,8 @@ impl Check<'_> {
         list.iter().map(|name| name.as_ref().clone()).collect()
     }
 
-    fn workers(&mut self, cpus: &Spanned<Vec<Spanned<i64>>>) -> Vec<usize> {
+    /// `sleepy` workers may share a CPU, while one that spins leaves nothing to another.
+    fn workers(&mut self, cpus: &Spanned<Vec<Spanned<i64>>>, sleepy: bool) -> Vec<usize> {
         let list = cpus.as_ref();
         if list.is_empty() {
             self.problem(
@@ -149,11 +151,11 @@ impl Check<'_> {
         for cpu in list {
             match usize::try_from(*cpu.as_ref()) {
                 Ok(number) if number <= MAX_CPU => {
-                    if workers.contains(&number) {
+                    if !sleepy && workers.contains(&number) {
                         self.problem(
                             cpu.span(),
                             format!("CPU {number} has two workers"),
-                            "give each worker a CPU of its own",
+                            "give each worker a CPU of its own, or let them sleep (idle = \"sleep\")",
                         );
                     }
                     workers.push(number);

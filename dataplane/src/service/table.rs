@@ -44,8 +44,8 @@ impl ServiceTable {
 
     /// How long connections to a server live.
     #[inline]
-    pub fn timeouts_of(&self, server: ServerId) -> &Timeouts {
-        self.server(server).and_then(|server| server.timeouts.as_deref()).unwrap_or(&self.timeouts)
+    pub fn timeouts_of<'a>(&'a self, server: &'a RealServer) -> &'a Timeouts {
+        server.timeouts.as_deref().unwrap_or(&self.timeouts)
     }
 
     /// Whether packets from `address:port` are a NAT server's

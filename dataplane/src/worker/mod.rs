@@ -8,6 +8,7 @@
 mod adopt;
 mod defense;
 mod exchange;
+mod express;
 mod flow;
 mod fragments;
 mod ftp;
@@ -15,6 +16,7 @@ mod gather;
 mod handoff;
 mod held;
 mod listing;
+mod owners;
 mod persist;
 mod pieces;
 mod related;
@@ -111,9 +113,10 @@ impl<P: Port> Worker<P> {
         assert_eq!(exchanges.len(), settings.workers, "one exchange for each worker");
         let Settings { worker, connections, seed, .. } = settings;
         let claims = exchanges.iter().map(|exchange| Arc::clone(&exchange.claims)).collect();
+        let owners = Arc::clone(&exchanges[worker].owners);
         let interfaces = port.interfaces();
         Worker {
-            flows: Flows::new(worker, claims, connections, Seed::new(seed), tick(now)),
+            flows: Flows::new(worker, claims, owners, connections, Seed::new(seed), tick(now)),
             port,
             settings,
             published,
@@ -233,42 +236,47 @@ impl<P: Port> Worker<P> {
                 }
             }
         }
-        let mut found = [None; BURST];
-        for (parsed, found) in self.parsed.iter().zip(&mut found) {
-            if let Ok((packet, hash)) = parsed {
-                *found = self.flows.table.find(&packet.tuple, *hash);
-            }
-        }
-        let removed = self.flows.removed;
-        for (place, mut frame) in burst.drain(..).enumerate() {
-            let (packet, hash) = match self.parsed[place] {
+        let parsed = std::mem::take(&mut self.parsed);
+        for (mut frame, parsed) in burst.drain(..).zip(&parsed) {
+            let (packet, hash) = match parsed {
                 Ok(parsed) => parsed,
-                Err(Unparsed::Kernel) => {
-                    self.punt(frame, interface);
-                    continue;
-                }
-                Err(Unparsed::Fragment(network)) => {
-                    let arrival = Arrival { interface, visits, until: now + held::LONGEST };
-                    self.fragment(frame, network, arrival, now);
-                    continue;
-                }
-                Err(Unparsed::Icmp(network)) => {
-                    self.relate(frame, network, interface, visits, now);
-                    continue;
-                }
-                Err(Unparsed::Drop(reason)) => {
-                    self.discard(frame, reason);
+                Err(unparsed) => {
+                    self.process_unparsed(frame, *unparsed, interface, visits, now);
                     continue;
                 }
             };
-            let mut found = found[place];
-            // An earlier packet of this burst may have made the connection, or
-            // ended it and so given its number away.
-            if found.is_none() || self.flows.removed != removed {
-                found = self.flows.table.find(&packet.tuple, hash);
+            // Not before its turn: an earlier packet of this burst may have made the
+            // connection, or ended it.
+            let found = self.flows.table.find(&packet.tuple, *hash);
+            if let Some(found) = found
+                && let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now))
+            {
+                self.send(out, frame);
+                continue;
             }
-            let verdict = self.flows.process(&self.view, &mut frame, &packet, interface, found, tick(now));
-            self.carry_out(verdict, frame, &packet, interface, visits, now);
+            let verdict = self.flows.process(&self.view, &mut frame, packet, interface, found, tick(now));
+            self.carry_out(verdict, frame, packet, interface, visits, now);
+        }
+        self.parsed = parsed;
+    }
+
+    #[cold]
+    fn process_unparsed(
+        &mut self,
+        frame: P::Frame,
+        unparsed: Unparsed,
+        interface: usize,
+        visits: usize,
+        now: u64,
+    ) {
+        match unparsed {
+            Unparsed::Kernel => self.punt(frame, interface),
+            Unparsed::Fragment(network) => {
+                let arrival = Arrival { interface, visits, until: now + held::LONGEST };
+                self.fragment(frame, network, arrival, now);
+            }
+            Unparsed::Icmp(network) => self.relate(frame, network, interface, visits, now),
+            Unparsed::Drop(reason) => self.discard(frame, reason),
         }
     }
 
