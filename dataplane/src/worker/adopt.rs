@@ -131,7 +131,6 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::super::owners::Owners;
     use super::*;
     use crate::conn::Seed;
     use crate::service::{
@@ -140,6 +139,7 @@ mod tests {
     };
     use crate::stats::{ServerCounters, TrafficCounters};
     use crate::wire::Address;
+    use crate::worker::owners::Owners;
 
     const SERVICES: u32 = 6;
 
@@ -213,11 +213,6 @@ mod tests {
         Arc::new(builder.build())
     }
 
-    fn flows() -> Flows {
-        let seed = Seed::new([1; 16]);
-        Flows::new(0, vec![Arc::default()], Arc::new(Owners::new(1, 8, seed)), 8, seed, 0)
-    }
-
     /// All schedulers are told of a table as soon as it is taken up.
     #[derive(Default)]
     struct AtOnce(BTreeMap<u32, Scheduler>);
@@ -234,6 +229,11 @@ mod tests {
         }
     }
 
+    fn alone() -> Flows {
+        let seed = Seed::new([1; 16]);
+        Flows::new(0, vec![Arc::default()], Arc::new(Owners::new(1, 8, seed)), 8, seed, 0)
+    }
+
     proptest! {
         /// Whenever connections come, they get the servers that they would get
         /// if all schedulers were told of a table at once.
@@ -243,7 +243,7 @@ mod tests {
             let mut shapes = vec![None; SERVICES as usize];
             let mut published = table(0, &shapes, &counters);
             let mut view = Arc::clone(&published);
-            let mut flows = flows();
+            let mut flows = alone();
             let mut model = AtOnce::default();
             for step in steps {
                 match step {
@@ -284,7 +284,7 @@ mod tests {
         let counters: Vec<_> = (0..SERVICES * 8).map(|_| Arc::new(ServerCounters::new(1))).collect();
         let shape = Some((SchedulerKind::Rr, vec![(1, 1), (0, 1)]));
         let table = table(1, &vec![shape; SERVICES as usize], &counters);
-        let mut flows = flows();
+        let mut flows = alone();
         flows.begin_adoption(Arc::default());
         let rounds = (1..).find(|_| flows.adopt(&table, 0)).expect("an end");
         // Two services with two servers each are more than a portion.
