@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod observe;
 pub mod realserver;
+pub mod reload;
 pub mod rules;
 pub mod run;
 pub mod status;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
-use sluice_control::{connections, events, ipvsadm, marks, realserver, run, status, top};
+use sluice_control::{connections, events, ipvsadm, marks, realserver, reload, run, status, top};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -31,6 +31,10 @@ enum Command {
         #[arg(long)]
         socket: Option<PathBuf>,
     },
+    /// Say all that is wrong with a configuration file
+    Check(reload::CheckArguments),
+    /// Have a running director read its configuration again
+    Reload(reload::Arguments),
     /// Show what the workers of a running director do
     Status {
         #[command(flatten)]
@@ -75,6 +79,8 @@ fn main() -> ExitCode {
         Command::Top(arguments) => return top::main(&arguments),
         Command::Connections(arguments) => return connections::main(&arguments),
         Command::Events(arguments) => return events::main(&arguments),
+        Command::Check(arguments) => return reload::check(&arguments),
+        Command::Reload(arguments) => return reload::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
         Command::Status { status } => return status::main(&status),
         Command::Ipvsadm { arguments } => {

@@ -15,21 +15,13 @@ use sluice_dataplane::steer::Mode;
 use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Worker};
 use thiserror::Error;
 
+use crate::config::Idle;
+
 /// How long an idle worker sleeps at most before it looks for new snapshots.
 const SLEEP: Duration = Duration::from_millis(2);
 
 /// Slices of a listing that may wait for the reader.
 const LISTING_SLICES: usize = 8;
-
-/// What a worker does when nothing arrives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Idle {
-    /// It goes on polling: the shortest delay, a whole CPU
-    #[default]
-    Spin,
-    /// It sleeps until the kernel says that a frame arrived
-    Sleep,
-}
 
 /// Why workers could not be started.
 #[derive(Debug, Error)]

@@ -227,7 +227,7 @@ fn gaps(arguments: &Arguments) -> Result<(usize, Gaps)> {
         if wanted.recv().is_err() {
             break;
         }
-        // As control does: what is replaced is left to the worker, which is the last to look at it.
+        // As control does: this frees former tables that the worker has let go of.
         published.services.store(Arc::new(table));
     }
     let mut count = 0;

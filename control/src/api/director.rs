@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::message::{Answer, LocalAddressUse, Request};
 use crate::events::{self, Kind, Severity};
 use crate::observe::Observatory;
+use crate::reload::Source;
 use crate::rules::{Rules, RulesError};
 
 /// What control needs of the running workers.
@@ -58,13 +59,19 @@ pub struct Director<D> {
     rules: RefCell<Rules>,
     plane: D,
     generation: Cell<u64>,
+    source: RefCell<Option<Source>>,
 }
 
 impl<D: DataPlane> Director<D> {
     /// A director whose workers have no table yet; call
     /// [`Director::publish`] for the first.
     pub fn new(rules: Rules, plane: D) -> Rc<Self> {
-        Rc::new(Director { rules: RefCell::new(rules), plane, generation: Cell::new(0) })
+        Rc::new(Director {
+            rules: RefCell::new(rules),
+            plane,
+            generation: Cell::new(0),
+            source: RefCell::default(),
+        })
     }
 
     /// The rules, to be read.
@@ -73,6 +80,16 @@ impl<D: DataPlane> Director<D> {
     /// When called from within [`Director::change`].
     pub fn rules(&self) -> Ref<'_, Rules> {
         self.rules.borrow()
+    }
+
+    /// Says which file the rules are from, for [`Director::reload`].
+    pub fn configured_by(&self, source: Source) {
+        self.source.replace(Some(source));
+    }
+
+    /// Where the rules are from, if that is a file.
+    pub fn source(&self) -> Option<Source> {
+        self.source.borrow().clone()
     }
 
     /// The data plane.
@@ -252,7 +269,8 @@ impl<D: DataPlane> Director<D> {
             | Request::Connections
             | Request::FindConnections { .. }
             | Request::Overview { .. }
-            | Request::Events { .. } => Answer::Done,
+            | Request::Events { .. }
+            | Request::Reload { .. } => Answer::Done,
         }
     }
 

@@ -13,8 +13,8 @@ use crate::events::{EventRecord, Kind};
 use crate::marks::{MarkListing, MarkRule};
 use crate::observe::{Overview, OverviewQuery};
 use crate::rules::{
-    Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName, ServiceSettings,
-    Timeouts,
+    Change, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName,
+    ServiceSettings, Timeouts,
 };
 
 /// A request: one line from the client.
@@ -173,6 +173,12 @@ pub enum Request {
         /// then, so that both sides know of each other.
         follow: bool,
     },
+    /// `sluice reload`: answered by any number of [`Answer::Changes`], then
+    /// [`Answer::Done`]
+    Reload {
+        /// Only say what would change
+        dry_run: bool,
+    },
 }
 
 /// An answer, or a part of one: one line to the client.
@@ -206,6 +212,8 @@ pub enum Answer {
     Daemons(Vec<Daemon>),
     /// To [`Request::Marks`], in order
     Marks(Vec<MarkListing>),
+    /// Part of the answer to [`Request::Reload`]
+    Changes(Vec<Change>),
     /// To [`Request::Status`]
     Status(serde_json::Value),
 }
@@ -213,7 +221,7 @@ pub enum Answer {
 impl Answer {
     /// Whether no further line follows.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Answer::Service(_) | Answer::Connections(_) | Answer::Events(_))
+        !matches!(self, Answer::Service(_) | Answer::Connections(_) | Answer::Events(_) | Answer::Changes(_))
     }
 
     /// An error that is not one of the rules.

@@ -139,6 +139,7 @@ mod tests {
     };
     use crate::stats::{ServerCounters, TrafficCounters};
     use crate::wire::Address;
+    use crate::worker::owners::Owners;
 
     const SERVICES: u32 = 6;
 
@@ -228,6 +229,11 @@ mod tests {
         }
     }
 
+    fn alone() -> Flows {
+        let seed = Seed::new([1; 16]);
+        Flows::new(0, vec![Arc::default()], Arc::new(Owners::new(1, 8, seed)), 8, seed, 0)
+    }
+
     proptest! {
         /// Whenever connections come, they get the servers that they would get
         /// if all schedulers were told of a table at once.
@@ -237,7 +243,7 @@ mod tests {
             let mut shapes = vec![None; SERVICES as usize];
             let mut published = table(0, &shapes, &counters);
             let mut view = Arc::clone(&published);
-            let mut flows = Flows::new(0, vec![Arc::default()], 8, Seed::new([1; 16]), 0);
+            let mut flows = alone();
             let mut model = AtOnce::default();
             for step in steps {
                 match step {
@@ -278,7 +284,7 @@ mod tests {
         let counters: Vec<_> = (0..SERVICES * 8).map(|_| Arc::new(ServerCounters::new(1))).collect();
         let shape = Some((SchedulerKind::Rr, vec![(1, 1), (0, 1)]));
         let table = table(1, &vec![shape; SERVICES as usize], &counters);
-        let mut flows = Flows::new(0, vec![Arc::default()], 8, Seed::new([1; 16]), 0);
+        let mut flows = alone();
         flows.begin_adoption(Arc::default());
         let rounds = (1..).find(|_| flows.adopt(&table, 0)).expect("an end");
         // Two services with two servers each are more than a portion.

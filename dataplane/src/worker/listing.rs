@@ -20,11 +20,12 @@ pub(super) struct Listing {
     next_template: u32,
     slice: Vec<ConnectionRecord>,
     answer: Sender<Vec<ConnectionRecord>>,
+    over: bool,
 }
 
 impl Listing {
     pub(super) fn new(filter: Arc<ConnectionFilter>, answer: Sender<Vec<ConnectionRecord>>) -> Self {
-        Listing { filter, next: 0, next_template: 0, slice: Vec::new(), answer }
+        Listing { filter, next: 0, next_template: 0, slice: Vec::new(), answer, over: false }
     }
 
     /// Whether it can go on as soon as the worker has time, and need not wait
@@ -33,16 +34,14 @@ impl Listing {
         self.slice.is_empty()
     }
 
-    /// Goes on; returns false at the end. Connections that come and go
-    /// meanwhile may be in it or not. Looks at entries only if `may_look`, and
-    /// takes that off then.
-    pub(super) fn proceed(
-        &mut self,
-        flows: &Flows,
-        services: &ServiceTable,
-        now: u32,
-        may_look: &mut bool,
-    ) -> bool {
+    /// Whether everything was sent, or nobody wants it any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Goes on. Connections that come and go meanwhile may be in it or not.
+    /// Looks at entries only if `may_look`, and takes that off then.
+    pub(super) fn proceed(&mut self, flows: &Flows, services: &ServiceTable, now: u32, may_look: &mut bool) {
         if self.slice.is_empty() && std::mem::take(may_look) {
             // All at once, rather than by growing.
             self.slice.reserve_exact(SLICE as usize);
@@ -51,15 +50,13 @@ impl Listing {
         let at_end =
             self.next >= flows.table.high_water() && self.next_template >= flows.templates.high_water();
         if self.slice.is_empty() {
-            return !at_end;
+            self.over = at_end;
+            return;
         }
         match self.answer.try_send(std::mem::take(&mut self.slice)) {
-            Ok(()) => !at_end,
-            Err(TrySendError::Full(slice)) => {
-                self.slice = slice;
-                true
-            }
-            Err(TrySendError::Disconnected(_)) => false,
+            Ok(()) => self.over = at_end,
+            Err(TrySendError::Full(slice)) => self.slice = slice,
+            Err(TrySendError::Disconnected(_)) => self.over = true,
         }
     }
 

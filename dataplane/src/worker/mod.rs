@@ -89,7 +89,10 @@ pub struct Worker<P: Port> {
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
     gather: Gather<P::Frame>,
+    /// The oldest first
     listings: Vec<Listing>,
+    /// The place of the listing that goes on first
+    turn: usize,
     icmp_limit: icmp::Limit,
     /// Whether the frames at hand come from an interface, not from a worker
     receiving: bool,
@@ -127,6 +130,7 @@ impl<P: Port> Worker<P> {
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
             listings: Vec::with_capacity(MOST_LISTINGS),
+            turn: 0,
             icmp_limit: icmp::Limit::new(now),
             receiving: false,
             asked: None,
@@ -489,10 +493,13 @@ impl<P: Port> Worker<P> {
             return false;
         }
         // Each has its turn to look at entries, one between two bursts.
-        self.listings.rotate_left(1);
-        let (flows, mut may_look) = (&self.flows, true);
-        let services = &self.view.services;
-        self.listings.retain_mut(|listing| listing.proceed(flows, services, tick(now), &mut may_look));
+        let (flows, services, count) = (&self.flows, &self.view.services, self.listings.len());
+        self.turn = (self.turn + 1) % count;
+        let mut may_look = true;
+        for place in (self.turn..count).chain(0..self.turn) {
+            self.listings[place].proceed(flows, services, tick(now), &mut may_look);
+        }
+        self.listings.retain(|listing| !listing.is_over());
         self.listings.iter().any(Listing::is_ready)
     }
 
