@@ -332,7 +332,10 @@ fn a_persistence_engine_reaches_the_table() {
     assert_eq!(engine(&mut rules, 2), [None]);
 }
 
-fn target(services: &[(u8, &str, &[(u8, u32)])]) -> Target {
+/// Last byte of the VIP, scheduler, and servers by last byte and weight.
+type Wanted<'a> = (u8, &'a str, &'a [(u8, u32)]);
+
+fn target(services: &[Wanted]) -> Target {
     let service = |(vip, scheduler, servers): &(u8, &str, &[(u8, u32)])| ServiceRules {
         name: tcp(&format!("10.0.0.{vip}:80")),
         settings: plain(scheduler),
