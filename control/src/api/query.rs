@@ -95,7 +95,7 @@ impl ConnectionQuery {
             return Err(QueryError::NoState(state.clone()));
         }
         Ok(ConnectionFilter {
-            protocol: self.protocol.and_then(Protocol::in_data_plane),
+            protocol: self.protocol.map(Into::into),
             client: end(self.client)?,
             service: end(self.service)?,
             mark: self.mark,

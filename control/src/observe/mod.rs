@@ -9,6 +9,8 @@
 
 mod history;
 mod overview;
+#[doc(hidden)]
+pub mod sample;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -103,7 +103,7 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
     ));
     let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone(), Arc::clone(&observatory));
     let director = Director::new(rules, forwarding);
-    director.configured_by(Source { file, running: config.director.clone() });
+    director.configured_by(Source { file, running: config.director.clone(), web: config.web.clone() });
     director.publish_and_wait().await;
     resolve_servers(&config, &next_hops).await;
     director.plane().show_interfaces();
@@ -132,8 +132,10 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
 async fn reload_on(hangup: &mut Signal, director: &Director<Forwarding>) {
     while hangup.recv().await.is_some() {
         match director.reload(false).await {
-            Ok(changes) => tracing::info!(changes = changes.len(), "the configuration was reloaded"),
-            Err(error) => tracing::error!("the configuration was not reloaded: {error}"),
+            Ok(changes) => {
+                tracing::info!(event = "reload", changes = changes.len(), "the configuration was reloaded")
+            }
+            Err(error) => tracing::error!(event = "reload", "the configuration was not reloaded: {error}"),
         }
     }
     // The stream of a signal has no end; should it have one, the rest goes on.

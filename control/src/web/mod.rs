@@ -31,7 +31,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::config;
 use crate::observe::{Observatory, SAMPLE_INTERVAL};
-use server::Server;
+use server::{Patience, Server};
 
 /// How long to wait for an address that cannot be listened on yet.
 const RETRY: Duration = Duration::from_secs(2);
@@ -109,7 +109,8 @@ async fn serve(observatory: Arc<Observatory>, settings: &config::Web) {
     let Some(address) = settings.listen else { return std::future::pending().await };
     let listener = listen(address).await;
     tracing::info!(%address, "the web page and metrics can be seen");
-    Server::new(observatory, address, settings.hosts.clone()).run(listener).await;
+    let server = Server::new(observatory, address, settings.hosts.clone(), Patience::default());
+    server.run(listener).await;
 }
 
 /// An address may belong to another director that is about to end, or come

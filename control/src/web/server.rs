@@ -28,15 +28,26 @@ pub(super) const MAX_HEADER: usize = 16 * 1024;
 /// Headers of a request.
 const MAX_HEADERS: usize = 64;
 
-/// How long a request may take to come, and how long a connection may be
-/// without one.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// A request to come, and a connection to be without one
+    pub(super) request: Duration,
+    /// Nothing of an answer to be taken
+    pub(super) write: Duration,
+    /// A connection in all
+    pub(super) connection: Duration,
+}
 
-/// How long nothing of an answer may be taken.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long a connection may last in all.
-const LONGEST: Duration = Duration::from_secs(600);
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            request: Duration::from_secs(10),
+            write: Duration::from_secs(10),
+            connection: Duration::from_secs(600),
+        }
+    }
+}
 
 /// Threads for scrapes and overviews.
 pub(super) const MAX_BLOCKING: usize = 4;
@@ -45,11 +56,18 @@ pub(super) const MAX_BLOCKING: usize = 4;
 pub(super) struct Server {
     responder: Arc<Responder>,
     open: Arc<Open>,
+    patience: Patience,
 }
 
 impl Server {
-    pub(super) fn new(observatory: Arc<Observatory>, address: SocketAddr, hosts: Vec<String>) -> Self {
-        Server { responder: Arc::new(Responder::new(observatory, address, hosts)), open: Arc::default() }
+    pub(super) fn new(
+        observatory: Arc<Observatory>,
+        address: SocketAddr,
+        hosts: Vec<String>,
+        patience: Patience,
+    ) -> Self {
+        let responder = Arc::new(Responder::new(observatory, address, hosts));
+        Server { responder, open: Arc::default(), patience }
     }
 
     /// Serves for as long as it is polled.
@@ -59,9 +77,9 @@ impl Server {
                 // One too many is closed at once: what it says is of no interest.
                 Ok((stream, from)) => {
                     if let Some(place) = Open::take(&self.open, from.ip()) {
-                        let responder = Arc::clone(&self.responder);
+                        let (responder, patience) = (Arc::clone(&self.responder), self.patience);
                         tokio::spawn(async move {
-                            attend(responder, stream).await;
+                            attend(responder, stream, patience).await;
                             drop(place);
                         });
                     }
@@ -76,7 +94,7 @@ impl Server {
     }
 }
 
-async fn attend(responder: Arc<Responder>, stream: TcpStream) {
+async fn attend(responder: Arc<Responder>, stream: TcpStream, patience: Patience) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| {
         let responder = Arc::clone(&responder);
@@ -84,11 +102,11 @@ async fn attend(responder: Arc<Responder>, stream: TcpStream) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(REQUEST_TIMEOUT)
+        .header_read_timeout(patience.request)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEADER)
-        .serve_connection(TokioIo::new(Patient::new(stream, WRITE_PATIENCE)), service);
-    if let Ok(Err(error)) = timeout(LONGEST, connection).await {
+        .serve_connection(TokioIo::new(Patient::new(stream, patience.write)), service);
+    if let Ok(Err(error)) = timeout(patience.connection, connection).await {
         tracing::debug!(%error, "a client of the web page is gone");
     }
 }
