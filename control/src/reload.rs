@@ -1,9 +1,8 @@
 //! Reading the configuration again while the director runs.
 //!
 //! The file rules: after a reload the director has what the file says, and what
-//! was changed at run time in other ways is gone (`sluice save` writes it into
-//! the file before). What did not change keeps its counters, connections and
-//! place in the schedule.
+//! was changed at run time in other ways is gone. What did not change keeps its
+//! counters, connections and place in the schedule.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
