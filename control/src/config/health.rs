@@ -12,9 +12,7 @@ use sluice_dataplane::service::{Family, Method, ServiceKey};
 use sluice_dataplane::wire::Address;
 use toml::{Spanned, Value};
 
-use super::check::{Check, or_list};
-use super::director::MAX_NAME;
-use super::server::METHODS;
+use super::check::{Check, MAX_NAME, METHODS, or_list};
 use super::{Server, file};
 use crate::health::{
     self, Command, DEFAULT_BODY, DNS_TYPES, Dns, Http, Kind, Pattern, SYSTEM_AUTHORITIES, ServicePlan,

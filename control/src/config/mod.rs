@@ -26,6 +26,7 @@ mod target;
 mod tests;
 mod timeouts;
 mod tunables;
+mod web;
 
 use std::fs;
 use std::ops::Range;
@@ -39,6 +40,7 @@ use crate::health::ServicePlan;
 use crate::marks::MarkRule;
 
 pub use problem::{Error, Problem, Problems};
+pub use web::{DEFAULT_PORT, Web};
 
 /// A valid configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +52,8 @@ pub struct Config {
     /// Rules that mark packets, in the order of the file, each with the line
     /// that it begins in
     pub marks: Vec<(usize, MarkRule)>,
+    /// The web page and metrics
+    pub web: Web,
 }
 
 /// The `[director]` table.

@@ -7,17 +7,9 @@ use sluice_dataplane::service::{Family, Method, Protocol, ServiceKey, ServiceOpt
 use sluice_dataplane::wire::Address;
 use toml::Spanned;
 
-use super::check::Check;
+use super::check::{Check, METHODS};
 use super::{MAX_WEIGHT, Server, file};
 use crate::rules::MAX_WEIGHT as MAX_THRESHOLD;
-
-/// What `method` of a server may be.
-pub(super) const METHODS: [(&str, Method); 4] = [
-    ("nat", Method::Nat),
-    ("fullnat", Method::FullNat),
-    ("dr", Method::DirectRoute),
-    ("tun", Method::Tunnel),
-];
 
 impl Check<'_> {
     /// The servers of a service, whose key is `None` if it had a mistake.
