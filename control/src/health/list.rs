@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use super::supervisor::{CheckHealth, ServiceHealth};
+use super::overview::{CheckHealth, ServiceHealth};
 use crate::api::{Answer, Client, Request};
 
 /// Options of `sluice health`.
@@ -78,8 +78,8 @@ fn render(service: &ServiceHealth, now: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::overview::ServerHealth;
     use super::super::status::State;
-    use super::super::supervisor::ServerHealth;
     use super::*;
     use crate::rules::{Protocol, ServiceName};
 

@@ -15,12 +15,15 @@ mod dns;
 mod http;
 mod icmp;
 mod list;
+mod overview;
 mod pattern;
 mod plan;
 mod quorum;
 mod schedule;
 mod status;
 mod supervisor;
+#[cfg(test)]
+mod supervisor_tests;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -32,9 +35,10 @@ pub use command::Command;
 pub use dns::{Dns, TYPES as DNS_TYPES};
 pub use http::{DEFAULT_BODY, Http};
 pub use list::{Arguments, main};
+pub use overview::{CheckHealth, ServerHealth, ServiceHealth};
 pub use pattern::Pattern;
 pub use plan::ServicePlan;
 pub use status::State;
-pub use supervisor::{CheckHealth, Health, ServerHealth, ServiceHealth, supervise};
+pub use supervisor::{Health, supervise};
 pub use tls::{SYSTEM_AUTHORITIES, Tls};
 pub use udp::Udp;

@@ -7,11 +7,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::check::Check;
+use super::overview::ServiceHealth;
 use super::plan::ServicePlan;
 use super::quorum::Quorum;
 use super::schedule::{Checker, Order, Verdict};
@@ -21,6 +21,9 @@ use crate::rules::{CheckedServer, Rules, ServiceName};
 
 /// Between two looks whether somebody else changed the rules.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Between two times that results without consequences are shown to others.
+const SHOW: Duration = Duration::from_secs(1);
 
 /// Verdicts that are put in force together.
 const BATCH: usize = 4096;
@@ -36,87 +39,36 @@ pub struct Health {
 }
 
 #[derive(Default)]
-struct Watch {
-    services: BTreeMap<ServiceName, Watched>,
+pub(super) struct Watch {
+    pub(super) services: BTreeMap<ServiceName, Watched>,
     /// Whose check has this number
-    owners: HashMap<u64, (ServiceName, Key)>,
-    next: u64,
+    pub(super) owners: HashMap<u64, (ServiceName, Key)>,
+    pub(super) next: u64,
 }
 
-struct Watched {
-    plan: ServicePlan,
-    quorum: Quorum,
-    monitors: BTreeMap<Key, Monitor>,
+pub(super) struct Watched {
+    pub(super) plan: ServicePlan,
+    pub(super) quorum: Quorum,
+    pub(super) monitors: BTreeMap<Key, Monitor>,
 }
 
 /// One server that is checked.
-struct Monitor {
-    probes: Vec<Probe>,
-    state: State,
-    since: SystemTime,
-    reason: String,
+pub(super) struct Monitor {
+    pub(super) probes: Vec<Probe>,
+    pub(super) state: State,
+    pub(super) since: SystemTime,
+    pub(super) reason: String,
     /// Whether it was taken out, or its weight held at 0
-    out: bool,
+    pub(super) out: bool,
 }
 
-struct Probe {
-    id: u64,
-    check: Arc<Check>,
-    target: SocketAddr,
-    results: Arc<Results>,
-    state: State,
-    weight: Option<u32>,
-}
-
-/// A service with its servers, for listings and metrics.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ServiceHealth {
-    /// Which
-    pub service: ServiceName,
-    /// The weight of servers that it needs
-    pub quorum: u32,
-    /// Whether it has it; `None` before anything is known
-    pub quorum_reached: Option<bool>,
-    /// Its sorry server, and whether that is in use
-    pub sorry_server: Option<(IpAddr, u16, bool)>,
-    /// Its servers that are checked, by address and port
-    pub servers: Vec<ServerHealth>,
-}
-
-/// A server and what is known of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct ServerHealth {
-    /// Its address
-    pub address: IpAddr,
-    /// Its port
-    pub port: u16,
-    /// How it is
-    pub state: State,
-    /// Since when, in milliseconds since 1970
-    pub since: u64,
-    /// Why
-    pub reason: String,
-    /// What checks it
-    pub checks: Vec<CheckHealth>,
-}
-
-/// A check of a server.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct CheckHealth {
-    /// Its kind, as the configuration names it
-    pub kind: String,
-    /// Where it goes to
-    pub target: SocketAddr,
-    /// What it says of the server
-    pub state: State,
-    /// Successes since it began
-    pub passed: u64,
-    /// Failures since it began
-    pub failed: u64,
-    /// How long the last one took, in microseconds
-    pub latency: Option<u64>,
-    /// What was wrong in the last one; empty if nothing was
-    pub problem: String,
+pub(super) struct Probe {
+    pub(super) id: u64,
+    pub(super) check: Arc<Check>,
+    pub(super) target: SocketAddr,
+    pub(super) results: Arc<Results>,
+    pub(super) state: State,
+    pub(super) weight: Option<u32>,
 }
 
 impl Health {
@@ -139,8 +91,7 @@ impl Health {
 
     /// All services that are checked, with their servers.
     pub fn overview(&self, rules: &Rules) -> Vec<ServiceHealth> {
-        let state = self.state.borrow();
-        state.services.iter().map(|(name, watched)| watched.overview(*name, rules)).collect()
+        self.state.borrow().overview(rules)
     }
 }
 
@@ -158,6 +109,7 @@ pub async fn supervise<D: DataPlane>(director: &Director<D>) -> io::Error {
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut seen = None;
+    let (mut shown, mut news) = (Instant::now(), false);
     loop {
         let mut touched = BTreeSet::new();
         let mut all = false;
@@ -198,6 +150,11 @@ pub async fn supervise<D: DataPlane>(director: &Director<D>) -> io::Error {
             if checker.orders.send(order).await.is_err() {
                 return io::Error::other("the thread of the health checks ended");
             }
+        }
+        news |= !touched.is_empty();
+        if shown.elapsed() >= if news { LOOK } else { SHOW } {
+            director.plane().observatory().set_health(Arc::new(health.state.borrow().observed()));
+            (shown, news) = (Instant::now(), false);
         }
     }
 }
@@ -452,48 +409,6 @@ impl Watched {
         }
         if !words.is_empty() {
             orders.push(Order::Run { service: *name, words: words.clone(), reached });
-        }
-    }
-
-    fn overview(&self, service: ServiceName, rules: &Rules) -> ServiceHealth {
-        let since_1970 = |at: SystemTime| {
-            let passed = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
-        };
-        let in_use = rules.sorry_server(&service).is_some();
-        ServiceHealth {
-            service,
-            quorum: self.plan.quorum,
-            quorum_reached: self.quorum.reached(),
-            sorry_server: self.plan.sorry_server.as_ref().map(|s| (s.address, s.port, in_use)),
-            servers: self
-                .monitors
-                .iter()
-                .filter(|(_, monitor)| !monitor.probes.is_empty())
-                .map(|((address, port), monitor)| ServerHealth {
-                    address: *address,
-                    port: *port,
-                    state: monitor.state,
-                    since: since_1970(monitor.since),
-                    reason: monitor.reason.clone(),
-                    checks: monitor.probes.iter().map(Probe::overview).collect(),
-                })
-                .collect(),
-        }
-    }
-}
-
-impl Probe {
-    fn overview(&self) -> CheckHealth {
-        let latest = self.results.latest();
-        CheckHealth {
-            kind: self.check.kind.name().into(),
-            target: self.target,
-            state: self.state,
-            passed: latest.passed,
-            failed: latest.failed,
-            latency: latest.latency.map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
-            problem: latest.problem,
         }
     }
 }
