@@ -15,7 +15,7 @@ use toml::{Spanned, Value};
 use super::check::{Check, MAX_NAME, METHODS, or_list};
 use super::{Server, file};
 use crate::health::{
-    self, Command, DEFAULT_BODY, DNS_TYPES, Dns, Http, Kind, Pattern, SYSTEM_AUTHORITIES, ServicePlan,
+    self, Command, DEFAULT_BODY, DNS_TYPES, Dns, Grpc, Http, Kind, Pattern, SYSTEM_AUTHORITIES, ServicePlan,
     Timing, Tls, Udp, Way,
 };
 use crate::rules;
@@ -28,6 +28,9 @@ const MAX_BODY: usize = 16 << 20;
 
 /// Longest datagram that may be sent, in bytes.
 const MAX_DATAGRAM: usize = 1_400;
+
+/// Longest name of a gRPC service, in bytes.
+const MAX_SERVICE: usize = 1_000;
 
 /// Most results in a row that may be asked for.
 const MAX_IN_A_ROW: u32 = 1_000;
@@ -67,6 +70,7 @@ pub(super) struct HealthCheck {
     max_body: Option<Spanned<i64>>,
     tls_name: Option<Spanned<String>>,
     tls_ca: Option<Spanned<String>>,
+    grpc_service: Option<Spanned<String>>,
     name: Option<Spanned<String>>,
     record: Option<Spanned<String>>,
     send: Option<Spanned<String>>,
@@ -80,16 +84,20 @@ enum Name {
     Tcp,
     Http,
     Https,
+    Grpc,
+    Grpcs,
     Dns,
     Udp,
     Icmp,
     Command,
 }
 
-const KINDS: [(&str, Name); 7] = [
+const KINDS: [(&str, Name); 9] = [
     ("tcp", Name::Tcp),
     ("http", Name::Http),
     ("https", Name::Https),
+    ("grpc", Name::Grpc),
+    ("grpcs", Name::Grpcs),
     ("dns", Name::Dns),
     ("udp", Name::Udp),
     ("icmp", Name::Icmp),
@@ -203,6 +211,7 @@ impl Check<'_> {
             Name::Tcp => Kind::Tcp,
             Name::Icmp => Kind::Icmp,
             Name::Http | Name::Https => Kind::Http(Box::new(self.http(check, name == Name::Https)?)),
+            Name::Grpc | Name::Grpcs => Kind::Grpc(Box::new(self.grpc(check, name == Name::Grpcs)?)),
             Name::Dns => Kind::Dns(self.dns(check)?),
             Name::Udp => Kind::Udp(self.udp(check)),
             Name::Command => Kind::Command(self.command(check)?),
@@ -217,22 +226,27 @@ impl Check<'_> {
         }
         const WEB: &[Name] = &[Name::Http, Name::Https];
         const BODY: &[Name] = &[Name::Http, Name::Https, Name::Udp];
-        const SOCKET: &[Name] = &[Name::Tcp, Name::Http, Name::Https, Name::Dns, Name::Udp, Name::Icmp];
-        let uses: [(&str, Option<Range<usize>>, &[Name]); 19] = [
+        const TLS: &[Name] = &[Name::Https, Name::Grpcs];
+        const GRPC: &[Name] = &[Name::Grpc, Name::Grpcs];
+        const HOST: &[Name] = &[Name::Http, Name::Https, Name::Grpc, Name::Grpcs];
+        const SOCKET: &[Name] =
+            &[Name::Tcp, Name::Http, Name::Https, Name::Grpc, Name::Grpcs, Name::Dns, Name::Udp, Name::Icmp];
+        let uses: [(&str, Option<Range<usize>>, &[Name]); 20] = [
             ("source", at(&check.source), SOCKET),
             ("fwmark", at(&check.fwmark), SOCKET),
             ("interface", at(&check.interface), SOCKET),
             ("port", at(&check.port).filter(|_| name == Name::Icmp), &[]),
             ("method", at(&check.method), WEB),
             ("path", at(&check.path), WEB),
-            ("host", at(&check.host), WEB),
+            ("host", at(&check.host), HOST),
             ("status", at(&check.status), WEB),
             ("contains", at(&check.contains), WEB),
             ("matches", at(&check.matches), BODY),
             ("digest", at(&check.digest), WEB),
             ("max_body", at(&check.max_body), WEB),
-            ("tls_name", at(&check.tls_name), &[Name::Https]),
-            ("tls_ca", at(&check.tls_ca), &[Name::Https]),
+            ("tls_name", at(&check.tls_name), TLS),
+            ("tls_ca", at(&check.tls_ca), TLS),
+            ("grpc_service", at(&check.grpc_service), GRPC),
             ("name", at(&check.name), &[Name::Dns]),
             ("record", at(&check.record), &[Name::Dns]),
             ("send", at(&check.send), &[Name::Udp]),
@@ -315,14 +329,8 @@ impl Check<'_> {
     fn http(&mut self, check: &HealthCheck, tls: bool) -> Option<Http> {
         let default = Http::default();
         let tls = if tls { Some(self.tls(check)?) } else { None };
-        // What would end the line, or the request.
-        let word = |c: char| !c.is_ascii_graphic();
         for (key, text) in [("method", &check.method), ("path", &check.path), ("host", &check.host)] {
-            let Some(text) = text else { continue };
-            if text.as_ref().is_empty() || text.as_ref().contains(word) {
-                let hint = "use visible ASCII characters; others can be written as in %20";
-                self.problem(text.span(), format!("{:?} cannot be a {key}", text.as_ref()), hint);
-            }
+            self.visible(key, text.as_ref());
         }
         if let Some(path) = check.path.as_ref().filter(|path| !path.as_ref().starts_with('/')) {
             self.problem(path.span(), "a path begins with a slash", "write it as in \"/.health.html\"");
@@ -343,6 +351,27 @@ impl Check<'_> {
                 .as_ref()
                 .map_or(DEFAULT_BODY, |value| self.whole("max_body", value, 1..=MAX_BODY as u32) as usize),
         })
+    }
+
+    /// Refuses what would end the line, or the request.
+    fn visible(&mut self, key: &str, text: Option<&Spanned<String>>) {
+        let hidden = |text: &str| text.is_empty() || text.contains(|c: char| !c.is_ascii_graphic());
+        if let Some(text) = text.filter(|text| hidden(text.as_ref())) {
+            let hint = "use visible ASCII characters; others can be written as in %20";
+            self.problem(text.span(), format!("{:?} cannot be a {key}", text.as_ref()), hint);
+        }
+    }
+
+    fn grpc(&mut self, check: &HealthCheck, tls: bool) -> Option<Grpc> {
+        let tls = if tls { Some(self.tls(check)?.for_http2()) } else { None };
+        self.visible("host", check.host.as_ref());
+        let service = check.grpc_service.as_ref();
+        if let Some(service) = service.filter(|service| service.as_ref().len() > MAX_SERVICE) {
+            let hint = "name it as its .proto file does, as in \"shop.v1.Orders\"";
+            self.problem(service.span(), format!("grpc_service is longer than {MAX_SERVICE} bytes"), hint);
+        }
+        let text = |value: Option<&Spanned<String>>| value.map(|text| text.as_ref().clone());
+        Some(Grpc { tls, service: text(service).unwrap_or_default(), host: text(check.host.as_ref()) })
     }
 
     fn tls(&mut self, check: &HealthCheck) -> Option<Tls> {

@@ -9,9 +9,10 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use super::command::Command;
 use super::dns::Dns;
+use super::grpc::Grpc;
 use super::http::Http;
 use super::udp::Udp;
-use super::{command, dns, http, icmp, tcp, udp};
+use super::{command, dns, grpc, http, icmp, tcp, udp};
 
 /// A check, to be made of any server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +32,8 @@ pub enum Kind {
     Tcp,
     /// An HTTP or HTTPS request is answered
     Http(Box<Http>),
+    /// A gRPC server says that it serves
+    Grpc(Box<Grpc>),
     /// A DNS question is answered
     Dns(Dns),
     /// A UDP datagram is answered, or at least not refused
@@ -48,6 +51,8 @@ impl Kind {
             Kind::Tcp => "tcp",
             Kind::Http(http) if http.tls.is_some() => "https",
             Kind::Http(_) => "http",
+            Kind::Grpc(grpc) if grpc.tls.is_some() => "grpcs",
+            Kind::Grpc(_) => "grpc",
             Kind::Dns(_) => "dns",
             Kind::Udp(_) => "udp",
             Kind::Icmp => "icmp",
@@ -149,6 +154,7 @@ pub(super) async fn make(check: &Check, target: SocketAddr, pinger: &icmp::Pinge
     match &check.kind {
         Kind::Tcp => tcp::check(&check.way, target).await.map(|()| None),
         Kind::Http(http) => http::check(http, &check.way, target).await.map(|()| None),
+        Kind::Grpc(grpc) => grpc::check(grpc, &check.way, target).await.map(|()| None),
         Kind::Dns(dns) => dns::check(dns, &check.way, target).await.map(|()| None),
         Kind::Udp(udp) => udp::check(udp, &check.way, target, check.timing.timeout).await.map(|()| None),
         Kind::Icmp => icmp::check(pinger, &check.way, target.ip()).await.map(|()| None),

@@ -12,6 +12,7 @@
 mod check;
 mod command;
 mod dns;
+mod grpc;
 mod http;
 mod icmp;
 mod list;
@@ -33,6 +34,7 @@ mod udp;
 pub use check::{Check, Kind, Timing, Way};
 pub use command::Command;
 pub use dns::{Dns, TYPES as DNS_TYPES};
+pub use grpc::Grpc;
 pub use http::{DEFAULT_BODY, Http};
 pub use list::{Arguments, main};
 pub use overview::{CheckHealth, ServerHealth, ServiceHealth};

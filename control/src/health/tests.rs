@@ -13,7 +13,7 @@ use super::check::{Check, Finding, Kind, Timing, Way, make};
 use super::icmp::Pinger;
 use super::schedule::{Checker, Order};
 use super::status::Results;
-use super::{Command, Dns, Http, Tls, Udp};
+use super::{Command, Dns, Grpc, Http, Tls, Udp};
 
 /// More than any check here may take.
 const LONG: Duration = Duration::from_secs(10);
@@ -132,6 +132,76 @@ fn https_to_a_server_without_tls_fails() {
         let kind = http(Http { tls, ..Http::default() });
         let problem = block_on(async { once(kind, web(answer).await, LIMIT).await }).unwrap_err();
         assert!(problem.starts_with("TLS: "), "{problem}");
+    }
+}
+
+/// A gRPC server that answers each request with these headers, this message
+/// and these trailers.
+async fn grpc(headers: &'static [(&str, &str)], body: Vec<u8>, trailer: Option<&'static str>) -> SocketAddr {
+    use hyper::body::Bytes;
+    use hyper::{HeaderMap, Response};
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    spawn_local(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            assert_eq!(request.headers()["content-type"], "application/grpc");
+            let mut answer = Response::builder();
+            for (name, value) in headers {
+                answer = answer.header(*name, *value);
+            }
+            let Ok(mut stream) = respond.send_response(answer.body(()).unwrap(), false) else { continue };
+            let _ = stream.send_data(Bytes::from(body.clone()), trailer.is_none());
+            if let Some(status) = trailer {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", status.parse().unwrap());
+                let _ = stream.send_trailers(trailers);
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_grpc_server_says_how_it_is() {
+    const KIND: &[(&str, &str)] = &[("content-type", "application/grpc+proto")];
+    let says = |status: u8| vec![0, 0, 0, 0, 2, 8, status];
+    for (headers, body, trailer, expected) in [
+        (KIND, says(1), Some("0"), ""),
+        (KIND, says(2), Some("0"), "NOT_SERVING"),
+        (KIND, says(3), Some("0"), "SERVICE_UNKNOWN"),
+        (KIND, vec![0; 5], Some("0"), "says UNKNOWN"),
+        (KIND, says(1), Some("14"), "grpc-status 14"),
+        (KIND, vec![], Some("5"), "NOT_FOUND"),
+        (&[("content-type", "application/grpc"), ("grpc-status", "12")][..], vec![], None, "UNIMPLEMENTED"),
+        (KIND, says(1), None, "without a grpc-status"),
+        (&[("content-type", "text/plain")][..], says(1), Some("0"), "not gRPC"),
+        (KIND, vec![0; 100_000], Some("0"), "longer than 4096"),
+        (KIND, b"garbage".to_vec(), Some("0"), "not that of grpc.health.v1"),
+    ] {
+        let kind = Kind::Grpc(Box::new(Grpc { tls: None, service: "shop".into(), host: None }));
+        let head = format!("{headers:?} {:?} {trailer:?}", &body[..body.len().min(9)]);
+        let found = block_on(async { once(kind, grpc(headers, body, trailer).await, LIMIT).await });
+        match found {
+            Ok(_) => assert_eq!("", expected, "{head}"),
+            Err(problem) => assert!(!expected.is_empty() && problem.contains(expected), "{head}: {problem}"),
+        }
+    }
+}
+
+#[test]
+fn grpc_to_another_server_fails() {
+    let tls = Tls::new(None, None).unwrap().for_http2();
+    for (answer, tls, expected) in [
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", None, "HTTP/2: "),
+        ("", None, "HTTP/2: "),
+        ("HTTP/1.1 400 Bad Request\r\n\r\n", Some(tls), "TLS: "),
+    ] {
+        let kind = Kind::Grpc(Box::new(Grpc { tls, service: String::new(), host: None }));
+        let problem = block_on(async { once(kind, web(answer).await, LIMIT).await }).unwrap_err();
+        assert!(problem.starts_with(expected), "{problem}");
     }
 }
 

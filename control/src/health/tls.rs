@@ -53,6 +53,13 @@ impl Tls {
         Ok(Tls { name, authorities, config })
     }
 
+    /// The same, but the server has to speak HTTP/2 (ALPN `h2`, RFC 9113,
+    /// section 3.2).
+    pub fn for_http2(mut self) -> Self {
+        Arc::make_mut(&mut self.config).alpn_protocols = vec![b"h2".to_vec()];
+        self
+    }
+
     /// `host` is the name to ask for where the check names none.
     pub(super) async fn connect(
         &self,
