@@ -11,6 +11,8 @@ use crate::conn::ConnectionRecord;
 use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::service::ServiceTable;
+use crate::stats::Counter;
+use crate::sync::{Import, Tap};
 use crate::wire::Address;
 
 /// The snapshots that control publishes and every worker takes up between two
@@ -37,6 +39,8 @@ pub enum Command {
     List(Sender<Vec<ConnectionRecord>>),
     /// Open all interfaces anew, and say how that went
     Reopen(Sender<Result<(), String>>),
+    /// Tell of connections from now on
+    Tell(Arc<Tap>),
 }
 
 /// Frames of one worker that may be on their way to others.
@@ -69,7 +73,15 @@ pub struct Exchange {
     /// The worker writes, control reads. When it is full, events are lost:
     /// each of them comes again with the next packet.
     pub events: ArrayQueue<Event>,
+    /// What others told of connections. Control writes, the worker reads.
+    pub imports: ArrayQueue<Import>,
+    /// Connections of the worker that did not begin there: of UDP, and others. It
+    /// writes, all read: a packet that could begin a connection may be of one.
+    pub imported: [Counter; 2],
 }
+
+/// Pieces of what others told that may wait at a worker.
+const MOST_IMPORTS: usize = 16;
 
 impl Default for Exchange {
     fn default() -> Self {
@@ -79,6 +91,8 @@ impl Default for Exchange {
             buffers: ArrayQueue::new(MOST_HANDED),
             claims: Arc::default(),
             events: ArrayQueue::new(1024),
+            imports: ArrayQueue::new(MOST_IMPORTS),
+            imported: Default::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::defense::Overload;
 use super::persist::{Kept, Unserved, Wanted};
 use super::sweep::Sweep;
+use super::sync::{Seek, Syncing};
 use crate::conn::timer::{Wheel, ticks};
 use crate::conn::{
     Direction, Entry, EntryId, NO_HOP, NO_TEMPLATE, Seed, Side, State, Table, Templates, Tuple,
@@ -52,6 +53,8 @@ pub(super) enum Verdict {
     Drop(DropReason),
     /// Another worker keeps the template that its connection goes by
     Hand(usize),
+    /// It could begin a connection, but another worker may have it already
+    Seek,
     /// It is neither a connection's nor the first of one
     Unclaimed,
 }
@@ -65,6 +68,7 @@ pub(super) struct Flows {
     pub(super) local_ports: LocalPorts,
     pub(super) ftp: Sessions,
     pub(super) overload: Overload,
+    pub(super) sync: Syncing,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
     pub(super) worker: usize,
@@ -91,6 +95,7 @@ impl Flows {
             templates: Templates::new(capacity, seed, now),
             sweep: Sweep::Done,
             overload: Overload::new(seed, now),
+            sync: Syncing::new(capacity),
             workers: claims.len(),
             local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
             ftp: Sessions::new(capacity),
@@ -261,6 +266,10 @@ impl Flows {
             false => entry.state.next(direction, packet.flags, self.overload.secure_tcp()),
             true => entry.state,
         };
+        if self.sync.is_on() {
+            let changed = state != entry.state || entry.packets == 1 && side == Side::Client;
+            self.sync.packet(id, entry.template, changed);
+        }
         entry.state = state;
         // `ip_vs_control_assure_ct`
         if matches!(state, State::Established | State::SctpEstablished)
@@ -390,6 +399,15 @@ impl Flows {
         if packet.resets() || !(any || packet.opens()) {
             return Err(Verdict::Unclaimed);
         }
+        // What is for a keeper is there already.
+        if wanted.is_none()
+            && !packet.opens()
+            && !service.options.one_packet
+            && self.sync.seek.holds(tuple.protocol)
+        {
+            let begins = self.sync.seek != Seek::Looking;
+            return Err(if begins { Verdict::Seek } else { Verdict::Unclaimed });
+        }
         if self.room() == 0 {
             return Err(Verdict::Drop(DropReason::TableFull));
         }
@@ -494,6 +512,7 @@ impl Flows {
         self.wheel.cancel(id);
         let Some(entry) = self.table.remove(id) else { return };
         self.removed += 1;
+        self.sync.gone(id, &entry.client);
         self.templates.let_go(entry.template);
         let entry = self.forget_ftp(id, entry);
         self.give_back(&entry);

@@ -14,11 +14,12 @@ mod gather;
 mod handoff;
 mod held;
 mod listing;
-mod persist;
+pub(crate) mod persist;
 mod pieces;
 mod related;
 mod sip;
 mod sweep;
+mod sync;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,7 @@ use gather::Gather;
 use held::Held;
 use listing::Listing;
 use sweep::Sweep;
+use sync::{SEEKING, Seek};
 
 /// Connections that are expired between two bursts: more than a burst makes,
 /// so that expiry keeps up with any rate of new ones.
@@ -166,6 +168,7 @@ impl<P: Port> Worker<P> {
         self.transmit();
         self.expire(now);
         self.obey(now);
+        handled += usize::from(self.synchronise(now));
         self.counters.polls.add(1);
         handled
     }
@@ -226,6 +229,7 @@ impl<P: Port> Worker<P> {
             }
         }
         let removed = self.flows.removed;
+        self.flows.sync.seek = self.seek(visits);
         for (place, mut frame) in burst.drain(..).enumerate() {
             let (packet, hash) = match self.parsed[place] {
                 Ok(parsed) => parsed,
@@ -282,6 +286,10 @@ impl<P: Port> Worker<P> {
                 self.discard(frame, reason);
             }
             Verdict::Drop(reason) => self.discard(frame, reason),
+            Verdict::Seek => self.hand(self.next_worker(), frame, interface, SEEKING + 1),
+            Verdict::Unclaimed if visits > SEEKING && visits < SEEKING + self.settings.workers => {
+                self.hand(self.next_worker(), frame, interface, visits + 1);
+            }
             // On its way round it is looked for as any other is.
             Verdict::Hand(keeper) if visits == 0 => self.hand(keeper, frame, interface, 0),
             Verdict::Unclaimed if visits + 1 >= self.settings.workers && self.is_strays(packet) => {
@@ -394,6 +402,7 @@ impl<P: Port> Worker<P> {
     }
 
     fn retry_held(&mut self, now: u64) {
+        self.flows.sync.seek = Seek::No;
         for mut waiting in self.held.take_all() {
             let packet = match Packet::parse(waiting.frame.bytes()) {
                 Ok(packet) => packet,
@@ -428,7 +437,7 @@ impl<P: Port> Worker<P> {
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
         while let Some(id) = self.flows.wheel.pop(tick(now), &mut budget) {
-            if self.flows.outlives(id, tick(now)) {
+            if self.flows.outlives(id, tick(now)) || self.flows.awaits_word(id, tick(now)) {
                 continue;
             }
             self.flows.expire(&self.view, id);
@@ -458,6 +467,7 @@ impl<P: Port> Worker<P> {
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
                 }
+                Command::Tell(tap) => self.flows.sync.follow(tap),
             }
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
