@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 
-use crate::conn::ConnectionRecord;
+use super::owners::Owners;
+use super::snapshot::Snapshot;
+use crate::conn::{ConnectionRecord, Seed};
 use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::service::ServiceTable;
-use crate::stats::Counter;
 use crate::sync::{Import, Tap};
 use crate::wire::Address;
 
@@ -20,9 +20,18 @@ use crate::wire::Address;
 #[derive(Debug, Default)]
 pub struct Published {
     /// Services and servers
-    pub services: ArcSwap<ServiceTable>,
+    pub services: Snapshot<ServiceTable>,
     /// Next hops
-    pub hops: ArcSwap<NextHops>,
+    pub hops: Snapshot<NextHops>,
+}
+
+impl Published {
+    /// Frees replaced snapshots that no worker goes by any more. For control, to
+    /// be called now and then.
+    pub fn release(&self) {
+        self.services.release();
+        self.hops.release();
+    }
 }
 
 /// What workers tell control.
@@ -75,16 +84,22 @@ pub struct Exchange {
     pub events: ArrayQueue<Event>,
     /// What others told of connections. Control writes, the worker reads.
     pub imports: ArrayQueue<Import>,
-    /// Connections of the worker that did not begin there: of UDP, and others. It
-    /// writes, all read: a packet that could begin a connection may be of one.
-    pub imported: [Counter; 2],
+    /// The same of all workers
+    pub(super) owners: Arc<Owners>,
 }
 
 /// Pieces of what others told that may wait at a worker.
 const MOST_IMPORTS: usize = 16;
 
-impl Default for Exchange {
-    fn default() -> Self {
+impl Exchange {
+    /// Those of all workers, which have room for `connections` each. `seed` is
+    /// random.
+    pub fn of_all(workers: usize, connections: usize, seed: [u8; 16]) -> Arc<[Exchange]> {
+        let owners = Arc::new(Owners::new(workers, connections, Seed::new(seed)));
+        (0..workers).map(|_| Exchange::new(Arc::clone(&owners))).collect()
+    }
+
+    fn new(owners: Arc<Owners>) -> Self {
         Exchange {
             commands: ArrayQueue::new(16),
             handed: ArrayQueue::new(MOST_HANDED),
@@ -92,7 +107,7 @@ impl Default for Exchange {
             claims: Arc::default(),
             events: ArrayQueue::new(1024),
             imports: ArrayQueue::new(MOST_IMPORTS),
-            imported: Default::default(),
+            owners,
         }
     }
 }

@@ -68,7 +68,7 @@ impl<P: Port> Worker<P> {
             let first = match &verdict {
                 Verdict::Send(..) | Verdict::Split(..) | Verdict::Wait(_) => First::Connection(packet.tuple),
                 // The keeper is on the way round that later fragments take.
-                Verdict::Hand(_) | Verdict::Seek => First::PassedOn,
+                Verdict::Hand(_) => First::PassedOn,
                 Verdict::Unclaimed => First::Kernel,
                 Verdict::Answer { reason, .. } | Verdict::Drop(reason) => First::Dropped(*reason),
             };

@@ -42,17 +42,12 @@ impl<P: Port> Worker<P> {
     /// An unclaimed frame goes round all workers, in case it belongs to
     /// another one's connection, and then to the kernel.
     pub(super) fn pass_on(&mut self, frame: P::Frame, interface: usize, visits: usize) {
-        if visits + 1 >= self.settings.workers {
+        let Settings { worker, workers, .. } = self.settings;
+        if visits + 1 >= workers {
             self.punt(frame, interface);
             return;
         }
-        self.hand(self.next_worker(), frame, interface, visits + 1);
-    }
-
-    /// The worker that a frame goes to on its way round.
-    pub(super) fn next_worker(&self) -> usize {
-        let Settings { worker, workers, .. } = self.settings;
-        (worker + 1) % workers
+        self.hand((worker + 1) % workers, frame, interface, visits + 1);
     }
 
     /// Gives a frame to another worker. A frame for the keeper of a template

@@ -1,5 +1,6 @@
 //! Synchronisation: what one director tells, another goes on with.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use sluice_dataplane::conn::ConnectionRecord;
@@ -20,7 +21,7 @@ impl Link {
     /// Connects both; `instance` is the number of the sender's process.
     pub fn new(from: &mut Director, to: &mut Director, instance: u64, capacity: usize) -> Self {
         let mut subscription = Subscription::new(&from.exchanges(), capacity).expect("room for a command");
-        let hops = to.published().hops.load_full();
+        let hops = Arc::clone(&to.published().hops.load());
         let mut importer = Importer::new(to.exchanges(), Source::Peer, hops);
         importer.begin(instance);
         subscription.transfer();
@@ -34,7 +35,7 @@ impl Link {
             self.importer.begin(self.begun);
             self.subscription.transfer();
         }
-        let services = to.published().services.load_full();
+        let services = Arc::clone(&to.published().services.load());
         let mut carried = 0;
         while carried < most {
             let Some(change) = self.subscription.next_change() else { break };

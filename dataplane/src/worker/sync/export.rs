@@ -262,7 +262,8 @@ impl Flows {
             let (Some(entry), Some(deadline)) = (self.table.get(id), self.wheel.deadline(id)) else {
                 continue;
             };
-            let timeout = view.services.timeouts_of(entry.server_id).seconds(entry.state);
+            let Some(server) = view.services.server(entry.server_id) else { continue };
+            let timeout = view.services.timeouts_of(server).seconds(entry.state);
             let untold = self.sync.sessions.get(id) & TOLD == 0;
             if untold || deadline.saturating_add(ticks(ROUND + 1)) > now.saturating_add(ticks(timeout)) {
                 self.tell_session(view, id, now);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::super::exchange::Exchange;
 use super::super::flow::{Flows, View, deadline};
 use super::super::persist;
-use super::{EPOCH, FOREIGN, FRESHER, STRANGER, seek};
+use super::{EPOCH, FOREIGN, FRESHER};
 use crate::conn::timer::TICKS_PER_SECOND;
 use crate::conn::{Entry, EntryId, NO_HOP, NO_TEMPLATE, Side, Template, TemplateId, TemplateKey, Tuple};
 use crate::forward::Plan;
@@ -90,9 +90,6 @@ impl Flows {
             },
         };
         self.go_on(view, import, now);
-        for (counter, strangers) in exchange.imported.iter().zip(self.sync.strangers()) {
-            counter.set(strangers);
-        }
         self.sync.update();
         true
     }
@@ -288,7 +285,8 @@ impl Flows {
     /// Whether who tells of a connection of one's own saw a packet of it clearly
     /// later.
     fn is_fresher(&self, view: &View, told: &Session, id: EntryId, entry: &Entry, now: u32) -> bool {
-        let timeouts = view.services.timeouts_of(entry.server_id);
+        let Some(server) = view.services.server(entry.server_id) else { return true };
+        let timeouts = view.services.timeouts_of(server);
         let left =
             self.wheel.deadline(id).map_or(0, |deadline| deadline.saturating_sub(now) / TICKS_PER_SECOND);
         let idle = timeouts.seconds(entry.state).saturating_sub(left);
@@ -375,8 +373,7 @@ impl Flows {
         if active { &share.active } else { &share.inactive }.add(1);
         server.connections_changed();
         self.sync.sessions.confirm(id, epoch);
-        self.sync.sessions.set(id, STRANGER);
-        self.sync.strangers[seek::class(client.protocol)] += 1;
+        self.owners.begun(&client, self.worker);
         match (told.ftp, &told.control) {
             (Role::Control, Some(control)) => {
                 let _ = self.ftp.resume(id, control);

@@ -10,13 +10,12 @@
 
 mod export;
 mod import;
-mod seek;
 
 use std::sync::Arc;
 
-pub(super) use seek::{SEEKING, Seek};
-
+use super::{Worker, tick};
 use crate::conn::{EntryId, NO_TEMPLATE, TemplateId, Tuple};
+use crate::port::Port;
 use crate::sync::{Change, Record, Tap, What};
 use export::{Following, Refresh};
 use import::{Import, Peer};
@@ -27,8 +26,6 @@ const EPOCH: u8 = 0x0f;
 const FOREIGN: u8 = 0x0f;
 /// It is in the list of what is to be told.
 const CHANGED: u8 = 0x10;
-/// It did not begin here, so its packets may arrive at another worker.
-const STRANGER: u8 = 0x20;
 /// Its time was over, and the peer was given a while to say so.
 const OVERDUE: u8 = 0x40;
 /// It was told to listeners, and so must its end be.
@@ -88,7 +85,7 @@ impl Marks {
         let Some(mark) = self.marks.get_mut(id as usize) else { return };
         self.imported += usize::from(*mark & EPOCH == 0 && epoch != 0);
         // Whether it was told is the other's business from now on.
-        let stays = if epoch == 0 { !(EPOCH | OVERDUE) } else { STRANGER };
+        let stays = if epoch == 0 { !(EPOCH | OVERDUE) } else { 0 };
         *mark = *mark & stays | epoch;
     }
 
@@ -114,15 +111,21 @@ pub(super) struct Syncing {
     followings: Vec<Following>,
     sessions: Marks,
     templates: Marks,
-    /// Connections that did not begin here: UDP, and others
-    strangers: [u64; 2],
     peer: Peer,
     import: Option<Import>,
     refresh: Refresh,
-    /// What packets that could begin a connection are to do first
-    pub(super) seek: Seek,
     /// The worker's clock at the beginning of this round, nanoseconds
     clock: u64,
+}
+
+impl<P: Port> Worker<P> {
+    /// Goes on with synchronisation, by a bounded portion; returns whether there
+    /// was anything to do.
+    pub(super) fn synchronise(&mut self, now: u64) -> bool {
+        let exchange = &self.exchanges[self.settings.worker];
+        let took = self.flows.take_imports(&self.view, exchange, tick(now));
+        self.flows.tell_changes(&self.view, now, tick(now)) || took
+    }
 }
 
 impl Syncing {
@@ -132,11 +135,9 @@ impl Syncing {
             followings: Vec::new(),
             sessions: Marks::new(capacity),
             templates: Marks::new(capacity),
-            strangers: [0; 2],
             peer: Peer::default(),
             import: None,
             refresh: Refresh::default(),
-            seek: Seek::No,
             clock: 0,
         }
     }
@@ -149,7 +150,7 @@ impl Syncing {
 
     fn update(&mut self) {
         let imported = self.sessions.imported + self.templates.imported > 0;
-        self.on = !self.followings.is_empty() || imported || self.strangers != [0; 2];
+        self.on = !self.followings.is_empty() || imported;
     }
 
     /// Takes note of a packet of a connection that was made by `template`, and
@@ -184,9 +185,6 @@ impl Syncing {
     #[cold]
     fn session_gone(&mut self, id: EntryId, client: &Tuple) {
         let mark = self.sessions.forget(id);
-        if mark & STRANGER != 0 {
-            self.strangers[seek::class(client.protocol)] -= 1;
-        }
         if mark & TOLD != 0 {
             self.tell(&Record::SessionGone(*client));
         }
