@@ -10,5 +10,6 @@ pub mod reload;
 pub mod rules;
 pub mod run;
 pub mod status;
+pub mod sync;
 
 pub mod workers;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_control::{ipvsadm, marks, realserver, reload, run, status};
+use sluice_control::{ipvsadm, marks, realserver, reload, run, status, sync};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -47,6 +47,11 @@ enum Command {
     },
     /// Rules that mark packets for services of marks (ipvsadm -f)
     Mark(marks::Arguments),
+    /// Make a key for session synchronisation; the peer needs a copy of it
+    SyncKey {
+        /// The file to write it to
+        file: PathBuf,
+    },
     /// Make this host a real server for direct routing or tunnelling
     #[command(subcommand)]
     Realserver(realserver::Command),
@@ -74,6 +79,7 @@ fn main() -> ExitCode {
         Command::Ipvsadm { arguments } => {
             return ipvsadm::main(std::iter::once("ipvsadm".into()).chain(arguments));
         }
+        Command::SyncKey { file } => sync::make_key(&file).map_err(Into::into),
         Command::Realserver(command) => match realserver::run(&command, &mut std::io::stdout()) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,

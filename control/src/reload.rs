@@ -78,6 +78,7 @@ impl Source {
             idle,
             xdp_mode,
             socket,
+            sync,
             local_addresses: _,
             tunables: _,
             timeouts: _,
@@ -89,6 +90,7 @@ impl Source {
             ("idle", *idle == new.idle),
             ("xdp_mode", *xdp_mode == new.xdp_mode),
             ("socket", *socket == new.socket),
+            ("sync", *sync == new.sync),
         ];
         keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect()
     }

@@ -30,13 +30,14 @@ pub(super) fn check(text: &str) -> Result<Config, Vec<Problem>> {
         check.problem(span, message, hint);
     }
     let file = &reading.file;
-    let director = match &file.director {
+    let mut director = match &file.director {
         Some(director) => check.director(director),
         None => {
             check.missing(0..0, "director");
             Director::default()
         }
     };
+    director.sync = check.sync(file.sync.as_ref());
     let services = check.services(file, &director);
     let marks = check.marks(&file.mark, &director);
     if check.problems.is_empty() {

@@ -53,6 +53,7 @@ impl Check<'_> {
             socket: file.socket.as_ref().map(|path| self.socket(path)),
             tunables,
             timeouts: self.timeouts(&file.timeouts),
+            sync: None,
         }
     }
 

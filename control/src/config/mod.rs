@@ -18,6 +18,7 @@ mod read;
 mod server;
 mod service;
 mod suggest;
+mod sync;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,8 @@ pub struct Director {
     pub tunables: Tunables,
     /// How long connections live, where that is not the kernel's default
     pub timeouts: TimeoutOverrides,
+    /// The peer that connections are told to (`[sync]`), if there is one
+    pub sync: Option<crate::sync::Settings>,
 }
 
 /// What a worker does when there is nothing to do.

@@ -68,6 +68,7 @@ fn the_example_of_the_documentation_resolves() {
                 socket: None,
                 tunables: Tunables::default(),
                 timeouts: TimeoutOverrides::default(),
+                sync: None,
             },
             services: vec![Service {
                 key: ServiceKey::Address { protocol: Protocol::Tcp, address: ip("192.0.2.10"), port: 80 },

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use super::exhaustion::Exhaustion;
 use crate::api::DataPlane;
 use crate::netlink;
+use crate::sync::Sync;
 use crate::workers::Workers;
 
 /// Workers with the XDP programs that feed them.
@@ -32,6 +33,8 @@ pub(super) struct Forwarding {
     /// Answers of workers that open their interfaces anew
     reopening: RefCell<Option<Receiver<Result<(), String>>>>,
     exhaustion: RefCell<Exhaustion>,
+    /// Session synchronisation with a peer
+    sync: Option<Sync>,
 }
 
 impl Forwarding {
@@ -41,6 +44,7 @@ impl Forwarding {
         steering: Vec<Steering>,
         mode: ModeChoice,
         next_hops: netlink::Handle,
+        sync: Option<Sync>,
     ) -> Self {
         Forwarding {
             workers,
@@ -52,6 +56,7 @@ impl Forwarding {
             gone: Cell::new(false),
             reopening: RefCell::default(),
             exhaustion: RefCell::default(),
+            sync,
         }
     }
 
@@ -224,7 +229,13 @@ impl DataPlane for Forwarding {
             })
             .collect();
         let workers: Vec<_> = counters.iter().map(|c| worker_status(c)).collect();
-        json!({ "version": env!("CARGO_PKG_VERSION"), "interfaces": interfaces, "workers": workers })
+        let sync = self.sync.as_ref().map(Sync::status);
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "interfaces": interfaces,
+            "workers": workers,
+            "sync": sync,
+        })
     }
 }
 

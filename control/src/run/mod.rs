@@ -20,6 +20,7 @@ use crate::config::{Config, XdpMode};
 use crate::netlink;
 use crate::reload::Source;
 use crate::rules::Rules;
+use crate::sync::Sync;
 use crate::workers::Workers;
 use forwarding::Forwarding;
 
@@ -92,7 +93,10 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>) -> Resul
         }
     }
 
-    let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone());
+    // With the peer's first words there are workers, and soon the services that
+    // these are about; what comes sooner is told again.
+    let sync = settings.sync.clone().map(|sync| Sync::start(sync, workers.plane())).transpose()?;
+    let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone(), sync);
     let director = Director::new(rules, forwarding);
     director.configured_by(Source { file, running: config.director.clone() });
     director.publish_and_wait().await;

@@ -65,16 +65,17 @@ impl Marks {
     }
 
     /// Takes note that it changed, or that it had a packet, which makes it
-    /// one's own.
+    /// one's own; either is to be told if somebody listens. Without, nothing is
+    /// put into the list, which nobody would empty.
     #[inline]
-    fn note(&mut self, id: u32, changed: bool) {
+    fn note(&mut self, id: u32, changed: bool, listened: bool) {
         let Some(mark) = self.marks.get_mut(id as usize) else { return };
         let others = *mark & EPOCH != 0;
         if others {
             self.imported -= 1;
             *mark &= !(EPOCH | OVERDUE);
         }
-        if (others || changed) && *mark & CHANGED == 0 {
+        if listened && (others || changed) && *mark & CHANGED == 0 {
             *mark |= CHANGED;
             self.changed.push(id);
         }
@@ -161,7 +162,7 @@ impl Syncing {
             self.used_template(template);
         }
         if changed || self.sessions.imported > 0 {
-            self.sessions.note(id, changed && !self.followings.is_empty());
+            self.sessions.note(id, changed, !self.followings.is_empty());
         }
     }
 
@@ -169,7 +170,7 @@ impl Syncing {
     #[inline]
     pub(super) fn used_template(&mut self, id: TemplateId) {
         if self.on {
-            self.templates.note(id.number(), !self.followings.is_empty());
+            self.templates.note(id.number(), true, !self.followings.is_empty());
         }
     }
 
