@@ -24,6 +24,7 @@ mod target;
 mod tests;
 mod timeouts;
 mod tunables;
+mod web;
 
 use std::fs;
 use std::ops::Range;
@@ -36,6 +37,7 @@ use sluice_dataplane::wire::Address;
 use crate::marks::MarkRule;
 
 pub use problem::{Error, Problem, Problems};
+pub use web::{DEFAULT_PORT, Web};
 
 /// A valid configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +49,10 @@ pub struct Config {
     /// Rules that mark packets, in the order of the file, each with the line
     /// that it begins in
     pub marks: Vec<(usize, MarkRule)>,
+    /// The web page and metrics
+    pub web: Web,
+    /// The other director that connections are told to, if there is one
+    pub sync: Option<crate::sync::Settings>,
 }
 
 /// The `[director]` table.
@@ -72,8 +78,6 @@ pub struct Director {
     pub tunables: Tunables,
     /// How long connections live, where that is not the kernel's default
     pub timeouts: TimeoutOverrides,
-    /// The peer that connections are told to (`[sync]`), if there is one
-    pub sync: Option<crate::sync::Settings>,
 }
 
 /// What a worker does when there is nothing to do.

@@ -125,7 +125,7 @@ impl Director {
         let mut all = Vec::new();
         for exchange in self.plane.exchanges.iter() {
             let (answer, slices) = crossbeam::channel::bounded(4);
-            assert!(exchange.commands.push(Command::List(answer)).is_ok());
+            assert!(exchange.commands.push(Command::List(Arc::default(), answer)).is_ok());
             let slices = slices.iter().flatten();
             all.extend(slices.map(|record: ConnectionRecord| (record.client, record.state)));
         }
