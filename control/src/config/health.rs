@@ -231,7 +231,8 @@ impl Check<'_> {
         const HOST: &[Name] = &[Name::Http, Name::Https, Name::Grpc, Name::Grpcs];
         const SOCKET: &[Name] =
             &[Name::Tcp, Name::Http, Name::Https, Name::Grpc, Name::Grpcs, Name::Dns, Name::Udp, Name::Icmp];
-        let uses: [(&str, Option<Range<usize>>, &[Name]); 20] = [
+        type Use = (&'static str, Option<Range<usize>>, &'static [Name]);
+        let uses: [Use; 20] = [
             ("source", at(&check.source), SOCKET),
             ("fwmark", at(&check.fwmark), SOCKET),
             ("interface", at(&check.interface), SOCKET),

@@ -93,7 +93,8 @@ fn with_checks(work: impl AsyncFnOnce(&Site, [TcpListener; 2])) {
         let site = Site { director, file: directory.path().join("s.toml"), ports };
         site.write([4, 4], "", true);
         let config = Config::load(&site.file).unwrap();
-        let source = Source { file: site.file.clone(), running: config.director, web: config.web };
+        let Config { director: running, web, sync, .. } = config;
+        let source = Source { file: site.file.clone(), running, web, sync };
         site.director.configured_by(source);
         site.reload(false).await;
         let director = Rc::clone(&site.director);
