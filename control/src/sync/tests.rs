@@ -1,6 +1,7 @@
 //! Directors without packets that tell each other of connections over loopback,
 //! and what somebody in between can do.
 
+mod churn;
 mod director;
 
 use std::net::SocketAddr;
@@ -13,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::*;
-use director::{Director, session, wait_for};
+use director::{Director, session, wait_for, wait_for_equality};
 
 /// How long something may take that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,7 +65,7 @@ fn each_tells_the_other() {
     (0..1000).for_each(|number| one.packet(number, tcp::FIN | tcp::ACK));
     let left = |all: &[(_, &str)]| all.iter().filter(|(_, state)| *state == "ESTABLISHED").count();
     wait_for("the ends", || left(&one.connections()) == 2100);
-    wait_for("equality", || one.connections() == other.connections());
+    wait_for_equality(&one, &other);
     wait_for("being in step", || {
         let (here, there) = (first.status(), second.status());
         here.outgoing.behind == 0 && here.outgoing.sent == there.incoming.received && there.incoming.complete
@@ -86,12 +87,12 @@ fn a_peer_that_starts_again_has_everything_again() {
         let other = Director::new(1);
         let _second = start(&other, other_end, one_end, 1);
         one.take(established(10_000 + round * 100..10_100 + round * 100));
-        wait_for("equality", || one.connections() == other.connections());
+        wait_for_equality(&one, &other);
     }
     // And back, to one that has nothing.
     let other = Director::new(1);
     let second = start(&other, other_end, one_end, 1);
-    wait_for("equality", || one.connections() == other.connections());
+    wait_for_equality(&one, &other);
     drop((first, one));
     wait_for("the end", || !second.status().incoming.connected);
     let one = Director::new(1);

@@ -478,7 +478,7 @@ impl Flows {
     pub(super) fn expire(&mut self, view: &View, id: EntryId) {
         self.wheel.cancel(id);
         let Some(entry) = self.table.remove(id) else { return };
-        self.sync.gone(id, &entry.client);
+        self.sync.gone(id, &entry.client, &self.owners, self.worker);
         self.owners.over(&entry.client, self.worker);
         self.templates.let_go(entry.template);
         let entry = self.forget_ftp(id, entry);

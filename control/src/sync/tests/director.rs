@@ -21,6 +21,9 @@ use crate::rules::{self, Rules, Server, ServiceName, ServiceSettings};
 /// Connections that each worker has room for.
 const ROOM: usize = 20_000;
 
+/// As random as in a real director: hashes of patterns have patterns.
+const SEED: [u8; 16] = *b"\x8c\x19\xe3\x5b\x70\xf2\x4d\xa6\x31\x97\x0e\xd8\x62\xbb\x05\xfa";
+
 const VIP: [u8; 4] = [192, 0, 2, 10];
 const RIP: [u8; 4] = [10, 0, 2, 1];
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -29,6 +32,9 @@ const CLIENT_PORT: u16 = 4000;
 
 /// A client's address and port.
 pub(super) type ConnectionEnd = (Address, u16);
+
+/// That of a connection, and its state.
+type Connection = (ConnectionEnd, &'static str);
 
 /// The client of a connection.
 pub(super) fn client(number: u32) -> ConnectionEnd {
@@ -111,7 +117,7 @@ impl Director {
         let published = Arc::new(Published::default());
         published.services.store(Arc::new(rules.table(1)));
         published.hops.store(Arc::new(hops.build()));
-        let exchanges = Exchange::of_all(workers, ROOM, [7; 16]);
+        let exchanges = Exchange::of_all(workers, ROOM, SEED);
         let plane = Plane { exchanges, published, clock: Instant::now() };
         let stop = Arc::new(AtomicBool::new(false));
         let (mut threads, mut packets) = (Vec::new(), Vec::new());
@@ -145,7 +151,7 @@ impl Director {
     }
 
     /// All connections, with the names of their states.
-    pub(super) fn connections(&self) -> Vec<(ConnectionEnd, &'static str)> {
+    pub(super) fn connections(&self) -> Vec<Connection> {
         let mut all = Vec::new();
         for exchange in self.plane.exchanges.iter() {
             let (answer, slices) = bounded(4);
@@ -185,6 +191,34 @@ impl Drop for Director {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+}
+
+/// Waits until two directors have the same.
+pub(super) fn wait_for_equality(one: &Director, other: &Director) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (here, there) = (one.connections(), other.connections());
+        if here == there {
+            return;
+        }
+        let differing = |these: &[Connection], those: &[Connection]| -> Vec<Connection> {
+            these
+                .iter()
+                .filter(|this| those.binary_search(this).is_err())
+                .take(5)
+                .copied()
+                .collect::<Vec<_>>()
+        };
+        assert!(
+            Instant::now() < deadline,
+            "{} and {} connections; only here {:?}, only there {:?}",
+            here.len(),
+            there.len(),
+            differing(&here, &there),
+            differing(&there, &here)
+        );
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
