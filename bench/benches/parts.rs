@@ -188,6 +188,9 @@ fn table(criterion: &mut Criterion) {
                             for ((likely, tuple), hash) in likely.iter_mut().zip(&tuples).zip(hashes) {
                                 *likely = table.likely(tuple, hash);
                             }
+                            for ((likely, tuple), hash) in likely.iter_mut().zip(&tuples).zip(hashes) {
+                                table.go_on(tuple, hash, likely);
+                            }
                         }
                         for ((tuple, hash), likely) in tuples.iter().zip(hashes).zip(likely) {
                             let found = if prefetching {

@@ -1,6 +1,6 @@
 //! The connection table of one worker.
 
-use super::index::Index;
+use super::index::{Guess, Index};
 use super::line::{Key, Wide};
 use super::timer::{Deadlines, Wheel};
 use super::{Entry, Line, Seed, Side, Tuple};
@@ -66,8 +66,10 @@ impl Deadlines for Vec<Line> {
 struct Reference(u32);
 
 impl Reference {
-    /// None, as numbers have 31 bits and the highest is not used.
+    /// None, as numbers have 31 bits and the highest ones are not used.
     const NONE: Reference = Reference(u32::MAX);
+    /// None, but there may be one behind the bucket that was looked at.
+    const BEYOND: Reference = Reference(u32::MAX - 1);
 
     #[inline]
     fn new(id: EntryId, side: Side) -> Self {
@@ -92,6 +94,15 @@ pub struct Likely(Reference);
 impl Likely {
     /// There is no likely one.
     pub const NONE: Likely = Likely(Reference::NONE);
+
+    #[inline]
+    fn of(guess: Guess) -> Self {
+        match guess {
+            Guess::Here(reference) => Likely(Reference(reference)),
+            Guess::Beyond => Likely(Reference::BEYOND),
+            Guess::Nowhere => Likely::NONE,
+        }
+    }
 }
 
 /// The table holds as many connections as it can.
@@ -147,8 +158,8 @@ impl Table {
     }
 
     /// The first of three steps to look up a batch with the cache misses of
-    /// all packets under way at once: then comes [`Table::likely`] for each, and
-    /// [`Table::find_likely`].
+    /// all packets under way at once: then comes [`Table::likely`] for each (and
+    /// [`Table::go_on`]), and [`Table::find_likely`].
     #[inline]
     pub fn prefetch(&self, hash: u64) {
         self.index.prefetch(hash);
@@ -158,7 +169,20 @@ impl Table {
     /// is asked for.
     #[inline]
     pub fn likely(&self, tuple: &Tuple, hash: u64) -> Likely {
-        let Some(reference) = self.index.likely(hash).map(Reference) else { return Likely::NONE };
+        Likely::of(self.index.likely(hash, |reference| self.prefetch_line(tuple, Reference(reference))))
+    }
+
+    /// Goes on with the second step, where it did not come to an end.
+    #[inline]
+    pub fn go_on(&self, tuple: &Tuple, hash: u64, likely: &mut Likely) {
+        if likely.0 == Reference::BEYOND {
+            let ask = |reference| self.prefetch_line(tuple, Reference(reference));
+            *likely = Likely::of(self.index.likely_beyond(hash, ask));
+        }
+    }
+
+    #[inline]
+    fn prefetch_line(&self, tuple: &Tuple, reference: Reference) {
         if let Some(line) = self.lines().get(reference.entry() as usize) {
             prefetch(line);
         }
@@ -167,7 +191,6 @@ impl Table {
         {
             prefetch(wide);
         }
-        Likely(reference)
     }
 
     /// The third step: as [`Table::find`], which it is quicker than if the likely
@@ -380,7 +403,9 @@ mod tests {
         let hash = table.hash(tuple);
         let found = table.find(tuple, hash);
         assert_eq!(table.find_likely(tuple, hash, Likely::NONE).is_some(), found.is_some());
-        let likely = table.find_likely(tuple, hash, table.likely(tuple, hash));
+        let mut likely = table.likely(tuple, hash);
+        table.go_on(tuple, hash, &mut likely);
+        let likely = table.find_likely(tuple, hash, likely);
         assert_eq!(likely.is_some(), found.is_some());
         likely
     }

@@ -218,7 +218,9 @@ impl<P: Port> Worker<P> {
         // else, so that the misses of many packets are under way at once.
         burst.iter().filter_map(|frame| frame.bytes().first()).for_each(prefetch);
         self.parsed.clear();
-        self.parsed.extend(burst.iter().map(|frame| Packet::parse(frame.bytes())));
+        for frame in burst.iter() {
+            Packet::parse_into(frame.bytes(), &mut self.parsed);
+        }
         let table = &self.flows.table;
         self.lookups.clear();
         self.lookups.extend(self.parsed.iter().map(|parsed| {
@@ -230,6 +232,11 @@ impl<P: Port> Worker<P> {
         for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
             if let Ok(packet) = parsed {
                 *likely = table.likely(&packet.tuple, *hash);
+            }
+        }
+        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
+            if let Ok(packet) = parsed {
+                table.go_on(&packet.tuple, *hash, likely);
             }
         }
         let parsed = std::mem::take(&mut self.parsed);
