@@ -91,6 +91,9 @@ impl Flows {
                 *field = after.to_be_bytes();
             }
         }
+        if self.sync.is_on() {
+            self.sync.packet(id, line.template, false);
+        }
         put(head, 0, mac);
         put(head, 6, hop.source_mac);
         frame.set_len(length);

@@ -8,6 +8,7 @@ use super::defense::Overload;
 use super::owners::Owners;
 use super::persist::{Kept, Unserved, Wanted};
 use super::sweep::Sweep;
+use super::sync::Syncing;
 use crate::conn::timer::ticks;
 use crate::conn::{
     Direction, Entry, EntryId, Line, NO_HOP, NO_TEMPLATE, Seed, Side, State, Table, Templates, Tuple,
@@ -66,7 +67,8 @@ pub(super) struct Flows {
     pub(super) local_ports: LocalPorts,
     pub(super) ftp: Sessions,
     pub(super) overload: Overload,
-    owners: Arc<Owners>,
+    pub(super) sync: Syncing,
+    pub(super) owners: Arc<Owners>,
     pub(super) schedulers: Schedulers,
     pub(super) adoption: Option<Adoption>,
     pub(super) worker: usize,
@@ -90,6 +92,7 @@ impl Flows {
             templates: Templates::new(capacity, seed, now),
             sweep: Sweep::Done,
             overload: Overload::new(seed, now),
+            sync: Syncing::new(capacity),
             workers: claims.len(),
             local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
             ftp: Sessions::new(capacity),
@@ -234,6 +237,10 @@ impl Flows {
             false => line.state.next(direction, packet.flags, self.overload.secure_tcp()),
             true => line.state,
         };
+        if self.sync.is_on() {
+            let changed = state != line.state || line.packets == 1 && side == Side::Client;
+            self.sync.packet(id, line.template, changed);
+        }
         line.state = state;
         // `ip_vs_control_assure_ct`
         if matches!(state, State::Established | State::SctpEstablished)
@@ -459,6 +466,7 @@ impl Flows {
     /// Ends a connection.
     pub(super) fn expire(&mut self, view: &View, id: EntryId) {
         let Some(entry) = self.table.remove(id) else { return };
+        self.sync.gone(id, &entry.client);
         self.owners.over(&entry.client, self.worker);
         self.templates.let_go(entry.template);
         let entry = self.forget_ftp(id, entry);
