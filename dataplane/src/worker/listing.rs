@@ -67,7 +67,7 @@ impl Listing {
             let end = connections.min(self.next.saturating_add(SLICE));
             for id in self.next..end {
                 if let Some(entry) = flows.table.get(id).filter(|entry| self.filter.may_match(entry)) {
-                    let mut record = record(entry, services, left(flows.wheel.deadline(id).unwrap_or(now)));
+                    let mut record = record(&entry, services, left(flows.table.deadline(id).unwrap_or(now)));
                     if let (0, Some(data)) = (record.server.1, flows.ftp.data(id)) {
                         record.server.1 = data.listed_port;
                     }
