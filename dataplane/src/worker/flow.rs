@@ -466,7 +466,7 @@ impl Flows {
     /// Ends a connection.
     pub(super) fn expire(&mut self, view: &View, id: EntryId) {
         let Some(entry) = self.table.remove(id) else { return };
-        self.sync.gone(id, &entry.client);
+        self.sync.gone(id, &entry.client, &self.owners, self.worker);
         self.owners.over(&entry.client, self.worker);
         self.templates.let_go(entry.template);
         let entry = self.forget_ftp(id, entry);

@@ -383,7 +383,7 @@ impl Flows {
         let (id, side) = self.expects(packet)?;
         let over = self.table.deadline(id);
         let mut entry = self.table.remove(id)?;
-        self.sync.gone(id, &entry.client);
+        self.sync.gone(id, &entry.client, &self.owners, self.worker);
         let (mut client, mut server) = (entry.client, (entry.server.source, entry.server.source_port));
         let mut local = (entry.server.destination, entry.server.destination_port);
         match side {

@@ -145,6 +145,10 @@ impl Flows {
             return None;
         }
         let (client, server) = (entry.client, entry.server);
+        // A flow that came to another queue when it began anew is that worker's.
+        if self.owners.is_outdated(&client, self.worker) {
+            return None;
+        }
         Some(Session {
             client,
             service: view.services.server(entry.server_id)?.service_key,
