@@ -68,7 +68,7 @@ impl Forwarding {
     /// them up again after they were gone. To be called every second or so.
     pub(super) fn look_after(&self) {
         self.warn_of_exhaustion();
-        self.workers.published().release();
+        self.workers.release();
         if self.unsteered.get() {
             self.adopted();
         }

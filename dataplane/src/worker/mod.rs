@@ -18,6 +18,7 @@ mod handoff;
 mod held;
 mod listing;
 mod owners;
+mod pages;
 mod persist;
 mod pieces;
 mod related;
@@ -43,6 +44,7 @@ use fragments::Arrival;
 use gather::Gather;
 use held::Held;
 use listing::Listing;
+pub use pages::{Order, Slice, Slices};
 pub use snapshot::Snapshot;
 use sweep::Sweep;
 
@@ -477,11 +479,11 @@ impl<P: Port> Worker<P> {
     fn obey(&mut self, now: u64) -> bool {
         while let Some(command) = self.exchange().commands.pop() {
             match command {
-                Command::List(filter, answer) => {
+                Command::List(order) => {
                     if self.listings.len() >= MOST_LISTINGS {
                         self.listings.remove(0);
                     }
-                    self.listings.push(Listing::new(filter, answer));
+                    self.listings.push(Listing::new(order));
                 }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
