@@ -124,7 +124,7 @@ impl Workers {
                 while !stop.load(Ordering::Relaxed) {
                     if worker.poll(now()) == 0 {
                         match idle {
-                            Idle::Spin => std::hint::spin_loop(),
+                            Idle::Spin => worker.tidy(),
                             Idle::Sleep => worker.wait(SLEEP),
                         }
                     }

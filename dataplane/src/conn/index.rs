@@ -31,14 +31,14 @@ struct Bucket {
 }
 
 /// References by hash.
-pub(super) struct Index {
+pub(crate) struct Index {
     buckets: Box<[Bucket]>,
 }
 
 impl Index {
     /// An index for at most `capacity` references. The kernel provides its
     /// memory as it is used.
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         let buckets = (capacity * 10).div_ceil(SLOTS * LOAD_TENTHS) + 1;
         let buckets = <[Bucket]>::new_box_zeroed_with_elems(buckets);
         // Out of memory at start: nothing else can be done.
@@ -47,13 +47,13 @@ impl Index {
 
     /// References in it.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.buckets.iter().flat_map(|bucket| bucket.tags).filter(|tag| *tag != 0).count()
     }
 
     /// References that it has slots for.
     #[cfg(test)]
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.buckets.len() * SLOTS
     }
 
@@ -71,13 +71,13 @@ impl Index {
 
     /// Asks the cache for what a lookup begins with.
     #[inline]
-    pub(super) fn prefetch(&self, hash: u64) {
+    pub(crate) fn prefetch(&self, hash: u64) {
         prefetch(&self.buckets[self.home(hash)]);
     }
 
     /// The reference that a lookup most likely ends with.
     #[inline]
-    pub(super) fn likely(&self, hash: u64) -> Option<u32> {
+    pub(crate) fn likely(&self, hash: u64) -> Option<u32> {
         let bucket = &self.buckets[self.home(hash)];
         let slot = matches(bucket, tag(hash)).next()?;
         Some(bucket.references[slot])
@@ -85,7 +85,7 @@ impl Index {
 
     /// The reference under `hash` that `is_it` says is it.
     #[inline]
-    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut place = self.home(hash);
         // The bound is never reached, as not all buckets are full.
         for _ in 0..self.buckets.len() {
@@ -105,7 +105,7 @@ impl Index {
 
     /// Enters a reference. Returns false, and enters nothing, when every slot
     /// is taken.
-    pub(super) fn insert(&mut self, hash: u64, reference: u32) -> bool {
+    pub(crate) fn insert(&mut self, hash: u64, reference: u32) -> bool {
         let home = self.home(hash);
         let mut place = home;
         for _ in 0..self.buckets.len() {
@@ -121,7 +121,7 @@ impl Index {
     }
 
     /// Takes a reference out; nothing happens where it is not in.
-    pub(super) fn remove(&mut self, hash: u64, reference: u32) {
+    pub(crate) fn remove(&mut self, hash: u64, reference: u32) {
         let home = self.home(hash);
         let mut place = home;
         for _ in 0..self.buckets.len() {

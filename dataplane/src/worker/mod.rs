@@ -183,8 +183,16 @@ impl<P: Port> Worker<P> {
         handled + usize::from(listing)
     }
 
-    /// Sleeps until a frame may have come, at most `limit`.
+    /// Gives memory that is not used any more back to the kernel, by a bounded
+    /// portion. For when there was nothing else to do, as it takes system calls.
+    pub fn tidy(&mut self) {
+        self.flows.local_ports.tidy();
+    }
+
+    /// Sleeps until a frame may have come, at most `limit`. For when there was
+    /// nothing to do.
     pub fn wait(&mut self, limit: Duration) {
+        self.tidy();
         // Control waits for a table to be adopted, and that takes some rounds.
         if !self.flows.is_adopting() {
             self.port.wait(limit);
