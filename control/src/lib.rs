@@ -14,6 +14,7 @@ pub mod reload;
 pub mod rules;
 pub mod run;
 pub mod status;
+pub mod sync;
 pub mod top;
 pub mod web;
 

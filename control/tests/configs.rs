@@ -57,7 +57,9 @@ fn every_file_is_looked_at() {
         .filter(|name| !name.ends_with(".toml"))
         .collect();
     others.sort();
-    assert_eq!(others, ["bird.conf", "keepalived.conf", "sluice.service"], "each has a test below");
+    let tested =
+        ["bird.conf", "grafana-dashboard.json", "keepalived.conf", "prometheus-alerts.yml", "sluice.service"];
+    assert_eq!(others, tested, "each has a test below, or one beside the metrics");
 }
 
 #[test]
@@ -90,9 +92,10 @@ fn the_example_of_a_method_uses_it() {
 #[test]
 fn the_explanation_of_every_key_is_complete() {
     let text = read("all.toml");
-    for table in ["director", "web", "service", "service.server", "mark"] {
+    for table in ["director", "web", "sync", "service", "service.server", "mark"] {
         // The error for an unknown key lists the known ones.
-        let (open, close) = if ["director", "web"].contains(&table) { ("[", "]") } else { ("[[", "]]") };
+        let (open, close) =
+            if ["director", "web", "sync"].contains(&table) { ("[", "]") } else { ("[[", "]]") };
         let header = format!("{open}{table}{close}");
         let wrong = text.replacen(&header, &format!("{header}\nno_such_key = 1"), 1);
         let error = Config::parse(&wrong, Path::new("all.toml")).unwrap_err().to_string();
@@ -135,6 +138,14 @@ fn bird_takes_its_example() {
         assert!(text.contains(word), "{word}");
     }
     if let Some(output) = checker(Command::new("bird").arg("-p").arg("-c").arg(configs().join("bird.conf"))) {
+        assert_accepted(&output);
+    }
+}
+
+#[test]
+fn prometheus_takes_the_alerts() {
+    let file = configs().join("prometheus-alerts.yml");
+    if let Some(output) = checker(Command::new("promtool").args(["check", "rules"]).arg(file)) {
         assert_accepted(&output);
     }
 }

@@ -53,7 +53,7 @@ pub const DEFAULT_POOLS: usize = 16_384;
 
 /// Idle pools that a worker keeps for each LIP: together less than 64 KiB, with
 /// what is known of the LIP (`tests/port_memory.rs` measures it).
-pub const IDLE_POOLS: u32 = 80;
+pub const IDLE_POOLS: u32 = 64;
 
 /// Why no (LIP, port) could be had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -76,6 +76,12 @@ pub fn owner(port: u16, workers: usize) -> usize {
     usize::from(port) % workers.max(1)
 }
 
+/// The worker out of `workers` that gets a server's `answer` to a LIP, by what
+/// `hops` says of the interfaces.
+pub fn owner_by(hops: &NextHops, answer: &Tuple, workers: usize) -> usize {
+    plan::owner_by(hops, &PoolKey::of(answer), answer.destination_port, workers)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct PoolKey {
     lip: Address,
@@ -85,6 +91,12 @@ struct PoolKey {
 }
 
 impl PoolKey {
+    /// The pool that a server's answer goes to.
+    fn of(answer: &Tuple) -> Self {
+        let Tuple { source, destination, source_port, protocol, .. } = *answer;
+        PoolKey { lip: destination, server: source, port: source_port, protocol }
+    }
+
     /// What the server answers to one of its ports.
     fn answer(&self, port: u16) -> Tuple {
         Tuple {
@@ -216,9 +228,7 @@ impl LocalPorts {
     /// The worker that has the connection of a server's `answer` to a LIP, if
     /// it has begun since the last change of RSS.
     pub fn owner_of(&self, answer: &Tuple) -> usize {
-        let Tuple { source, destination, source_port, destination_port, protocol } = *answer;
-        let key = PoolKey { lip: destination, server: source, port: source_port, protocol };
-        self.plans.owner(&key, destination_port)
+        self.plans.owner(&PoolKey::of(answer), answer.destination_port)
     }
 
     /// Takes a port of one of `lips` for a connection to `server`. The LIPs of
@@ -261,6 +271,24 @@ impl LocalPorts {
             }
         }
         Err(failure)
+    }
+
+    /// Takes this very port, for a connection that another director began, to be
+    /// given back as any other. Returns false, and takes nothing, where it is in
+    /// use, or another worker's by a plan that some worker goes by.
+    pub fn claim(&mut self, lip: Address, port: u16, server: (Address, u16), protocol: Protocol) -> bool {
+        let key = PoolKey { lip, server: server.0, port: server.1, protocol };
+        if port < MIN_LOCAL_PORT || !self.plans.owns(&key, port) {
+            return false;
+        }
+        let Some(slot) = self.pool_for(key) else { return false };
+        let Some(pool) = self.pools.get_mut(slot) else { return false };
+        let was_idle = pool.taken == 0;
+        let claimed = pool.claim(port, &mut self.chunks);
+        if claimed && was_idle {
+            self.leave_idle(slot);
+        }
+        claimed
     }
 
     fn take(&mut self, key: PoolKey) -> Result<u16, Exhausted> {

@@ -18,6 +18,7 @@ use super::exhaustion::Exhaustion;
 use crate::api::DataPlane;
 use crate::netlink;
 use crate::observe::{InterfaceState, Observatory};
+use crate::sync::Sync;
 use crate::workers::Workers;
 
 /// Workers with the XDP programs that feed them.
@@ -34,6 +35,8 @@ pub(super) struct Forwarding {
     /// Answers of workers that open their interfaces anew
     reopening: RefCell<Option<Receiver<Result<(), String>>>>,
     exhaustion: RefCell<Exhaustion>,
+    /// Session synchronisation with a peer
+    sync: Option<Sync>,
     observatory: Arc<Observatory>,
 }
 
@@ -44,6 +47,7 @@ impl Forwarding {
         steering: Vec<Steering>,
         mode: ModeChoice,
         next_hops: netlink::Handle,
+        sync: Option<Sync>,
         observatory: Arc<Observatory>,
     ) -> Self {
         Forwarding {
@@ -56,6 +60,7 @@ impl Forwarding {
             gone: Cell::new(false),
             reopening: RefCell::default(),
             exhaustion: RefCell::default(),
+            sync,
             observatory,
         }
     }
@@ -258,7 +263,13 @@ impl DataPlane for Forwarding {
             })
             .collect();
         let workers: Vec<_> = counters.iter().map(|c| worker_status(c)).collect();
-        json!({ "version": env!("CARGO_PKG_VERSION"), "interfaces": interfaces, "workers": workers })
+        let sync = self.sync.as_ref().map(Sync::status);
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "interfaces": interfaces,
+            "workers": workers,
+            "sync": sync,
+        })
     }
 
     fn observatory(&self) -> &Arc<Observatory> {

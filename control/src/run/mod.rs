@@ -22,6 +22,7 @@ use crate::netlink;
 use crate::observe::Observatory;
 use crate::reload::Source;
 use crate::rules::Rules;
+use crate::sync::Sync;
 use crate::web::Observer;
 use crate::workers::Workers;
 use forwarding::Forwarding;
@@ -101,9 +102,18 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
         settings.connections_per_worker.into(),
         events,
     ));
-    let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone(), Arc::clone(&observatory));
+    // With the peer's first words there are workers, and soon the services that
+    // these are about; what comes sooner is told again.
+    let sync = config.sync.clone().map(|sync| Sync::start(sync, workers.plane())).transpose()?;
+    let forwarding =
+        Forwarding::new(workers, steering, mode, next_hops.clone(), sync, Arc::clone(&observatory));
     let director = Director::new(rules, forwarding);
-    director.configured_by(Source { file, running: config.director.clone(), web: config.web.clone() });
+    director.configured_by(Source {
+        file,
+        running: config.director.clone(),
+        web: config.web.clone(),
+        sync: config.sync.clone(),
+    });
     director.publish_and_wait().await;
     resolve_servers(&config, &next_hops).await;
     director.plane().show_interfaces();

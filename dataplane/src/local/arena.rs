@@ -16,7 +16,7 @@ const RETURNED: usize = 8;
 
 /// Pages at the beginning that are never given back, so that a few places which
 /// come and go cost no page fault each time.
-const KEPT: usize = 4;
+const KEPT: usize = 2;
 
 /// Places that are vacant, with the lowest first.
 #[derive(Debug)]

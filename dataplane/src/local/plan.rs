@@ -126,14 +126,13 @@ impl Plans {
 
     /// The owner of a port by the newest plan.
     pub(super) fn owner(&self, key: &PoolKey, port: u16) -> usize {
-        let plan = self.newest();
-        match Rule::of(plan, key).queue() {
-            None => super::owner(port, self.workers),
-            Some((interface, base)) => {
-                let rss = plan.rss(interface);
-                rss.map_or(self.worker, |rss| rss.port_owner(base, key.server.is_v4(), port))
-            }
-        }
+        owner_by(self.newest(), key, port, self.workers)
+    }
+
+    /// Whether a port is this worker's by all plans.
+    pub(super) fn owns(&self, key: &PoolKey, port: u16) -> bool {
+        let (word, bit) = (usize::from(port) / 64, 1 << (port % 64));
+        self.ours(&self.rules(key), key, word) & !self.others_strays(key, word) & bit != 0
     }
 
     /// Whether answers land on this worker's queue whatever the port is, or do
@@ -256,6 +255,16 @@ fn first_plan() -> Vec<Arc<NextHops>> {
     let mut plans = Vec::with_capacity(MOST_PLANS);
     plans.push(Arc::default());
     plans
+}
+
+/// The owner of a port by one plan.
+pub(super) fn owner_by(plan: &NextHops, key: &PoolKey, port: u16, workers: usize) -> usize {
+    let by_queue =
+        Rule::of(plan, key).queue().and_then(|(interface, base)| Some((plan.rss(interface)?, base)));
+    by_queue.map_or_else(
+        || super::owner(port, workers),
+        |(rss, base)| rss.port_owner(base, key.server.is_v4(), port),
+    )
 }
 
 fn plan_of(plans: &[Arc<NextHops>]) -> u64 {

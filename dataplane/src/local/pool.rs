@@ -187,6 +187,14 @@ impl Pool {
         Some(())
     }
 
+    /// Takes this very port; false when it is in use.
+    pub(super) fn claim(&mut self, port: u16, chunks: &mut Arena<Chunk>) -> bool {
+        if self.used(usize::from(port) / 64, chunks) >> (port % 64) & 1 != 0 {
+            return false;
+        }
+        self.mark(port, chunks).is_some()
+    }
+
     /// Gives a port back; false when it was not taken.
     pub(super) fn put_back(&mut self, port: u16, chunks: &mut Arena<Chunk>) -> bool {
         let (word, bit) = (usize::from(port) / 64, 1 << (port % 64));

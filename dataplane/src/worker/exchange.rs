@@ -13,6 +13,7 @@ use crate::conn::{ConnectionFilter, Seed};
 use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::service::ServiceTable;
+use crate::sync::{Import, Tap};
 use crate::wire::Address;
 
 /// The snapshots that control publishes and every worker takes up between two
@@ -47,6 +48,8 @@ pub enum Command {
     List(Order),
     /// Open all interfaces anew, and say how that went
     Reopen(Sender<Result<(), String>>),
+    /// Tell of connections from now on
+    Tell(Arc<Tap>),
 }
 
 /// Frames of one worker that may be on their way to others.
@@ -79,12 +82,17 @@ pub struct Exchange {
     /// The worker writes, control reads. When it is full, events are lost:
     /// each of them comes again with the next packet.
     pub events: ArrayQueue<Event>,
+    /// What others told of connections. Control writes, the worker reads.
+    pub imports: ArrayQueue<Import>,
     /// What is listed at present, so that the worker is never the last to let go
     /// of it, and frees nothing. Only control locks it.
     listed: Mutex<Vec<Arc<Pages>>>,
     /// The same of all workers
     pub(super) owners: Arc<Owners>,
 }
+
+/// Pieces of what others told that may wait at a worker.
+const MOST_IMPORTS: usize = 16;
 
 impl Exchange {
     /// Those of all workers, which have room for `connections` each. `seed` is
@@ -101,6 +109,7 @@ impl Exchange {
             buffers: ArrayQueue::new(MOST_HANDED),
             claims: Arc::default(),
             events: ArrayQueue::new(1024),
+            imports: ArrayQueue::new(MOST_IMPORTS),
             listed: Mutex::default(),
             owners,
         }

@@ -28,6 +28,8 @@ mod rss;
 mod sctp;
 mod sip;
 mod spread;
+mod sync;
+mod sync_model;
 mod thresholds;
 mod tun;
 mod tunables;
