@@ -5,7 +5,7 @@ RELEASE := $(TARGET)/release
 # Namespaces need root, cargo does not: it may only be there for the user.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help deps build demo test bench bench-growth bench-wire bench-apps lint
+.PHONY: help deps build demo test bench bench-growth bench-sync bench-wire bench-apps lint
 
 help:
 	@echo 'make demo        see it forward real traffic, in all four methods'
@@ -16,6 +16,7 @@ help:
 	@echo 'What these show is in bench/README.md; results go to target/bench.'
 	@echo 'make bench         time the parts of the packet path (BENCH=ID for some only)'
 	@echo 'make bench-growth  memory for each connection, longest gap between two polls'
+	@echo 'make bench-sync    session synchronisation: lag, cost to forwarding, full transfer'
 	@echo 'make bench-wire    packets a second on a wire, by each method'
 	@echo 'make bench-apps    real programs through Sluice, haproxy, nginx and nftables'
 
@@ -41,6 +42,9 @@ bench: deps
 
 bench-growth: build
 	@$(RELEASE)/bench-growth --output target/bench/growth.json
+
+bench-sync: build
+	@$(RELEASE)/bench-sync --output target/bench/sync.json
 
 bench-wire: build
 	@$(SUDO) $(RELEASE)/bench-wire --output target/bench/wire.json

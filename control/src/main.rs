@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
-use sluice_control::{connections, events, ipvsadm, marks, realserver, reload, run, status, sync, top};
+use sluice_control::{
+    connections, events, health, ipvsadm, marks, realserver, reload, run, status, sync, top,
+};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -39,6 +41,11 @@ enum Command {
     Status {
         #[command(flatten)]
         status: status::Arguments,
+    },
+    /// Show what health checks say of servers
+    Health {
+        #[command(flatten)]
+        health: health::Arguments,
     },
     /// Watch services, servers and workers in the terminal
     Top(top::Arguments),
@@ -87,6 +94,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => return reload::check(&arguments),
         Command::Reload(arguments) => return reload::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
+        Command::Health { health } => return health::main(&health),
         Command::Status { status } => return status::main(&status),
         Command::Ipvsadm { arguments } => {
             return ipvsadm::main(std::iter::once("ipvsadm".into()).chain(arguments));

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 
 use crate::api::{Answer, Client, DataPlane, Director, Request};
 use crate::config::{self, Config};
-use crate::rules::{Action, Change, LoadError, Rules};
+use crate::health::ServicePlan;
+use crate::rules::{Action, Change, LoadError, Rules, ServiceName};
 use crate::sync;
 
 /// Where a running director has its settings from.
@@ -103,7 +104,7 @@ impl Source {
 }
 
 /// Reads a file and makes its rules; takes its time with a large one.
-fn read(source: &Source) -> Result<Rules, ReloadError> {
+fn read(source: &Source) -> Result<(Rules, Vec<(ServiceName, ServicePlan)>), ReloadError> {
     let config = Config::load(&source.file)?;
     let file = || source.file.clone();
     let keys = source.fixed(&config);
@@ -111,8 +112,9 @@ fn read(source: &Source) -> Result<Rules, ReloadError> {
         return Err(ReloadError::Fixed { file: file(), keys });
     }
     let interfaces = config.director.interfaces.clone();
-    Rules::configured(config.director.workers.len(), interfaces, config.target())
-        .map_err(|source| ReloadError::Refused { file: file(), source })
+    let rules = Rules::configured(config.director.workers.len(), interfaces, config.target())
+        .map_err(|source| ReloadError::Refused { file: file(), source })?;
+    Ok((rules, config.plans()))
 }
 
 impl<D: DataPlane> Director<D> {
@@ -125,8 +127,13 @@ impl<D: DataPlane> Director<D> {
         let source = self.source().ok_or(ReloadError::NoFile)?;
         // Other clients, and questions of workers, do not wait meanwhile.
         let read = tokio::task::spawn_blocking(move || read(&source)).await;
-        let wanted = read.map_err(|error| ReloadError::Reader(error.to_string()))??;
-        let changes = self.rules().differences(&wanted);
+        let (wanted, plans) = read.map_err(|error| ReloadError::Reader(error.to_string()))??;
+        let mut changes = self.rules().differences(&wanted);
+        changes.extend(self.health().differing(&plans).into_iter().map(|service| Change {
+            action: Action::Change,
+            subject: format!("service {service}"),
+            detail: "health checks".into(),
+        }));
         if dry_run || changes.is_empty() {
             return Ok(changes);
         }
@@ -141,6 +148,7 @@ impl<D: DataPlane> Director<D> {
             Ok::<(), std::convert::Infallible>(())
         });
         let Ok(()) = done.await;
+        self.health().set_plans(plans);
         Ok(changes)
     }
 }

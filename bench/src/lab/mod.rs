@@ -20,6 +20,7 @@ mod nginx;
 pub mod others;
 mod process;
 mod sctp;
+mod second;
 pub mod site;
 pub mod wire;
 pub mod wrk;
@@ -41,6 +42,7 @@ pub use netns::Netns;
 pub use nginx::Nginx;
 pub use process::{Process, run, wait_for};
 pub use sctp::{SctpServer, send as send_by_sctp};
+pub use second::Second;
 pub use site::{Gateway, Method, ReversePath, Site, SiteOptions};
 pub use wire::Wire;
 

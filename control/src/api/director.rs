@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
 use crate::events::{self, Kind, Severity};
+use crate::health::Health;
 use crate::observe::Observatory;
 use crate::reload::Source;
 use crate::rules::{Rules, RulesError};
@@ -59,6 +60,7 @@ pub struct Director<D> {
     rules: RefCell<Rules>,
     plane: D,
     generation: Cell<u64>,
+    health: Health,
     source: RefCell<Option<Source>>,
 }
 
@@ -70,6 +72,7 @@ impl<D: DataPlane> Director<D> {
             rules: RefCell::new(rules),
             plane,
             generation: Cell::new(0),
+            health: Health::default(),
             source: RefCell::default(),
         })
     }
@@ -80,6 +83,11 @@ impl<D: DataPlane> Director<D> {
     /// When called from within [`Director::change`].
     pub fn rules(&self) -> Ref<'_, Rules> {
         self.rules.borrow()
+    }
+
+    /// What is checked, and what came of it.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Says which file the rules are from, for [`Director::reload`].
@@ -117,6 +125,22 @@ impl<D: DataPlane> Director<D> {
         change(&mut self.rules.borrow_mut())?;
         self.publish_and_wait().await;
         Ok(())
+    }
+
+    /// Changes the rules where `change` says that it did; then publishes them
+    /// and waits until every worker forwards by them.
+    pub async fn adjust(&self, change: impl FnOnce(&mut Rules) -> bool) {
+        // The borrow ends here: nothing is held across the waiting.
+        let changed = change(&mut self.rules.borrow_mut());
+        if changed {
+            self.publish_and_wait().await;
+        }
+    }
+
+    /// The number of the table published last, which every change of the
+    /// rules raises.
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
     }
 
     /// Publishes the rules of now and waits until every worker forwards by
@@ -266,6 +290,7 @@ impl<D: DataPlane> Director<D> {
             }
             // The server sends these part by part.
             Request::Services { .. }
+            | Request::Health
             | Request::Connections
             | Request::FindConnections { .. }
             | Request::Overview { .. }

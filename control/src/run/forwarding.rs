@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use super::exhaustion::Exhaustion;
 use crate::api::DataPlane;
 use crate::netlink;
-use crate::observe::{InterfaceState, Observatory};
+use crate::observe::{InterfaceState, Observatory, PeerState, SyncState};
 use crate::sync::Sync;
 use crate::workers::Workers;
 
@@ -73,6 +73,7 @@ impl Forwarding {
     /// them up again after they were gone. To be called every second or so.
     pub(super) fn look_after(&self) {
         self.warn_of_exhaustion();
+        self.show_sync();
         self.workers.release();
         if self.unsteered.get() {
             self.adopted();
@@ -132,6 +133,15 @@ impl Forwarding {
             }
         });
         self.observatory.set_interfaces(interfaces.collect());
+    }
+
+    /// Leaves what is known of the peer where all can see it.
+    fn show_sync(&self) {
+        if let Some(sync) = &self.sync {
+            let role = self.observatory.sync().role.clone();
+            let peers = vec![PeerState::from(&sync.status())];
+            self.observatory.set_sync(Arc::new(SyncState { role, peers }));
+        }
     }
 
     /// How FULLNAT's answers on an interface reach their worker: `rss` where

@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::api::{self, Director};
 use crate::config::{Config, XdpMode};
 use crate::events::EventLog;
+use crate::health::supervise;
 use crate::netlink;
 use crate::observe::Observatory;
 use crate::reload::Source;
@@ -115,6 +116,7 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
         sync: config.sync.clone(),
     });
     director.publish_and_wait().await;
+    director.health().set_plans(config.plans());
     resolve_servers(&config, &next_hops).await;
     director.plane().show_interfaces();
     let _observer = Observer::start(observatory, config.web.clone(), &settings.workers)
@@ -129,6 +131,7 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
     let result = tokio::select! {
         () = api::serve(Rc::clone(&director), listener) => Ok(()),
         result = look_after(&director, &next_hops) => result,
+        error = supervise(&director) => Err(error).context("health checks"),
         () = reload_on(&mut hangup, &director) => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),

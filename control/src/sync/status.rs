@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use crate::observe::PeerState;
 
 /// Delays that are kept for the quantiles.
 const SAMPLES: usize = 4096;
@@ -15,7 +16,8 @@ const SAMPLES: usize = 4096;
 const WARNINGS: Duration = Duration::from_secs(10);
 
 /// Synchronisation at one instant, for status and metrics.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SyncStatus {
     /// Where this director hears
     pub listen: String,
@@ -28,7 +30,8 @@ pub struct SyncStatus {
 }
 
 /// What the peer is told.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Outgoing {
     /// Whether it is connected
     pub connected: bool,
@@ -53,7 +56,8 @@ pub struct Outgoing {
 }
 
 /// What the peer tells.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Incoming {
     /// Whether it is connected
     pub connected: bool,
@@ -77,6 +81,30 @@ pub struct Incoming {
     pub full: u64,
     /// Why it was disconnected last
     pub error: Option<String>,
+}
+
+impl From<&SyncStatus> for PeerState {
+    fn from(status: &SyncStatus) -> Self {
+        let SyncStatus { peer, outgoing, incoming, .. } = status;
+        let state = match (outgoing.connected, incoming.connected) {
+            (true, true) if outgoing.complete && incoming.complete => "in step",
+            (true, true) => "transferring",
+            (true, false) => "it is told, and tells nothing",
+            (false, true) => "it tells, and is not told",
+            (false, false) => "not connected",
+        };
+        let error = if outgoing.connected { &None } else { &outgoing.error };
+        let error = error.as_ref().or(if incoming.connected { None } else { incoming.error.as_ref() });
+        PeerState {
+            name: peer.clone(),
+            connected: outgoing.connected && incoming.connected,
+            state: error.map_or_else(|| state.to_owned(), |error| format!("{state}: {error}")),
+            lag: outgoing.connected.then_some(outgoing.milliseconds / 1000.0),
+            sent: outgoing.sent,
+            received: incoming.received,
+            lost: outgoing.overflowed,
+        }
+    }
 }
 
 /// Counters of both streams. The thread of synchronisation writes, all read.

@@ -30,6 +30,17 @@ struct Bucket {
     references: [u32; SLOTS],
 }
 
+/// What is known of a lookup after a look at one bucket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Guess {
+    /// It ends here, most likely
+    Here(u32),
+    /// It may end in a bucket behind
+    Beyond,
+    /// It ends without
+    Nowhere,
+}
+
 /// References by hash.
 pub(crate) struct Index {
     buckets: Box<[Bucket]>,
@@ -75,12 +86,34 @@ impl Index {
         prefetch(&self.buckets[self.home(hash)]);
     }
 
-    /// The reference that a lookup most likely ends with.
+    /// The reference that a lookup most likely ends with, and `ask` for those that
+    /// it may end with. Where there is none but in the next bucket, the cache is
+    /// asked for that.
     #[inline]
-    pub(crate) fn likely(&self, hash: u64) -> Option<u32> {
-        let bucket = &self.buckets[self.home(hash)];
-        let slot = matches(bucket, tag(hash)).next()?;
-        Some(bucket.references[slot])
+    pub(crate) fn likely(&self, hash: u64, ask: impl Fn(u32)) -> Guess {
+        let home = self.home(hash);
+        let guess = self.guess(home, hash, ask);
+        if guess == Guess::Beyond {
+            prefetch(&self.buckets[self.next(home)]);
+        }
+        guess
+    }
+
+    /// The same where [`Index::likely`] came to the end of a bucket.
+    pub(crate) fn likely_beyond(&self, hash: u64, ask: impl Fn(u32)) -> Guess {
+        self.guess(self.next(self.home(hash)), hash, ask)
+    }
+
+    #[inline(always)]
+    fn guess(&self, place: usize, hash: u64, ask: impl Fn(u32)) -> Guess {
+        let bucket = &self.buckets[place];
+        let mut slots = matches(bucket, tag(hash)).map(|slot| bucket.references[slot]);
+        let Some(first) = slots.next() else {
+            return if bucket.passed == 0 { Guess::Nowhere } else { Guess::Beyond };
+        };
+        ask(first);
+        slots.for_each(ask);
+        Guess::Here(first)
     }
 
     /// The reference under `hash` that `is_it` says is it.

@@ -58,6 +58,12 @@ impl Address {
         (u128::from(self.high) << 64 | u128::from(self.low)).to_be_bytes()
     }
 
+    /// The address of two halves, as [`Address::words`] gives them.
+    #[inline]
+    pub(crate) fn from_words([high, low]: [u64; 2]) -> Self {
+        Address { high, low }
+    }
+
     /// The two halves, for hashing and comparing.
     #[inline]
     pub fn words(self) -> (u64, u64) {

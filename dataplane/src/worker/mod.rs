@@ -30,7 +30,7 @@ mod sync;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::conn::{Seed, Tuple, timer::TICKS_PER_SECOND};
+use crate::conn::{Likely, Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
@@ -56,10 +56,6 @@ const EXPIRE_BUDGET: usize = 4 * BURST;
 /// Listings under way at once. For another one the oldest is given up, which
 /// is most likely one that nobody reads.
 const MOST_LISTINGS: usize = 64;
-
-/// Connections that the second-level cache holds: up to here asking for them
-/// beforehand costs more than it saves.
-const IN_CACHE: usize = 4096;
 
 /// Frames that wait for room in a transmit ring.
 const MOST_UNSENT: usize = 4 * BURST;
@@ -87,7 +83,9 @@ pub struct Worker<P: Port> {
     view: View,
     flows: Flows,
     burst: Vec<P::Frame>,
-    parsed: Vec<Result<(Packet, u64), Unparsed>>,
+    parsed: Vec<Result<Packet, Unparsed>>,
+    /// Hash and likely connection of each
+    lookups: Vec<(u64, Likely)>,
     /// Frames to be sent, by interface
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
@@ -129,6 +127,7 @@ impl<P: Port> Worker<P> {
             view: View::default(),
             burst: Vec::with_capacity(BURST),
             parsed: Vec::with_capacity(BURST),
+            lookups: Vec::with_capacity(BURST),
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
@@ -227,32 +226,36 @@ impl<P: Port> Worker<P> {
 
     /// Handles frames that were received on `interface`.
     fn process(&mut self, burst: &mut Vec<P::Frame>, interface: usize, visits: usize, now: u64) {
-        // Each pass asks the cache for what the next one reads, so that the
-        // misses of a whole burst are under way at once.
+        // Each pass asks the cache for what the next one reads, and does little
+        // else, so that the misses of many packets are under way at once.
         burst.iter().filter_map(|frame| frame.bytes().first()).for_each(prefetch);
-        let prefetching = self.flows.table.len() > IN_CACHE;
         self.parsed.clear();
         for frame in burst.iter() {
-            let parsed = Packet::parse(frame.bytes()).map(|packet| {
-                let hash = self.flows.table.hash(&packet.tuple);
-                if prefetching {
-                    self.flows.table.prefetch(hash);
-                }
-                (packet, hash)
-            });
-            self.parsed.push(parsed);
+            Packet::parse_into(frame.bytes(), &mut self.parsed);
         }
-        if prefetching {
-            for (_, hash) in self.parsed.iter().flatten() {
-                if let Some(id) = self.flows.table.prefetch_entry(*hash) {
-                    self.flows.wheel.prefetch(id);
-                }
+        let table = &self.flows.table;
+        self.lookups.clear();
+        self.lookups.extend(self.parsed.iter().map(|parsed| {
+            let Ok(packet) = parsed else { return (0, Likely::NONE) };
+            let hash = table.hash(&packet.tuple);
+            table.prefetch(hash);
+            (hash, Likely::NONE)
+        }));
+        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
+            if let Ok(packet) = parsed {
+                *likely = table.likely(&packet.tuple, *hash);
+            }
+        }
+        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
+            if let Ok(packet) = parsed {
+                table.go_on(&packet.tuple, *hash, likely);
             }
         }
         let parsed = std::mem::take(&mut self.parsed);
-        for (mut frame, parsed) in burst.drain(..).zip(&parsed) {
-            let (packet, hash) = match parsed {
-                Ok(parsed) => parsed,
+        let lookups = std::mem::take(&mut self.lookups);
+        for ((mut frame, parsed), (hash, likely)) in burst.drain(..).zip(&parsed).zip(&lookups) {
+            let packet = match parsed {
+                Ok(packet) => packet,
                 Err(unparsed) => {
                     self.process_unparsed(frame, *unparsed, interface, visits, now);
                     continue;
@@ -260,7 +263,7 @@ impl<P: Port> Worker<P> {
             };
             // Not before its turn: an earlier packet of this burst may have made the
             // connection, or ended it.
-            let found = self.flows.table.find(&packet.tuple, *hash);
+            let found = self.flows.table.find_likely(&packet.tuple, *hash, *likely);
             if let Some(found) = found
                 && let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now))
             {
@@ -271,6 +274,7 @@ impl<P: Port> Worker<P> {
             self.carry_out(verdict, frame, packet, interface, visits, now);
         }
         self.parsed = parsed;
+        self.lookups = lookups;
     }
 
     #[cold]
@@ -466,7 +470,7 @@ impl<P: Port> Worker<P> {
 
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
-        while let Some(id) = self.flows.wheel.pop(tick(now), &mut budget) {
+        while let Some(id) = self.flows.table.pop_expired(tick(now), &mut budget) {
             if self.flows.outlives(id, tick(now)) || self.flows.awaits_word(id, tick(now)) {
                 continue;
             }
