@@ -2,14 +2,21 @@
 
 pub mod api;
 pub mod config;
+pub mod connections;
+pub mod events;
+pub mod health;
 pub mod ipvsadm;
 pub mod marks;
+pub mod metrics;
 pub mod netlink;
+pub mod observe;
 pub mod realserver;
 pub mod reload;
 pub mod rules;
 pub mod run;
 pub mod status;
 pub mod sync;
+pub mod top;
+pub mod web;
 
 pub mod workers;

@@ -4,9 +4,13 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use sluice_control::{ipvsadm, marks, realserver, reload, run, status};
+use sluice_control::events::{EventLog, Recorder};
+use sluice_control::{
+    connections, events, health, ipvsadm, marks, realserver, reload, run, status, sync, top,
+};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -38,6 +42,17 @@ enum Command {
         #[command(flatten)]
         status: status::Arguments,
     },
+    /// Show what health checks say of servers
+    Health {
+        #[command(flatten)]
+        health: health::Arguments,
+    },
+    /// Watch services, servers and workers in the terminal
+    Top(top::Arguments),
+    /// Show connections, all or those that are looked for
+    Connections(connections::Arguments),
+    /// Show what happened to a running director
+    Events(events::Arguments),
     /// Administer virtual services as with ipvsadm
     #[command(disable_help_flag = true)]
     Ipvsadm {
@@ -47,6 +62,11 @@ enum Command {
     },
     /// Rules that mark packets for services of marks (ipvsadm -f)
     Mark(marks::Arguments),
+    /// Make a key for session synchronisation; the peer needs a copy of it
+    SyncKey {
+        /// The file to write it to
+        file: PathBuf,
+    },
     /// Make this host a real server for direct routing or tunnelling
     #[command(subcommand)]
     Realserver(realserver::Command),
@@ -64,16 +84,22 @@ fn main() -> ExitCode {
     }
     let result = match Arguments::parse().command {
         Command::Run { config, socket } => {
-            log_to_stderr();
-            run::run(&config, socket)
+            let events = Arc::new(EventLog::default());
+            log(Arc::clone(&events));
+            run::run(&config, socket, events)
         }
+        Command::Top(arguments) => return top::main(&arguments),
+        Command::Connections(arguments) => return connections::main(&arguments),
+        Command::Events(arguments) => return events::main(&arguments),
         Command::Check(arguments) => return reload::check(&arguments),
         Command::Reload(arguments) => return reload::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
+        Command::Health { health } => return health::main(&health),
         Command::Status { status } => return status::main(&status),
         Command::Ipvsadm { arguments } => {
             return ipvsadm::main(std::iter::once("ipvsadm".into()).chain(arguments));
         }
+        Command::SyncKey { file } => sync::make_key(&file).map_err(Into::into),
         Command::Realserver(command) => match realserver::run(&command, &mut std::io::stdout()) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,
@@ -89,12 +115,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn log_to_stderr() {
-    use tracing_subscriber::EnvFilter;
+/// To standard error what SLUICE_LOG wants, and to the event log what matters.
+fn log(events: Arc<EventLog>) {
+    use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    use tracing_subscriber::{EnvFilter, Layer};
     let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let printed = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        .init();
+        .with_filter(filter);
+    tracing_subscriber::registry().with(printed).with(Recorder(events).with_filter(LevelFilter::INFO)).init();
 }

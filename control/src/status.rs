@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::{Answer, Client, Request};
+use crate::sync::{self, SyncStatus};
 
 /// Options of `sluice status`.
 #[derive(clap::Args, Debug)]
@@ -49,6 +51,9 @@ fn render(status: &Value) -> String {
         let _ = write!(out, "interface {}: {} XDP, {} sockets", text(name), text(xdp), text(socket));
         let (answers, handed_off) = (&interface["answers"], &interface["handed_off"]);
         let _ = writeln!(out, ", answers by {}, handed off {}", text(answers), number(handed_off));
+    }
+    if let Ok(sync) = SyncStatus::deserialize(&status["sync"]) {
+        out += &sync::show(&sync);
     }
     for (place, worker) in list("workers").iter().enumerate() {
         let _ = write!(out, "worker {place}:");

@@ -6,6 +6,7 @@
 //! [`Site`] is the network that most things are tried in: a client, a router, a director and three real servers.
 //! [`Wire`] is the shortest one, for measuring: a source, a director, a sink.
 
+mod browser;
 pub mod curl;
 mod director;
 mod dns;
@@ -19,6 +20,7 @@ mod nginx;
 pub mod others;
 mod process;
 mod sctp;
+mod second;
 pub mod site;
 pub mod wire;
 pub mod wrk;
@@ -29,6 +31,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+pub use browser::Browser;
 pub use director::{Director, sluice_binary};
 pub use dns::{Dns, ask_big, ask_name};
 pub use far::FarServer;
@@ -39,6 +42,7 @@ pub use netns::Netns;
 pub use nginx::Nginx;
 pub use process::{Process, run, wait_for};
 pub use sctp::{SctpServer, send as send_by_sctp};
+pub use second::Second;
 pub use site::{Gateway, Method, ReversePath, Site, SiteOptions};
 pub use wire::Wire;
 

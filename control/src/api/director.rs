@@ -7,12 +7,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::service::{Family, ServiceKey, ServiceTable};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
+use crate::events::{self, Kind, Severity};
+use crate::health::Health;
+use crate::observe::Observatory;
 use crate::reload::Source;
 use crate::rules::{Daemon, Rules, RulesError};
 use crate::sync::lvs::{master, socket};
@@ -25,11 +28,11 @@ pub trait DataPlane {
     /// The generation that every worker has taken up by now.
     fn adopted_generation(&self) -> u64;
 
-    /// All connections, in slices as workers hand them over. The sender is
+    /// All connections that match, in slices as workers hand them over. The sender is
     /// dropped after the last slice. The channel should be short: a slow
     /// reader then holds back the next slice and never the workers' packets,
     /// and a reader that is gone ends the listing.
-    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>>;
+    fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>>;
 
     /// Called once every worker has taken up the table published last: what
     /// brings packets to the workers may follow it now.
@@ -46,6 +49,9 @@ pub trait DataPlane {
 
     /// Counters and state for `sluice status`, as a JSON object.
     fn status(&self) -> serde_json::Value;
+
+    /// What there is to be seen of it.
+    fn observatory(&self) -> &Arc<Observatory>;
 }
 
 /// How long a change waits for the workers before it is answered anyway.
@@ -65,6 +71,7 @@ pub struct Director<D> {
     plane: D,
     generation: Cell<u64>,
     lvs: master::Counters,
+    health: Health,
     source: RefCell<Option<Source>>,
 }
 
@@ -77,6 +84,7 @@ impl<D: DataPlane> Director<D> {
             plane,
             generation: Cell::new(0),
             lvs: master::Counters::default(),
+            health: Health::default(),
             source: RefCell::default(),
         })
     }
@@ -87,6 +95,11 @@ impl<D: DataPlane> Director<D> {
     /// When called from within [`Director::change`].
     pub fn rules(&self) -> Ref<'_, Rules> {
         self.rules.borrow()
+    }
+
+    /// What is checked, and what came of it.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// What the sync daemon did as master.
@@ -136,6 +149,22 @@ impl<D: DataPlane> Director<D> {
         change(&mut self.rules.borrow_mut())?;
         self.publish_and_wait().await;
         Ok(())
+    }
+
+    /// Changes the rules where `change` says that it did; then publishes them
+    /// and waits until every worker forwards by them.
+    pub async fn adjust(&self, change: impl FnOnce(&mut Rules) -> bool) {
+        // The borrow ends here: nothing is held across the waiting.
+        let changed = change(&mut self.rules.borrow_mut());
+        if changed {
+            self.publish_and_wait().await;
+        }
+    }
+
+    /// The number of the table published last, which every change of the
+    /// rules raises.
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
     }
 
     /// Publishes the rules of now and waits until every worker forwards by
@@ -189,8 +218,17 @@ impl<D: DataPlane> Director<D> {
         self.follow();
     }
 
-    /// Answers a request whose answer is one line.
+    /// Answers a request whose answer is one line, and records what it changed.
     pub(super) async fn answer(&self, request: Request) -> Answer {
+        let change = events::describe(&request);
+        let answer = self.carry_out(request).await;
+        if let (Some(change), Answer::Done) = (change, &answer) {
+            self.plane.observatory().events().record(Kind::Command, Severity::Info, change);
+        }
+        answer
+    }
+
+    async fn carry_out(&self, request: Request) -> Answer {
         match request {
             Request::AddService { service, settings } => {
                 self.change(|rules| rules.add_service(service, settings)).await.into()
@@ -281,7 +319,13 @@ impl<D: DataPlane> Director<D> {
                 }
             }
             // The server sends these part by part.
-            Request::Services { .. } | Request::Connections | Request::Reload { .. } => Answer::Done,
+            Request::Services { .. }
+            | Request::Health
+            | Request::Connections
+            | Request::FindConnections { .. }
+            | Request::Overview { .. }
+            | Request::Events { .. }
+            | Request::Reload { .. } => Answer::Done,
         }
     }
 
@@ -289,7 +333,7 @@ impl<D: DataPlane> Director<D> {
     async fn local_connections(&self) -> HashMap<(Option<ServiceKey>, IpAddr), u64> {
         let mut uses = HashMap::new();
         let services: HashSet<_> = self.rules().keys().collect();
-        let mut slices = self.plane.connections();
+        let mut slices = self.plane.connections(ConnectionFilter::default());
         while let Some(slice) = slices.recv().await {
             for record in slice {
                 let Some((lip, _)) = record.local else { continue };

@@ -3,11 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::service::ServiceTable;
 use tokio::sync::mpsc;
 
 use super::DataPlane;
+use crate::observe::Observatory;
 use crate::rules::{Daemon, RulesError};
 use crate::sync::lvs::socket;
 
@@ -21,6 +22,8 @@ pub struct FakePlane {
     pub stuck_at: Cell<Option<u64>>,
     /// Slices of the listing
     pub slices: RefCell<Vec<Vec<ConnectionRecord>>>,
+    /// What is seen of it
+    pub observatory: Arc<Observatory>,
 }
 
 impl DataPlane for FakePlane {
@@ -32,8 +35,9 @@ impl DataPlane for FakePlane {
         self.stuck_at.get().unwrap_or_else(|| self.table.borrow().generation())
     }
 
-    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>> {
-        let slices = self.slices.borrow().clone();
+    fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>> {
+        let mut slices = self.slices.borrow().clone();
+        slices.iter_mut().for_each(|slice| slice.retain(|record| filter.matches(record)));
         let (sender, receiver) = mpsc::channel(slices.len().max(1));
         for slice in slices {
             // There is room for all of them.
@@ -55,5 +59,9 @@ impl DataPlane for FakePlane {
 
     fn status(&self) -> serde_json::Value {
         serde_json::json!({ "generation": self.adopted_generation() })
+    }
+
+    fn observatory(&self) -> &Arc<Observatory> {
+        &self.observatory
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
+use super::health::{HealthCheck, SorryServer};
+
 #[derive(Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
@@ -13,6 +15,16 @@ pub(super) struct File {
     pub(super) service: Vec<Spanned<Service>>,
     #[serde(default)]
     pub(super) mark: Vec<Spanned<Mark>>,
+    pub(super) web: Option<Web>,
+    pub(super) sync: Option<Spanned<Sync>>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sync {
+    pub(super) listen: Spanned<String>,
+    pub(super) peer: Spanned<String>,
+    pub(super) key: Spanned<String>,
 }
 
 /// Numbers and names are taken loosely here, and keys that must be there are
@@ -69,6 +81,19 @@ pub(super) struct Service {
     pub(super) local_addresses: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) server: Vec<Spanned<Server>>,
+    #[serde(default)]
+    pub(super) check: Vec<Spanned<HealthCheck>>,
+    #[serde(default)]
+    pub(super) alpha: bool,
+    #[serde(default)]
+    pub(super) inhibit_on_failure: bool,
+    pub(super) quorum: Option<Spanned<i64>>,
+    pub(super) hysteresis: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) quorum_up: Vec<String>,
+    #[serde(default)]
+    pub(super) quorum_down: Vec<String>,
+    pub(super) sorry_server: Option<Spanned<SorryServer>>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -82,6 +107,7 @@ pub(super) struct Server {
     pub(super) weight: Option<Spanned<i64>>,
     pub(super) upper_threshold: Option<Spanned<i64>>,
     pub(super) lower_threshold: Option<Spanned<i64>>,
+    pub(super) check: Option<Vec<Spanned<HealthCheck>>>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -95,4 +121,12 @@ pub(super) struct Mark {
     #[serde(rename = "in")]
     pub(super) interface: Option<Spanned<String>>,
     pub(super) set: Option<Spanned<Value>>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Web {
+    pub(super) listen: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) hosts: Vec<Spanned<String>>,
 }

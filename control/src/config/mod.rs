@@ -8,6 +8,9 @@ mod check;
 mod director;
 mod file;
 mod ftp;
+mod health;
+#[cfg(test)]
+mod health_tests;
 mod mark;
 #[cfg(test)]
 mod mark_tests;
@@ -18,11 +21,13 @@ mod read;
 mod server;
 mod service;
 mod suggest;
+mod sync;
 mod target;
 #[cfg(test)]
 mod tests;
 mod timeouts;
 mod tunables;
+mod web;
 
 use std::fs;
 use std::ops::Range;
@@ -32,9 +37,11 @@ use sluice_dataplane::conn::TimeoutOverrides;
 use sluice_dataplane::service::{Encapsulation, Method, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
 use sluice_dataplane::wire::Address;
 
+use crate::health::ServicePlan;
 use crate::marks::MarkRule;
 
 pub use problem::{Error, Problem, Problems};
+pub use web::{DEFAULT_PORT, Web};
 
 /// A valid configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +53,10 @@ pub struct Config {
     /// Rules that mark packets, in the order of the file, each with the line
     /// that it begins in
     pub marks: Vec<(usize, MarkRule)>,
+    /// The web page and metrics
+    pub web: Web,
+    /// The other director that connections are told to, if there is one
+    pub sync: Option<crate::sync::Settings>,
 }
 
 /// The `[director]` table.
@@ -112,6 +123,8 @@ pub struct Service {
     pub local_addresses: Vec<Address>,
     /// Real servers in the order of the file, in which they are to be added
     pub servers: Vec<Server>,
+    /// How its servers are checked, and what follows from that
+    pub health: ServicePlan,
 }
 
 /// A `[[service.server]]` table.

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
-use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::link::Link;
 use sluice_dataplane::service::{Method, ServiceTable};
 use sluice_dataplane::stats::{DropReason, WorkerCounters};
 use sluice_dataplane::steer::{ModeChoice, Presence, Steering, SteeringRules};
@@ -16,6 +17,8 @@ use tokio::sync::mpsc;
 use super::exhaustion::Exhaustion;
 use crate::api::DataPlane;
 use crate::netlink;
+use crate::observe::{InterfaceState, Observatory, PeerState, SyncState};
+use crate::sync::Sync;
 use crate::workers::Workers;
 
 /// Workers with the XDP programs that feed them.
@@ -32,6 +35,9 @@ pub(super) struct Forwarding {
     /// Answers of workers that open their interfaces anew
     reopening: RefCell<Option<Receiver<Result<(), String>>>>,
     exhaustion: RefCell<Exhaustion>,
+    /// Session synchronisation with a peer
+    sync: Option<Sync>,
+    observatory: Arc<Observatory>,
 }
 
 impl Forwarding {
@@ -41,6 +47,8 @@ impl Forwarding {
         steering: Vec<Steering>,
         mode: ModeChoice,
         next_hops: netlink::Handle,
+        sync: Option<Sync>,
+        observatory: Arc<Observatory>,
     ) -> Self {
         Forwarding {
             workers,
@@ -52,6 +60,8 @@ impl Forwarding {
             gone: Cell::new(false),
             reopening: RefCell::default(),
             exhaustion: RefCell::default(),
+            sync,
+            observatory,
         }
     }
 
@@ -63,7 +73,8 @@ impl Forwarding {
     /// them up again after they were gone. To be called every second or so.
     pub(super) fn look_after(&self) {
         self.warn_of_exhaustion();
-        self.workers.published().release();
+        self.show_sync();
+        self.workers.release();
         if self.unsteered.get() {
             self.adopted();
         }
@@ -73,7 +84,7 @@ impl Forwarding {
             let interface = steering.interface().to_owned();
             match steering.presence() {
                 Presence::Same => match steering.refresh_mac() {
-                    Ok(true) => tracing::info!(interface, "its MAC changed"),
+                    Ok(true) => tracing::info!(event = "link", interface, "its MAC changed"),
                     Ok(false) => {}
                     Err(error) => tracing::warn!(%error, "looking after the interface"),
                 },
@@ -87,7 +98,7 @@ impl Forwarding {
                     match attached {
                         Ok(new) => {
                             super::renew_rss(&interface);
-                            tracing::info!(interface, "it is back");
+                            tracing::info!(event = "link", interface, "it is back");
                             *steering = new;
                             anew = true;
                         }
@@ -97,9 +108,40 @@ impl Forwarding {
             }
         }
         if gone != self.gone.replace(gone) && gone {
-            tracing::error!("an interface is gone; the director goes on without it and waits for it");
+            tracing::error!(
+                event = "link",
+                "an interface is gone; the director goes on without it and waits for it"
+            );
         }
         self.reopen(anew && !gone);
+        self.show_interfaces();
+    }
+
+    /// Leaves what is known of the interfaces where all can see it.
+    pub(super) fn show_interfaces(&self) {
+        let zero_copy =
+            |name: &str| self.workers.ports().iter().any(|port| port.interface == name && port.zero_copy);
+        let steering = self.steering.borrow();
+        let interfaces = steering.iter().enumerate().map(|(place, steering)| {
+            let name = steering.interface();
+            InterfaceState {
+                name: name.into(),
+                xdp: steering.mode().name().into(),
+                socket: if zero_copy(name) { "zero-copy" } else { "copy" }.into(),
+                answers: self.answers(place).into(),
+                up: Link::new(name).and_then(|link| link.is_up()).unwrap_or(false),
+            }
+        });
+        self.observatory.set_interfaces(interfaces.collect());
+    }
+
+    /// Leaves what is known of the peer where all can see it.
+    fn show_sync(&self) {
+        if let Some(sync) = &self.sync {
+            let role = self.observatory.sync().role.clone();
+            let peers = vec![PeerState::from(&sync.status())];
+            self.observatory.set_sync(Arc::new(SyncState { role, peers }));
+        }
     }
 
     /// How FULLNAT's answers on an interface reach their worker: `rss` where
@@ -118,6 +160,7 @@ impl Forwarding {
         let refused = self.workers.counters().iter().map(|c| c.dropped(DropReason::NoLocalPort)).sum();
         if let Some(refused) = self.exhaustion.borrow_mut().news(refused, Instant::now()) {
             tracing::warn!(
+                event = "exhaustion",
                 refused,
                 "connections were refused: no local address and port was free towards their server; add local \
                  addresses (sluice ipvsadm -P, or local_addresses in the configuration)"
@@ -192,11 +235,11 @@ impl DataPlane for Forwarding {
         self.in_force.replace(rules);
     }
 
-    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>> {
+    fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>> {
         let lister = self.workers.lister();
         let (answer, receiver) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || {
-            for slice in lister.connections() {
+            for slice in lister.connections(filter) {
                 if answer.blocking_send(slice).is_err() {
                     return;
                 }
@@ -206,25 +249,41 @@ impl DataPlane for Forwarding {
     }
 
     fn status(&self) -> Value {
-        let steering = self.steering.borrow();
         let counters = self.workers.counters();
-        let interfaces: Vec<_> = steering
+        self.show_interfaces();
+        let interfaces: Vec<_> = self
+            .observatory
+            .interfaces()
             .iter()
             .enumerate()
-            .map(|(place, s)| {
-                let zero_copy =
-                    self.workers.ports().iter().any(|p| p.interface == s.interface() && p.zero_copy);
+            .map(|(place, state)| {
+                let sum = |of: fn(&WorkerCounters, usize) -> u64| {
+                    counters.iter().map(|c| of(c, place)).sum::<u64>()
+                };
                 json!({
-                    "name": s.interface(),
-                    "xdp": s.mode().name(),
-                    "socket": if zero_copy { "zero-copy" } else { "copy" },
-                    "answers": self.answers(place),
-                    "handed_off": counters.iter().map(|c| c.handed_off(place)).sum::<u64>(),
+                    "name": state.name,
+                    "xdp": state.xdp,
+                    "socket": state.socket,
+                    "answers": state.answers,
+                    "up": state.up,
+                    "received": sum(WorkerCounters::received_on),
+                    "transmitted": sum(WorkerCounters::transmitted_on),
+                    "handed_off": sum(WorkerCounters::handed_off),
                 })
             })
             .collect();
         let workers: Vec<_> = counters.iter().map(|c| worker_status(c)).collect();
-        json!({ "version": env!("CARGO_PKG_VERSION"), "interfaces": interfaces, "workers": workers })
+        let sync = self.sync.as_ref().map(Sync::status);
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "interfaces": interfaces,
+            "workers": workers,
+            "sync": sync,
+        })
+    }
+
+    fn observatory(&self) -> &Arc<Observatory> {
+        &self.observatory
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use etherparse::PacketBuilder;
 use sluice_control::api::DataPlane;
-use sluice_dataplane::conn::ConnectionRecord;
+use sluice_control::observe::Observatory;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::neigh::{Egress, NextHopsBuilder, Prefix};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::ServiceTable;
 use sluice_dataplane::stats::WorkerCounters;
-use sluice_dataplane::worker::{Command, Exchange, Published, Settings, Worker};
+use sluice_dataplane::worker::{Exchange, Published, Settings, Slice, Worker};
 use tokio::sync::mpsc;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
@@ -34,7 +35,7 @@ struct Inner {
 /// The worker. Control publishes on its thread, the test sends packets on its
 /// own.
 #[derive(Clone)]
-pub struct MemoryPlane(Arc<Mutex<Inner>>);
+pub struct MemoryPlane(Arc<Mutex<Inner>>, Arc<Observatory>);
 
 impl Default for MemoryPlane {
     fn default() -> Self {
@@ -56,7 +57,7 @@ impl Default for MemoryPlane {
         let port = MemoryPort::new(2, 256);
         let worker =
             Worker::new(settings, port, Arc::clone(&published), Arc::clone(&exchanges), counters.clone(), 0);
-        MemoryPlane(Arc::new(Mutex::new(Inner { worker, published, exchanges, counters })))
+        MemoryPlane(Arc::new(Mutex::new(Inner { worker, published, exchanges, counters })), Arc::default())
     }
 }
 
@@ -71,17 +72,16 @@ impl DataPlane for MemoryPlane {
         self.0.lock().unwrap().counters.generation.get()
     }
 
-    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>> {
-        let (sender, slices) = crossbeam::channel::bounded(64);
+    fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>> {
         let mut inner = self.0.lock().unwrap();
-        assert!(inner.exchanges[0].commands.push(Command::List(sender)).is_ok());
+        let mut slices = inner.exchanges[0].list(Arc::new(filter), 64).expect("no other command");
         let mut records = Vec::new();
         loop {
             inner.worker.poll(0);
-            match slices.try_recv() {
-                Ok(slice) => records.push(slice),
-                Err(crossbeam::channel::TryRecvError::Empty) => {}
-                Err(crossbeam::channel::TryRecvError::Disconnected) => break,
+            match slices.next_slice() {
+                Slice::Of(slice) => records.push(slice),
+                Slice::NotYet => {}
+                Slice::End => break,
             }
         }
         let (sender, receiver) = mpsc::channel(records.len().max(1));
@@ -93,6 +93,10 @@ impl DataPlane for MemoryPlane {
 
     fn status(&self) -> serde_json::Value {
         serde_json::Value::Null
+    }
+
+    fn observatory(&self) -> &Arc<Observatory> {
+        &self.1
     }
 }
 

@@ -6,6 +6,7 @@
 //! what control asked for, all in bounded portions.
 
 mod adopt;
+mod blame;
 mod defense;
 mod exchange;
 mod express;
@@ -17,17 +18,19 @@ mod handoff;
 mod held;
 mod listing;
 mod owners;
-mod persist;
+mod pages;
+pub(crate) mod persist;
 mod pieces;
 mod related;
 mod sip;
 mod snapshot;
 mod sweep;
+mod sync;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::conn::{Seed, Tuple, timer::TICKS_PER_SECOND};
+use crate::conn::{Likely, Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
@@ -42,6 +45,7 @@ use fragments::Arrival;
 use gather::Gather;
 use held::Held;
 use listing::Listing;
+pub use pages::{Order, Slice, Slices};
 pub use snapshot::Snapshot;
 use sweep::Sweep;
 
@@ -52,10 +56,6 @@ const EXPIRE_BUDGET: usize = 4 * BURST;
 /// Listings under way at once. For another one the oldest is given up, which
 /// is most likely one that nobody reads.
 const MOST_LISTINGS: usize = 64;
-
-/// Connections that the second-level cache holds: up to here asking for them
-/// beforehand costs more than it saves.
-const IN_CACHE: usize = 4096;
 
 /// Frames that wait for room in a transmit ring.
 const MOST_UNSENT: usize = 4 * BURST;
@@ -83,12 +83,19 @@ pub struct Worker<P: Port> {
     view: View,
     flows: Flows,
     burst: Vec<P::Frame>,
-    parsed: Vec<Result<(Packet, u64), Unparsed>>,
+    /// How many frames of the burst came from which interface, in order
+    parts: Vec<(usize, usize)>,
+    parsed: Vec<Result<Packet, Unparsed>>,
+    /// Hash and likely connection of each
+    lookups: Vec<(u64, Likely)>,
     /// Frames to be sent, by interface
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
     gather: Gather<P::Frame>,
+    /// The oldest first
     listings: Vec<Listing>,
+    /// The place of the listing that goes on first
+    turn: usize,
     icmp_limit: icmp::Limit,
     /// Whether the frames at hand come from an interface, not from a worker
     receiving: bool,
@@ -120,12 +127,15 @@ impl<P: Port> Worker<P> {
             exchanges,
             counters,
             view: View::default(),
-            burst: Vec::with_capacity(BURST),
-            parsed: Vec::with_capacity(BURST),
+            burst: Vec::with_capacity(2 * BURST),
+            parts: Vec::with_capacity(interfaces),
+            parsed: Vec::with_capacity(2 * BURST),
+            lookups: Vec::with_capacity(2 * BURST),
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
             listings: Vec::with_capacity(MOST_LISTINGS),
+            turn: 0,
             icmp_limit: icmp::Limit::new(now),
             receiving: false,
             asked: None,
@@ -154,30 +164,45 @@ impl<P: Port> Worker<P> {
         self.take_up_snapshots(now);
         self.port.reclaim();
         let mut handled = 0;
-        for interface in 0..self.port.interfaces() {
-            let mut burst = std::mem::take(&mut self.burst);
+        let (mut burst, mut parts) = (std::mem::take(&mut self.burst), std::mem::take(&mut self.parts));
+        let interfaces = self.port.interfaces();
+        self.receiving = self.settings.workers > 1;
+        for interface in 0..interfaces {
             let received = self.port.receive(interface, &mut burst);
             if received > 0 {
-                self.counters.received.add(received as u64);
-                self.receiving = self.settings.workers > 1;
-                self.process(&mut burst, interface, 0, now);
-                self.receiving = false;
+                self.counters.count_received(interface, received as u64);
+                parts.push((interface, received));
                 handled += received;
             }
-            self.burst = burst;
+            // Short ones together, as the first steps of each wait for memory.
+            if burst.len() >= BURST || interface + 1 == interfaces && !burst.is_empty() {
+                self.process(&mut burst, &parts, 0, now);
+                parts.clear();
+            }
         }
+        self.receiving = false;
+        (self.burst, self.parts) = (burst, parts);
         if self.settings.workers > 1 {
             handled += self.process_handed(now);
         }
         self.transmit();
         self.expire(now);
-        self.obey(now);
+        let listing = self.obey(now);
+        handled += usize::from(self.synchronise(now));
         self.counters.polls.add(1);
-        handled
+        handled + usize::from(listing)
     }
 
-    /// Sleeps until a frame may have come, at most `limit`.
+    /// Gives memory that is not used any more back to the kernel, by a bounded
+    /// portion. For when there was nothing else to do, as it takes system calls.
+    pub fn tidy(&mut self) {
+        self.flows.local_ports.tidy();
+    }
+
+    /// Sleeps until a frame may have come, at most `limit`. For when there was
+    /// nothing to do.
     pub fn wait(&mut self, limit: Duration) {
+        self.tidy();
         // Control waits for a table to be adopted, and that takes some rounds.
         if !self.flows.is_adopting() {
             self.port.wait(limit);
@@ -208,34 +233,41 @@ impl<P: Port> Worker<P> {
         self.flows.local_ports.proceed();
     }
 
-    /// Handles frames that were received on `interface`.
-    fn process(&mut self, burst: &mut Vec<P::Frame>, interface: usize, visits: usize, now: u64) {
-        // Each pass asks the cache for what the next one reads, so that the
-        // misses of a whole burst are under way at once.
+    /// Handles frames, of which so many were received on which interface.
+    fn process(&mut self, burst: &mut Vec<P::Frame>, parts: &[(usize, usize)], visits: usize, now: u64) {
+        // Each pass asks the cache for what the next one reads, and does little
+        // else, so that the misses of many packets are under way at once.
         burst.iter().filter_map(|frame| frame.bytes().first()).for_each(prefetch);
-        let prefetching = self.flows.table.len() > IN_CACHE;
         self.parsed.clear();
         for frame in burst.iter() {
-            let parsed = Packet::parse(frame.bytes()).map(|packet| {
-                let hash = self.flows.table.hash(&packet.tuple);
-                if prefetching {
-                    self.flows.table.prefetch(hash);
-                }
-                (packet, hash)
-            });
-            self.parsed.push(parsed);
+            Packet::parse_into(frame.bytes(), &mut self.parsed);
         }
-        if prefetching {
-            for (_, hash) in self.parsed.iter().flatten() {
-                if let Some(id) = self.flows.table.prefetch_entry(*hash) {
-                    self.flows.wheel.prefetch(id);
-                }
+        let table = &self.flows.table;
+        self.lookups.clear();
+        self.lookups.extend(self.parsed.iter().map(|parsed| {
+            let Ok(packet) = parsed else { return (0, Likely::NONE) };
+            let hash = table.hash(&packet.tuple);
+            table.prefetch(hash);
+            (hash, Likely::NONE)
+        }));
+        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
+            if let Ok(packet) = parsed {
+                *likely = table.likely(&packet.tuple, *hash);
+            }
+        }
+        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
+            if let Ok(packet) = parsed {
+                table.go_on(&packet.tuple, *hash, likely);
             }
         }
         let parsed = std::mem::take(&mut self.parsed);
-        for (mut frame, parsed) in burst.drain(..).zip(&parsed) {
-            let (packet, hash) = match parsed {
-                Ok(parsed) => parsed,
+        let lookups = std::mem::take(&mut self.lookups);
+        let interfaces =
+            parts.iter().flat_map(|(interface, frames)| std::iter::repeat_n(*interface, *frames));
+        let packets = burst.drain(..).zip(interfaces).zip(parsed.iter().zip(&lookups));
+        for ((mut frame, interface), (parsed, (hash, likely))) in packets {
+            let packet = match parsed {
+                Ok(packet) => packet,
                 Err(unparsed) => {
                     self.process_unparsed(frame, *unparsed, interface, visits, now);
                     continue;
@@ -243,7 +275,7 @@ impl<P: Port> Worker<P> {
             };
             // Not before its turn: an earlier packet of this burst may have made the
             // connection, or ended it.
-            let found = self.flows.table.find(&packet.tuple, *hash);
+            let found = self.flows.table.find_likely(&packet.tuple, *hash, *likely);
             if let Some(found) = found
                 && let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now))
             {
@@ -254,6 +286,7 @@ impl<P: Port> Worker<P> {
             self.carry_out(verdict, frame, packet, interface, visits, now);
         }
         self.parsed = parsed;
+        self.lookups = lookups;
     }
 
     #[cold]
@@ -297,9 +330,13 @@ impl<P: Port> Worker<P> {
             }
             Verdict::Answer { error, reason, source } => {
                 self.answer(error, source, packet, &frame, now);
+                self.blame(packet, interface);
                 self.discard(frame, reason);
             }
-            Verdict::Drop(reason) => self.discard(frame, reason),
+            Verdict::Drop(reason) => {
+                self.blame(packet, interface);
+                self.discard(frame, reason);
+            }
             // On its way round it is looked for as any other is.
             Verdict::Hand(keeper) if visits == 0 => self.hand(keeper, frame, interface, 0),
             Verdict::Unclaimed if visits + 1 >= self.settings.workers && self.is_strays(packet) => {
@@ -353,7 +390,7 @@ impl<P: Port> Worker<P> {
                 continue;
             }
             let sent = self.port.transmit(interface, unsent);
-            self.counters.transmitted.add(sent as u64);
+            self.counters.count_transmitted(interface, sent as u64);
             // What the ring did not take goes with the next burst, up to a
             // limit: beyond it the link is too slow, and the newest are lost.
             while unsent.len() > MOST_UNSENT {
@@ -445,8 +482,8 @@ impl<P: Port> Worker<P> {
 
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
-        while let Some(id) = self.flows.wheel.pop(tick(now), &mut budget) {
-            if self.flows.outlives(id, tick(now)) {
+        while let Some(id) = self.flows.table.pop_expired(tick(now), &mut budget) {
+            if self.flows.outlives(id, tick(now)) || self.flows.awaits_word(id, tick(now)) {
                 continue;
             }
             self.flows.expire(&self.view, id);
@@ -463,30 +500,36 @@ impl<P: Port> Worker<P> {
         self.expire_fragments(now);
     }
 
-    /// Does a bounded portion of what control asked for.
-    fn obey(&mut self, now: u64) {
+    /// Does a bounded portion of what control asked for; returns whether there
+    /// is more of it to do at once.
+    fn obey(&mut self, now: u64) -> bool {
         while let Some(command) = self.exchange().commands.pop() {
             match command {
-                Command::List(answer) => {
+                Command::List(order) => {
                     if self.listings.len() >= MOST_LISTINGS {
                         self.listings.remove(0);
                     }
-                    self.listings.push(Listing::new(answer));
+                    self.listings.push(Listing::new(order));
                 }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
                 }
+                Command::Tell(tap) => self.flows.sync.follow(tap),
             }
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
         if self.listings.is_empty() {
-            return;
+            return false;
         }
         // Each has its turn to look at entries, one between two bursts.
-        self.listings.rotate_left(1);
-        let (flows, mut may_look) = (&self.flows, true);
-        let services = &self.view.services;
-        self.listings.retain_mut(|listing| listing.proceed(flows, services, tick(now), &mut may_look));
+        let (flows, services, count) = (&self.flows, &self.view.services, self.listings.len());
+        self.turn = (self.turn + 1) % count;
+        let mut may_look = true;
+        for place in (self.turn..count).chain(0..self.turn) {
+            self.listings[place].proceed(flows, services, tick(now), &mut may_look);
+        }
+        self.listings.retain(|listing| !listing.is_over());
+        self.listings.iter().any(Listing::is_ready)
     }
 
     /// Whether a packet that nobody claims is a NAT server's that is to be told

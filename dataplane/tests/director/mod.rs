@@ -17,18 +17,18 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 
-use sluice_dataplane::conn::{ConnectionRecord, Timeouts};
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Timeouts};
 use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::{
     Encapsulation, Family, MarkCounters, MarkRule, MarkRules, Method, PortRange, Protocol, RealServer,
-    SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceOptions, ServiceTableBuilder,
-    Thresholds, Tunables, VirtualService,
+    SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceOptions, ServiceTable,
+    ServiceTableBuilder, Thresholds, Tunables, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::steer::SteeringRules;
 use sluice_dataplane::wire::Address;
-use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Worker};
+use sluice_dataplane::worker::{Event, Exchange, Published, Settings, Slice, Worker};
 
 pub type Mac = [u8; 6];
 
@@ -284,6 +284,11 @@ impl Director {
         self.published.services.store(Arc::new(table.build()));
     }
 
+    /// The services that it goes by.
+    pub fn table(&self) -> Arc<ServiceTable> {
+        Arc::clone(&self.published.services.load())
+    }
+
     /// What is to be steered to it.
     pub fn steering(&mut self) -> SteeringRules {
         self.publish();
@@ -351,6 +356,16 @@ impl Director {
         std::iter::from_fn(|| self.exchanges[0].events.pop()).collect()
     }
 
+    /// The queues of all workers.
+    pub fn exchanges(&self) -> Arc<[Exchange]> {
+        Arc::clone(&self.exchanges)
+    }
+
+    /// The snapshots that workers go by.
+    pub fn published(&self) -> &Published {
+        &self.published
+    }
+
     pub fn exchange(&self, worker: usize) -> &Exchange {
         &self.exchanges[worker]
     }
@@ -359,19 +374,35 @@ impl Director {
     pub fn list(&mut self) -> Vec<ConnectionRecord> {
         let mut all = Vec::new();
         for worker in 0..self.workers.len() {
-            let (answer, slices) = crossbeam::channel::bounded(1);
-            assert!(self.exchanges[worker].commands.push(Command::List(answer)).is_ok());
+            let mut slices = self.exchanges[worker].list(Arc::default(), 1).expect("no other command");
             loop {
                 self.workers[worker].poll(self.now);
-                match slices.try_recv() {
-                    Ok(slice) => all.extend(slice),
-                    Err(crossbeam::channel::TryRecvError::Empty) => {}
-                    Err(crossbeam::channel::TryRecvError::Disconnected) => break,
+                match slices.next_slice() {
+                    Slice::Of(slice) => all.extend(slice),
+                    Slice::NotYet => {}
+                    Slice::End => break,
                 }
             }
         }
         all.sort_by_key(|record| (record.client, record.service));
         all
+    }
+
+    /// The connections of worker 0 that a filter takes, in the order of their
+    /// clients, and how many slices they came in.
+    pub fn list_some(&mut self, filter: ConnectionFilter) -> (Vec<ConnectionRecord>, usize) {
+        let mut slices = self.exchanges[0].list(Arc::new(filter), 256).expect("no other command");
+        self.settle();
+        let slices: Vec<_> = std::iter::from_fn(|| match slices.next_slice() {
+            Slice::Of(slice) => Some(slice),
+            Slice::NotYet => panic!("the worker has not settled"),
+            Slice::End => None,
+        })
+        .collect();
+        let number = slices.len();
+        let mut some: Vec<_> = slices.into_iter().flatten().collect();
+        some.sort_by_key(|record| (record.client, record.service));
+        (some, number)
     }
 
     /// The only connection: its state and the seconds it has left.

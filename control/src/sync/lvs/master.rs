@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::time::Duration;
 
-use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -139,7 +139,9 @@ pub async fn run<D: DataPlane>(director: &Director<D>) {
         }
         let begun = Instant::now();
         match (&mut running, wanted) {
-            (Some(master), _) => master.round(director.plane().connections(), director.lvs()).await,
+            (Some(master), _) => {
+                master.round(director.plane().connections(ConnectionFilter::default()), director.lvs()).await
+            }
             (None, Some(daemon)) => match Master::new(daemon) {
                 Ok(master) => {
                     (running, told) = (Some(master), false);
