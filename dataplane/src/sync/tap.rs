@@ -16,6 +16,9 @@ use crate::worker::{Command, Exchange};
 pub struct Change {
     /// When, on the worker's clock in nanoseconds
     pub at: u64,
+    /// Whether a source that does not go on telling told of it here
+    /// ([`super::Source::Foreign`]), and no packet came by since
+    pub foreign: bool,
     /// What
     pub what: What,
 }

@@ -117,22 +117,24 @@ impl Flows {
     }
 
     fn tell_session(&mut self, view: &View, id: EntryId, now: u32) {
-        if !self.sync.is_told(self.sync.sessions.get(id)) {
+        let mark = self.sync.sessions.get(id);
+        if !self.sync.is_told(mark) {
             return;
         }
         if let Some(session) = self.session(view, id, now) {
             self.sync.sessions.set(id, TOLD);
-            self.sync.tell(&Record::Session(session));
+            self.sync.tell(&Record::Session(session), mark & EPOCH == FOREIGN);
         }
     }
 
     fn tell_template(&mut self, view: &View, id: u32, now: u32) {
-        if !self.sync.is_told(self.sync.templates.get(id)) {
+        let mark = self.sync.templates.get(id);
+        if !self.sync.is_told(mark) {
             return;
         }
         if let Some(template) = self.template_record(view, id, now) {
             self.sync.templates.set(id, TOLD);
-            self.sync.tell(&Record::Template(template));
+            self.sync.tell(&Record::Template(template), mark & EPOCH == FOREIGN);
         }
     }
 
@@ -184,12 +186,16 @@ impl Flows {
 
     /// Takes note that a template is over, or is to be found no more.
     pub(in crate::worker) fn template_gone(&mut self, id: TemplateId) {
-        if !self.sync.on || self.sync.templates.forget(id.number()) & TOLD == 0 {
+        if !self.sync.on {
+            return;
+        }
+        let mark = self.sync.templates.forget(id.number());
+        if mark & TOLD == 0 {
             return;
         }
         let Some(template) = self.templates.get(id) else { return };
         let record = Record::TemplateGone(template.key, self.templates.call(id).map(Box::from));
-        self.sync.tell(&record);
+        self.sync.tell(&record, mark & EPOCH == FOREIGN);
     }
 
     /// Goes on telling a listener everything.
@@ -202,16 +208,17 @@ impl Flows {
             return false;
         }
         let at = self.sync.clock;
-        let push = |what| following.tap.push(Change { at, what });
+        let push = |foreign, what| following.tap.push(Change { at, foreign, what });
         following.place = match following.place {
             Place::Nowhere => Place::Nowhere,
             Place::Templates(mut next) => {
                 let most = self.templates.high_water();
                 let end = most.min(next.saturating_add(SLICE));
                 while next < end {
-                    let told = self.sync.is_told(self.sync.templates.get(next));
+                    let mark = self.sync.templates.get(next);
+                    let (told, foreign) = (self.sync.is_told(mark), mark & EPOCH == FOREIGN);
                     if let (true, Some(record)) = (told, self.template_record(view, next, now)) {
-                        if !push(What::Record(Record::Template(record))) {
+                        if !push(foreign, What::Record(Record::Template(record))) {
                             break;
                         }
                         self.sync.templates.set(next, TOLD);
@@ -224,9 +231,10 @@ impl Flows {
                 let most = self.table.high_water();
                 let end = most.min(next.saturating_add(SLICE));
                 while next < end {
-                    let told = self.sync.is_told(self.sync.sessions.get(next));
+                    let mark = self.sync.sessions.get(next);
+                    let (told, foreign) = (self.sync.is_told(mark), mark & EPOCH == FOREIGN);
                     if let (true, Some(session)) = (told, self.session(view, next, now)) {
-                        if !push(What::Record(Record::Session(session))) {
+                        if !push(foreign, What::Record(Record::Session(session))) {
                             break;
                         }
                         self.sync.sessions.set(next, TOLD);
@@ -235,7 +243,7 @@ impl Flows {
                 }
                 if next >= most { Place::End } else { Place::Sessions(next) }
             }
-            Place::End if push(What::End(following.transfer)) => Place::Nowhere,
+            Place::End if push(false, What::End(following.transfer)) => Place::Nowhere,
             Place::End => Place::End,
         };
         true

@@ -189,13 +189,13 @@ impl Syncing {
         let mark = self.sessions.forget(id);
         // One that another worker began since has not ended.
         if mark & TOLD != 0 && !owners.is_outdated(client, worker) {
-            self.tell(&Record::SessionGone(*client));
+            self.tell(&Record::SessionGone(*client), mark & EPOCH == FOREIGN);
         }
     }
 
-    fn tell(&mut self, record: &Record) {
+    fn tell(&mut self, record: &Record, foreign: bool) {
         for Following { tap, .. } in &self.followings {
-            let change = Change { at: self.clock, what: What::Record(record.clone()) };
+            let change = Change { at: self.clock, foreign, what: What::Record(record.clone()) };
             if !tap.push(change) {
                 tap.lose();
             }
