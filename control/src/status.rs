@@ -55,6 +55,19 @@ fn render(status: &Value) -> String {
     if let Ok(sync) = SyncStatus::deserialize(&status["sync"]) {
         out += &sync::show(&sync);
     }
+    for role in ["master", "backup"] {
+        let Some(counters) = status[format!("lvs_{role}")].as_object() else { continue };
+        let _ = write!(out, "sync daemon as {role}:");
+        for (name, count) in counters.iter().filter(|(_, count)| count.is_u64()) {
+            let _ = write!(out, " {name} {count}");
+        }
+        out.push('\n');
+        for (reason, count) in counters.get("kept_out").and_then(Value::as_object).into_iter().flatten() {
+            if number(count) > 0 {
+                let _ = writeln!(out, "  kept out: {reason} {count}");
+            }
+        }
+    }
     for (place, worker) in list("workers").iter().enumerate() {
         let _ = write!(out, "worker {place}:");
         for name in

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::service::{Family, ServiceKey, ServiceTable};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
@@ -17,8 +17,8 @@ use crate::events::{self, Kind, Severity};
 use crate::health::Health;
 use crate::observe::Observatory;
 use crate::reload::Source;
-use crate::rules::{Daemon, Rules, RulesError};
-use crate::sync::lvs::{master, socket};
+use crate::rules::{Daemon, DaemonRole, Rules, RulesError};
+use crate::sync::lvs::{counters, socket};
 
 /// What control needs of the running workers.
 pub trait DataPlane {
@@ -70,7 +70,8 @@ pub struct Director<D> {
     rules: RefCell<Rules>,
     plane: D,
     generation: Cell<u64>,
-    lvs: master::Counters,
+    lvs: Arc<counters::Counters>,
+    daemons_changed: Notify,
     health: Health,
     source: RefCell<Option<Source>>,
 }
@@ -83,7 +84,8 @@ impl<D: DataPlane> Director<D> {
             rules: RefCell::new(rules),
             plane,
             generation: Cell::new(0),
-            lvs: master::Counters::default(),
+            lvs: Arc::default(),
+            daemons_changed: Notify::new(),
             health: Health::default(),
             source: RefCell::default(),
         })
@@ -102,16 +104,29 @@ impl<D: DataPlane> Director<D> {
         &self.health
     }
 
-    /// What the sync daemon did as master.
-    pub fn lvs(&self) -> &master::Counters {
+    /// What the sync daemons did.
+    pub fn lvs(&self) -> &Arc<counters::Counters> {
         &self.lvs
     }
 
+    /// Waits until a sync daemon came or went.
+    pub async fn daemons_changed(&self) {
+        self.daemons_changed.notified().await;
+    }
+
+    fn stop_daemon(&self, role: DaemonRole) -> Result<(), RulesError> {
+        self.rules.borrow_mut().stop_daemon(role)?;
+        self.daemons_changed.notify_one();
+        Ok(())
+    }
+
     /// Makes a sync daemon part of the rules, once its socket could be had:
-    /// [`master::run`] does the rest.
+    /// [`crate::sync::lvs::run`] does the rest.
     fn start_daemon(&self, daemon: Daemon) -> Result<(), RulesError> {
         let daemon = self.plane.prepare_daemon(daemon)?;
-        self.rules.borrow_mut().start_daemon(daemon)
+        self.rules.borrow_mut().start_daemon(daemon)?;
+        self.daemons_changed.notify_one();
+        Ok(())
     }
 
     /// Says which file the rules are from, for [`Director::reload`].
@@ -266,7 +281,7 @@ impl<D: DataPlane> Director<D> {
                 self.change(|rules| rules.set_timeouts(timeouts)).await.into()
             }
             Request::StartDaemon { daemon } => self.start_daemon(daemon).into(),
-            Request::StopDaemon { role } => self.rules.borrow_mut().stop_daemon(role).into(),
+            Request::StopDaemon { role } => self.stop_daemon(role).into(),
             Request::AddMark { rule, number } => {
                 self.change(|rules| rules.add_mark(rule, number)).await.into()
             }
@@ -289,8 +304,14 @@ impl<D: DataPlane> Director<D> {
             Request::Daemons => Answer::Daemons(self.rules().daemons().to_vec()),
             Request::Status => {
                 let mut status = self.plane.status();
-                if let (Some(status), true) = (status.as_object_mut(), self.rules().has_master()) {
-                    status.insert("lvs_master".into(), self.lvs.status());
+                if let Some(status) = status.as_object_mut() {
+                    for daemon in self.rules().daemons() {
+                        let (name, counters) = match daemon.role {
+                            DaemonRole::Master => ("lvs_master", self.lvs.master.status()),
+                            DaemonRole::Backup => ("lvs_backup", self.lvs.backup.status()),
+                        };
+                        status.insert(name.into(), counters);
+                    }
                 }
                 Answer::Status(status)
             }

@@ -52,8 +52,9 @@ pub(super) fn check(text: &str) -> Result<Config, Vec<Problem>> {
     let marks = check.marks(&file.mark, &director);
     let web = check.web(file.web.as_ref());
     let sync = check.sync(file.sync.as_ref());
+    let daemons = check.daemons(&file.sync_daemon);
     if check.problems.is_empty() {
-        Ok(Config { director, services, marks, web, sync })
+        Ok(Config { director, services, marks, web, sync, daemons })
     } else {
         check.problems.sort_by_key(|problem| (problem.line, problem.column));
         Err(check.problems)

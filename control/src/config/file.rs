@@ -17,6 +17,20 @@ pub(super) struct File {
     pub(super) mark: Vec<Spanned<Mark>>,
     pub(super) web: Option<Web>,
     pub(super) sync: Option<Spanned<Sync>>,
+    #[serde(default)]
+    pub(super) sync_daemon: Vec<Spanned<SyncDaemon>>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SyncDaemon {
+    pub(super) role: Spanned<String>,
+    pub(super) interface: Spanned<String>,
+    pub(super) sync_id: Option<Spanned<i64>>,
+    pub(super) max_length: Option<Spanned<i64>>,
+    pub(super) group: Option<Spanned<String>>,
+    pub(super) port: Option<Spanned<i64>>,
+    pub(super) ttl: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Debug)]

@@ -5,6 +5,7 @@
 //! exist is not checked here but at start.
 
 mod check;
+mod daemon;
 mod director;
 mod file;
 mod ftp;
@@ -39,6 +40,7 @@ use sluice_dataplane::wire::Address;
 
 use crate::health::ServicePlan;
 use crate::marks::MarkRule;
+use crate::rules::Daemon;
 
 pub use problem::{Error, Problem, Problems};
 pub use web::{DEFAULT_PORT, Web};
@@ -57,6 +59,8 @@ pub struct Config {
     pub web: Web,
     /// The other director that connections are told to, if there is one
     pub sync: Option<crate::sync::Settings>,
+    /// Sync daemons of IPVS
+    pub daemons: Vec<Daemon>,
 }
 
 /// The `[director]` table.

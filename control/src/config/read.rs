@@ -48,6 +48,7 @@ pub(super) fn read(text: &str) -> Reading {
     let mut root = root.into_inner();
     let services = take_tables(&mut root, "service");
     let marks = take_tables(&mut root, "mark");
+    let daemons = take_tables(&mut root, "sync_daemon");
     reading.file = reading.table::<File>(Spanned::new(span, DeValue::Table(root))).unwrap_or_default();
     for mut service in services {
         let servers = match service.get_mut() {
@@ -60,6 +61,7 @@ pub(super) fn read(text: &str) -> Reading {
         }
     }
     reading.file.mark = marks.into_iter().filter_map(|mark| reading.table(mark)).collect();
+    reading.file.sync_daemon = daemons.into_iter().filter_map(|daemon| reading.table(daemon)).collect();
     reading
 }
 

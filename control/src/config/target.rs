@@ -18,6 +18,7 @@ impl Config {
             local_addresses: self.director.local_addresses.iter().map(|a| (*a).into()).collect(),
             tunables: self.director.tunables,
             timeouts: self.director.timeouts,
+            daemons: self.daemons.clone(),
         }
     }
 }

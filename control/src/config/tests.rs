@@ -85,8 +85,28 @@ fn the_example_of_the_documentation_resolves() {
             marks: vec![],
             web: Web::default(),
             sync: None,
+            daemons: vec![],
         }
     );
+}
+
+#[test]
+fn sync_daemons_are_checked() {
+    let daemon = "[[sync_daemon]]\nrole = \"backup\"\ninterface = \"eth1\"\n";
+    let config = parse(&format!("{SMALLEST}{daemon}sync_id = 7\ngroup = \"ff02::81\"\n")).unwrap();
+    let [daemon_of_it] = &config.daemons[..] else { panic!("{:?}", config.daemons) };
+    assert_eq!((daemon_of_it.sync_id, daemon_of_it.port), (Some(7), None));
+    assert_eq!(daemon_of_it.group, Some("ff02::81".parse().unwrap()));
+    let wrong = "sync_id = 256\nmax_length = 0\ngroup = \"10.0.0.1\"\nport = 0\nttl = 0\n";
+    let error = parse(&format!("{SMALLEST}{daemon}{wrong}")).unwrap_err();
+    for (line, key) in ["sync_id", "max_length", "group", "port", "ttl"].iter().enumerate() {
+        assert!(error.contains(&format!("s.toml:{}:", line + 7)), "{error}");
+        assert!(error.contains(&format!("{key} cannot be")), "{error}");
+    }
+    let error = parse(&format!("{SMALLEST}{daemon}{daemon}")).unwrap_err();
+    assert!(error.contains("two sync daemons as backup"), "{error}");
+    let error = parse(&format!("{SMALLEST}[[sync_daemon]]\nrole = \"x\"\ninterface = \"\"\n")).unwrap_err();
+    assert!(error.contains("role cannot be") && error.contains("name of an interface"), "{error}");
 }
 
 #[test]

@@ -318,11 +318,8 @@ impl Rules {
     /// `ipvsadm --start-daemon`.
     ///
     /// # Errors
-    /// [`RulesError::Unsupported`], [`RulesError::DaemonRuns`].
+    /// [`RulesError::DaemonRuns`].
     pub fn start_daemon(&mut self, daemon: Daemon) -> Result<(), RulesError> {
-        if self.refuse_unsupported {
-            unsupported::daemon(daemon.role)?;
-        }
         if self.daemons.iter().any(|d| d.role == daemon.role) {
             return Err(RulesError::DaemonRuns);
         }
@@ -344,11 +341,6 @@ impl Rules {
     /// The sync daemons that run, the master first.
     pub fn daemons(&self) -> &[Daemon] {
         &self.daemons
-    }
-
-    /// Whether a sync daemon is to run as master.
-    pub fn has_master(&self) -> bool {
-        self.daemons.iter().any(|daemon| daemon.role == DaemonRole::Master)
     }
 
     /// Takes a sample for the rates; to be called every [`SAMPLE_INTERVAL`].

@@ -454,6 +454,16 @@ pub struct Daemon {
     pub ttl: Option<u8>,
 }
 
+impl fmt::Display for Daemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let role = match self.role {
+            DaemonRole::Master => "master",
+            DaemonRole::Backup => "backup",
+        };
+        write!(f, "{role} on {}, sync id {}", self.interface, self.sync_id.unwrap_or(255))
+    }
+}
+
 /// A service with its servers, as a configuration file names them.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServiceRules {

@@ -10,10 +10,11 @@ use sluice_dataplane::conn::TimeoutOverrides;
 use sluice_dataplane::service::Tunables;
 
 use super::{
-    LoadError, Method, Rules, Server, ServerEntry, ServiceEntry, ServiceName, ServiceRules, ServiceSettings,
-    Tunnel, TunnelChecksum,
+    Daemon, LoadError, Method, Rules, Server, ServerEntry, ServiceEntry, ServiceName, ServiceRules,
+    ServiceSettings, Tunnel, TunnelChecksum,
 };
 use crate::marks::MarkRule;
+use crate::sync::lvs::socket::resolved_later;
 
 /// All that a configuration says of rules.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,8 @@ pub struct Target {
     pub tunables: Tunables,
     /// How long connections live, where that is not the default
     pub timeouts: TimeoutOverrides,
+    /// Sync daemons, at most one in each role
+    pub daemons: Vec<Daemon>,
 }
 
 /// What a change does.
@@ -73,7 +76,7 @@ impl Rules {
     /// The first thing that is refused, with its place.
     pub fn configured(workers: usize, interfaces: Vec<String>, target: Target) -> Result<Self, LoadError> {
         let mut rules = Rules::new(workers);
-        let Target { services, marks, local_addresses, tunables, timeouts } = target;
+        let Target { services, marks, local_addresses, tunables, timeouts, daemons } = target;
         rules
             .set_default_local_addresses(local_addresses)
             .map_err(|source| LoadError::Director { what: "local_addresses", source })?;
@@ -81,6 +84,11 @@ impl Rules {
         rules.set_interfaces(interfaces);
         rules.replace_marks(marks).map_err(|source| LoadError::Director { what: "mark rules", source })?;
         rules.set_state_timeouts(timeouts);
+        for daemon in daemons {
+            rules
+                .start_daemon(resolved_later(daemon))
+                .map_err(|source| LoadError::Director { what: "sync_daemon", source })?;
+        }
         rules.load(services)?;
         Ok(rules)
     }
@@ -134,6 +142,13 @@ impl Rules {
                 changes.compare(key, &value(old), &value(new));
             }
         }
+        for (action, those, others) in
+            [(Action::Remove, &self.daemons, &wanted.daemons), (Action::Add, &wanted.daemons, &self.daemons)]
+        {
+            for daemon in those.iter().filter(|daemon| !others.contains(daemon)) {
+                changes.add(action, "sync daemon", daemon.to_string());
+            }
+        }
         let marks = |rules: &Rules| -> Vec<String> {
             rules.marks().iter().map(|mark| mark.rule.to_string()).collect()
         };
@@ -160,12 +175,21 @@ impl Rules {
     /// `wanted` is to be made by [`Rules::configured`] for the same workers and
     /// interfaces, and has had no table.
     pub fn become_like(&mut self, wanted: Rules) {
-        let Rules { services, default_local_addresses, timeouts, state_timeouts, tunables, marks, .. } =
-            wanted;
+        let Rules {
+            services,
+            default_local_addresses,
+            timeouts,
+            state_timeouts,
+            tunables,
+            marks,
+            daemons,
+            ..
+        } = wanted;
         self.default_local_addresses = default_local_addresses;
         self.timeouts = timeouts;
         self.state_timeouts = state_timeouts;
         self.tunables = tunables;
+        self.daemons = daemons;
         self.marks.become_like(marks);
         self.by_name.clear();
         let old = std::mem::take(&mut self.services).into_iter();

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use super::{DaemonRole, Method, Protocol, RulesError, Server, ServiceName, ServiceSettings};
+use super::{Method, Protocol, RulesError, Server, ServiceName, ServiceSettings};
 
 fn refuse<T>(what: impl Into<String>) -> Result<T, RulesError> {
     Err(RulesError::Unsupported(what.into()))
@@ -42,13 +42,5 @@ pub(super) fn pair(name: &ServiceName, service: &ServiceSettings, server: &Serve
     Ok(())
 }
 
-/// Refuses a sync daemon that would receive connections.
-pub(super) fn daemon(role: DaemonRole) -> Result<(), RulesError> {
-    match role {
-        DaemonRole::Master => Ok(()),
-        DaemonRole::Backup => refuse("a backup sync daemon"),
-    }
-}
-
 /// What `ipvsadm -h` says of all this, indented as the rest of it.
-pub const SUMMARY: &str = "  the sync daemon as backup";
+pub const SUMMARY: &str = "  an IPv4-mapped IPv6 service; -b with --sctp-service or -o; port 0 without -p";

@@ -23,8 +23,7 @@ use crate::netlink;
 use crate::observe::Observatory;
 use crate::reload::Source;
 use crate::rules::Rules;
-use crate::sync::Sync;
-use crate::sync::lvs::master;
+use crate::sync::{Sync, lvs};
 use crate::web::Observer;
 use crate::workers::Workers;
 use forwarding::Forwarding;
@@ -107,6 +106,7 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
     // With the peer's first words there are workers, and soon the services that
     // these are about; what comes sooner is told again.
     let sync = config.sync.clone().map(|sync| Sync::start(sync, workers.plane())).transpose()?;
+    let plane = workers.plane();
     let forwarding =
         Forwarding::new(workers, steering, mode, next_hops.clone(), sync, Arc::clone(&observatory));
     let director = Director::new(rules, forwarding);
@@ -132,7 +132,7 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
     let result = tokio::select! {
         () = api::serve(Rc::clone(&director), listener) => Ok(()),
         result = look_after(&director, &next_hops) => result,
-        () = master::run(&director) => Ok(()),
+        () = lvs::run(&director, plane) => Ok(()),
         error = supervise(&director) => Err(error).context("health checks"),
         () = reload_on(&mut hangup, &director) => Ok(()),
         _ = terminate.recv() => Ok(()),

@@ -2,7 +2,7 @@
 //! and what somebody in between can do.
 
 mod churn;
-mod director;
+pub(super) mod director;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

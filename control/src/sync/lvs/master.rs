@@ -1,160 +1,140 @@
 //! The master: tells the group of this director's connections.
+//!
+//! IPVS decides at packets when to tell, by `sync_threshold`, `sync_period` and
+//! `sync_refresh_period` (`ip_vs_sync_conn_needed`). Here workers tell at once
+//! of a connection that is established, of each change of its state, and again
+//! every half minute in which it had packets; and all that there are when the
+//! master begins, so that a backup that is there by then has them.
 
-use std::cell::Cell;
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::sync::{Record, Subscription, What};
 use tokio::net::UdpSocket;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::codec::Encoder;
-use super::due::Due;
-use super::socket;
-use super::translate::entry_of_listed;
-use crate::api::{DataPlane, Director};
-use crate::rules::{Daemon, DaemonRole};
+use super::counters::{Sent, add};
+use super::socket::{Place, sender};
+use super::translate::{Inexpressible, entry_of};
+use crate::rules::Daemon;
+use crate::sync::{CAPACITY, PAUSE, Plane};
 
-/// How often connections are looked at, at the most.
-const ROUND: Duration = Duration::from_secs(1);
-
-/// A round that took long is followed by a pause of so many times that.
-const SHARE: u32 = 4;
+/// Longest wait of an entry for others to share its message.
+const DELAY: Duration = Duration::from_millis(20);
 
 /// Messages that are sent one after the other; then there is a moment's pause,
 /// so that a backup can read them.
-const AT_ONCE: u64 = 32;
+const AT_ONCE: u32 = 32;
 
-/// What the master did so far.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Messages that were sent
-    pub messages: Cell<u64>,
-    /// Connections and templates in them
-    pub entries: Cell<u64>,
-    /// Messages that could not be sent
-    pub failed: Cell<u64>,
-    /// Connections met in the last round that the protocol has no words for
-    pub left_out: Cell<u64>,
-}
+/// Between two times that everything is told, at least.
+const TRANSFERS: Duration = Duration::from_secs(1);
 
-impl Counters {
-    /// For `sluice status`.
-    pub fn status(&self) -> serde_json::Value {
-        serde_json::json!({
-            "messages": self.messages.get(),
-            "entries": self.entries.get(),
-            "failed": self.failed.get(),
-            "left_out": self.left_out.get(),
-        })
-    }
-}
+/// How often the interface is looked for.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// A master that runs.
-struct Master {
-    daemon: Daemon,
-    socket: UdpSocket,
-    encoder: Encoder,
-    due: Due,
-    begun: Instant,
-    /// Whether the last message could not be sent
-    failing: bool,
-}
-
-impl Master {
-    fn new(daemon: Daemon) -> io::Result<Self> {
-        let socket = socket::sender(&daemon)?;
-        let encoder = Encoder::new(daemon.sync_id.unwrap_or(255), daemon.max_length.unwrap_or(1472));
-        tracing::info!(interface = daemon.interface, "sync daemon started as master");
-        Ok(Master { daemon, socket, encoder, due: Due::default(), begun: Instant::now(), failing: false })
-    }
-
-    /// Looks at all connections once and tells of those that are due.
-    async fn round(&mut self, mut slices: mpsc::Receiver<Vec<ConnectionRecord>>, counters: &Counters) {
-        let now = self.begun.elapsed().as_secs();
-        let mut left_out = 0;
-        while let Some(slice) = slices.recv().await {
-            for listed in slice {
-                let Ok(entry) = entry_of_listed(&listed) else {
-                    left_out += 1;
-                    continue;
-                };
-                if !self.due.is_due(&entry, now) {
-                    continue;
-                }
-                match self.encoder.push(&entry) {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        self.send(counters).await;
-                        // There is room in an empty one.
-                        let _ = self.encoder.push(&entry);
-                    }
-                    Err(_) => {
-                        left_out += 1;
-                        continue;
-                    }
-                }
-                counters.entries.set(counters.entries.get() + 1);
+/// Tells for as long as it can.
+///
+/// # Errors
+/// When it has to begin anew: the interface is another one, or messages cannot
+/// be sent.
+pub(super) async fn run(daemon: &Daemon, plane: &Plane, counters: &Sent) -> io::Result<()> {
+    let place = Place::of(daemon)?;
+    let socket = sender(daemon)?;
+    let mut subscription = loop {
+        match Subscription::new(&plane.exchanges, CAPACITY) {
+            Some(subscription) => break subscription,
+            None => sleep(PAUSE).await,
+        }
+    };
+    subscription.transfer();
+    let mut transferred = Instant::now();
+    let mut looked = Instant::now();
+    let mut lost = 0;
+    let mut master = Master {
+        encoder: Encoder::new(daemon.sync_id.unwrap_or(255), daemon.max_length.unwrap_or(1472)),
+        socket,
+        counters,
+        since: None,
+        in_a_row: 0,
+    };
+    loop {
+        if subscription.is_behind() && !subscription.is_transferring() && transferred.elapsed() >= TRANSFERS {
+            subscription.transfer();
+            transferred = Instant::now();
+        }
+        add(&counters.overflowed, subscription.lost() - lost);
+        lost = subscription.lost();
+        while let Some(change) = subscription.next_change() {
+            // What was heard of another director is that one's to tell.
+            if let (What::Record(record), false) = (&change.what, change.foreign) {
+                master.tell(record).await?;
             }
         }
-        if !self.encoder.is_empty() {
-            self.send(counters).await;
+        if master.since.is_some_and(|since| since.elapsed() >= DELAY) {
+            master.send().await?;
         }
-        self.due.end_round();
-        counters.left_out.set(left_out);
+        if looked.elapsed() >= LOOK {
+            looked = Instant::now();
+            place.check()?;
+        }
+        master.in_a_row = 0;
+        sleep(PAUSE).await;
+    }
+}
+
+struct Master<'a> {
+    encoder: Encoder,
+    socket: UdpSocket,
+    counters: &'a Sent,
+    /// When the oldest entry of the message came
+    since: Option<Instant>,
+    in_a_row: u32,
+}
+
+impl Master<'_> {
+    async fn tell(&mut self, record: &Record) -> io::Result<()> {
+        let entry = match entry_of(record) {
+            Ok(entry) => entry,
+            // Its last state was told.
+            Err(Inexpressible::Gone) => return Ok(()),
+            Err(Inexpressible::FullNat | Inexpressible::ServerPort) => {
+                add(&self.counters.left_out, 1);
+                return Ok(());
+            }
+        };
+        let mut pushed = self.encoder.push(&entry);
+        if pushed == Ok(false) {
+            self.send().await?;
+            pushed = self.encoder.push(&entry);
+        }
+        if pushed.is_err() {
+            add(&self.counters.left_out, 1);
+            return Ok(());
+        }
+        self.since.get_or_insert_with(Instant::now);
+        add(&self.counters.entries, 1);
+        Ok(())
     }
 
-    async fn send(&mut self, counters: &Counters) {
+    async fn send(&mut self) -> io::Result<()> {
         let message = self.encoder.take();
+        self.since = None;
         match self.socket.send(&message).await {
             Ok(_) => {
-                counters.messages.set(counters.messages.get() + 1);
-                self.failing = false;
-                if counters.messages.get().is_multiple_of(AT_ONCE) {
-                    sleep(Duration::from_millis(1)).await;
-                }
+                self.counters.messages.fetch_add(1, Relaxed);
             }
             Err(error) => {
-                counters.failed.set(counters.failed.get() + 1);
-                if !std::mem::replace(&mut self.failing, true) {
-                    tracing::warn!(interface = self.daemon.interface, %error, "sync messages cannot be sent");
-                }
-                // What it told of is due again.
-                self.due = Due::default();
+                add(&self.counters.failed, 1);
+                // Another socket tells everything anew.
+                return Err(error);
             }
         }
-    }
-}
-
-/// Runs the master for as long as the rules have one; never returns.
-pub async fn run<D: DataPlane>(director: &Director<D>) {
-    let mut running: Option<Master> = None;
-    let mut told = false;
-    loop {
-        let wanted = director.rules().daemons().iter().find(|d| d.role == DaemonRole::Master).cloned();
-        if running.as_ref().is_some_and(|master| Some(&master.daemon) != wanted.as_ref()) {
-            running = None;
-            tracing::info!("sync daemon stopped");
+        self.in_a_row += 1;
+        if self.in_a_row.is_multiple_of(AT_ONCE) {
+            sleep(PAUSE).await;
         }
-        let begun = Instant::now();
-        match (&mut running, wanted) {
-            (Some(master), _) => {
-                master.round(director.plane().connections(ConnectionFilter::default()), director.lvs()).await
-            }
-            (None, Some(daemon)) => match Master::new(daemon) {
-                Ok(master) => {
-                    (running, told) = (Some(master), false);
-                    continue;
-                }
-                Err(error) if !told => {
-                    told = true;
-                    tracing::warn!(%error, "the sync daemon cannot start; this is tried again every second");
-                }
-                Err(_) => {}
-            },
-            (None, None) => {}
-        }
-        sleep((begun.elapsed() * SHARE).max(ROUND)).await;
+        Ok(())
     }
 }

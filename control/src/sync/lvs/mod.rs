@@ -5,9 +5,15 @@
 //! nothing back: nothing is acknowledged, asked for or encrypted, and whoever
 //! can send to the group can make entries. It belongs on a link of its own.
 
+mod backup;
 pub mod codec;
-pub mod due;
+pub mod counters;
+mod daemon;
 pub mod flags;
-pub mod master;
+mod master;
 pub mod socket;
+#[cfg(test)]
+mod tests;
 pub mod translate;
+
+pub use daemon::run;

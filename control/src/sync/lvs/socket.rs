@@ -1,9 +1,9 @@
-//! The multicast socket that a master sends from.
+//! The multicast sockets that a master sends from and a backup reads.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use sluice_dataplane::link::Link;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::rules::{Daemon, DaemonRole, RulesError};
@@ -16,19 +16,29 @@ const PORT: u16 = 8848;
 /// Bytes of an IPv4 and of an IPv6 header, each with UDP's.
 const HEADERS: [u16; 2] = [28, 48];
 
+/// Bytes that may wait for a backup.
+const BUFFER: usize = 4 << 20;
+
 /// A daemon that could start, with nothing left to defaults.
 ///
 /// # Errors
 /// [`RulesError::NoDevice`] when its interface is not there,
-/// [`RulesError::DaemonSocket`] when a master cannot send from it.
+/// [`RulesError::DaemonSocket`] when its socket cannot be had.
 pub fn prepared(daemon: Daemon) -> Result<Daemon, RulesError> {
     let mtu = Link::new(&daemon.interface).and_then(|link| link.mtu()).map_err(|_| RulesError::NoDevice)?;
     let daemon = resolved(daemon, mtu);
-    if daemon.role == DaemonRole::Master {
-        let failed = |error| RulesError::DaemonSocket(format!("interface {}: {error}", daemon.interface));
-        sender(&daemon).map_err(failed)?;
-    }
+    let socket = match daemon.role {
+        DaemonRole::Master => sender(&daemon),
+        DaemonRole::Backup => receiver(&daemon),
+    };
+    socket.map_err(|error| RulesError::DaemonSocket(format!("interface {}: {error}", daemon.interface)))?;
     Ok(daemon)
+}
+
+/// The same of a daemon whose interface may come later.
+pub fn resolved_later(daemon: Daemon) -> Daemon {
+    let mtu = Link::new(&daemon.interface).and_then(|link| link.mtu());
+    resolved(daemon, mtu.unwrap_or(0))
 }
 
 /// What a daemon is told, with IPVS's defaults for the rest
@@ -80,4 +90,60 @@ pub fn sender(daemon: &Daemon) -> std::io::Result<UdpSocket> {
     socket.connect(&to.into())?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket.into())
+}
+
+/// A socket that reads what is sent to the group of a daemon on its interface.
+///
+/// # Errors
+/// What the system says.
+pub fn receiver(daemon: &Daemon) -> std::io::Result<UdpSocket> {
+    let group = daemon.group.unwrap_or(GROUP.into());
+    let port = daemon.port.unwrap_or(PORT);
+    let index = nix::net::if_::if_nametoindex(daemon.interface.as_str())?;
+    let socket = Socket::new(Domain::for_address(SocketAddr::new(group, port)), Type::DGRAM, None)?;
+    socket.bind_device(Some(daemon.interface.as_bytes()))?;
+    socket.set_reuse_address(true)?;
+    // As much of it as the system grants: without, a burst is lost sooner.
+    socket.set_recv_buffer_size(BUFFER)?;
+    match group {
+        IpAddr::V4(v4) => {
+            socket.bind(&SocketAddr::new(group, port).into())?;
+            socket.join_multicast_v4_n(&v4, &InterfaceIndexOrAddress::Index(index))?;
+        }
+        IpAddr::V6(v6) => {
+            socket.bind(&SocketAddr::from(SocketAddrV6::new(v6, port, 0, index)).into())?;
+            socket.join_multicast_v6(&v6, index)?;
+        }
+    }
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// The interface that a socket is bound to.
+pub struct Place {
+    interface: String,
+    index: u32,
+}
+
+impl Place {
+    /// Where a daemon is.
+    ///
+    /// # Errors
+    /// When there is no such interface.
+    pub fn of(daemon: &Daemon) -> std::io::Result<Self> {
+        let interface = daemon.interface.clone();
+        let index = nix::net::if_::if_nametoindex(interface.as_str())?;
+        Ok(Place { interface, index })
+    }
+
+    /// Looks whether it is still the same.
+    ///
+    /// # Errors
+    /// When it is gone, or another one has its name.
+    pub fn check(&self) -> std::io::Result<()> {
+        match nix::net::if_::if_nametoindex(self.interface.as_str())? {
+            index if index == self.index => Ok(()),
+            _ => Err(std::io::Error::other("another interface has its name")),
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! which connections a template made, and that an FTP connection's commands are
 //! encrypted. A receiver has the first two from its own configuration.
 
-use sluice_dataplane::conn::{ConnectionRecord, State, TemplateKey, Tuple};
+use sluice_dataplane::conn::{State, TemplateKey, Tuple};
 use sluice_dataplane::ftp::Role;
 use sluice_dataplane::service::{
     Engine as KnownEngine, FTP, Family, Method, Protocol, ServiceId, ServiceKey, ServiceTable, VirtualService,
@@ -273,7 +273,8 @@ fn entry_of_session(session: &Session) -> Result<Entry, Inexpressible> {
         service: (client.destination, client.destination_port),
         server,
         mark: mark(&session.service),
-        timeout: session.expires,
+        // 0 would leave it to the backup.
+        timeout: session.expires.max(1),
         sequences: sequences.filter(|_| flags & flags::SEQUENCES != 0),
         engine: None,
     })
@@ -292,47 +293,6 @@ fn entry_of_template(template: &TemplateRecord) -> Result<Entry, Inexpressible> 
         timeout: template.timeout,
         sequences: None,
         engine: template.call.clone().map(sip),
-    })
-}
-
-/// The entry that tells of a listed connection or template.
-///
-/// # Errors
-/// When no entry can.
-pub fn entry_of_listed(listed: &ConnectionRecord) -> Result<Entry, Inexpressible> {
-    let ConnectionRecord { protocol, client, service, server, .. } = *listed;
-    // Only templates have these, and of connections only ones without a port yet.
-    let is_template = listed.any_protocol
-        || listed.engine.is_some()
-        || listed.state == "ASSURED"
-        || client.1 == 0 && listed.state == "NONE";
-    let mut flags = method_flags(listed.method)?;
-    let state = if is_template {
-        flags |= flags::TEMPLATE | flags::INACTIVE;
-        u16::from(listed.state == "ASSURED")
-    } else {
-        let state = states(protocol).iter().find(|state| state.name() == listed.state);
-        let state = state.copied().unwrap_or(State::first(protocol));
-        if server.1 == 0 || service.1 == 0 {
-            return Err(Inexpressible::ServerPort);
-        }
-        if client.1 == 0 {
-            flags |= flags::NO_CLIENT_PORT;
-        }
-        flags |= inactive(state);
-        number(state)
-    };
-    Ok(Entry {
-        protocol: if listed.any_protocol { 0 } else { protocol.number() },
-        flags,
-        state,
-        client,
-        service,
-        server,
-        mark: listed.mark.unwrap_or(0),
-        timeout: listed.expires.max(1),
-        sequences: None,
-        engine: listed.engine.as_ref().map(|(_, call)| sip(call.clone())),
     })
 }
 

@@ -31,18 +31,18 @@ const PORT: u16 = 80;
 const CLIENT_PORT: u16 = 4000;
 
 /// A client's address and port.
-pub(super) type ConnectionEnd = (Address, u16);
+pub(in crate::sync) type ConnectionEnd = (Address, u16);
 
 /// That of a connection, and its state.
 type Connection = (ConnectionEnd, &'static str);
 
 /// The client of a connection.
-pub(super) fn client(number: u32) -> ConnectionEnd {
+pub(in crate::sync) fn client(number: u32) -> ConnectionEnd {
     let [_, a, b, c] = number.to_be_bytes();
     (Address::from_v4([10, a, b, c]), CLIENT_PORT)
 }
 
-pub(super) fn session(number: u32, state: State) -> Session {
+pub(in crate::sync) fn session(number: u32, state: State) -> Session {
     let (vip, (source, source_port)) = (Address::from_v4(VIP), client(number));
     let protocol = Protocol::Tcp;
     Session {
@@ -92,20 +92,20 @@ fn frame(number: u32, flags: u8) -> Vec<u8> {
 }
 
 /// Workers on ports in memory, with one service by direct routing.
-pub(super) struct Director {
-    pub(super) plane: Plane,
+pub(in crate::sync) struct Director {
+    pub(in crate::sync) plane: Plane,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     packets: Vec<Sender<(u32, u8)>>,
 }
 
 impl Director {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(in crate::sync) fn new(workers: usize) -> Self {
         Director::hasty(workers, 1)
     }
 
     /// One whose connections age so many times as fast as they should.
-    pub(super) fn hasty(workers: usize, speed: u64) -> Self {
+    pub(in crate::sync) fn hasty(workers: usize, speed: u64) -> Self {
         let mut rules = Rules::new(workers);
         let name = ServiceName::Address { protocol: rules::Protocol::Tcp, address: VIP.into(), port: PORT };
         rules.add_service(name, ServiceSettings::plain("rr", name.family())).unwrap();
@@ -131,12 +131,12 @@ impl Director {
     }
 
     /// Lets a packet of a connection arrive.
-    pub(super) fn packet(&self, number: u32, flags: u8) {
+    pub(in crate::sync) fn packet(&self, number: u32, flags: u8) {
         self.packets[number as usize % self.packets.len()].send((number, flags)).unwrap();
     }
 
     /// Gives it connections of its own.
-    pub(super) fn take(&self, records: impl IntoIterator<Item = Record>) {
+    pub(in crate::sync) fn take(&self, records: impl IntoIterator<Item = Record>) {
         let hops = Arc::clone(&self.plane.published.hops.load());
         let services = Arc::clone(&self.plane.published.services.load());
         let mut importer = Importer::new(self.plane.exchanges.clone(), Source::Former, hops);
@@ -151,7 +151,7 @@ impl Director {
     }
 
     /// All connections, with the names of their states.
-    pub(super) fn connections(&self) -> Vec<Connection> {
+    pub(in crate::sync) fn connections(&self) -> Vec<Connection> {
         let mut all = Vec::new();
         for exchange in self.plane.exchanges.iter() {
             let mut slices = exchange.list(Arc::default(), 4).expect("room for a command");
@@ -199,7 +199,7 @@ impl Drop for Director {
 }
 
 /// Waits until two directors have the same.
-pub(super) fn wait_for_equality(one: &Director, other: &Director) {
+pub(in crate::sync) fn wait_for_equality(one: &Director, other: &Director) {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let (here, there) = (one.connections(), other.connections());
@@ -227,7 +227,7 @@ pub(super) fn wait_for_equality(one: &Director, other: &Director) {
 }
 
 /// Waits for what takes milliseconds on an idle machine.
-pub(super) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+pub(in crate::sync) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "{what} did not come");
