@@ -52,7 +52,7 @@ struct Marks {
 impl Marks {
     fn new(capacity: usize) -> Self {
         // Zeroed memory that the kernel provides as it is used.
-        Marks { marks: vec![0; capacity], changed: Vec::new(), imported: 0 }
+        Marks { marks: vec![0; capacity], changed: Vec::with_capacity(capacity), imported: 0 }
     }
 
     fn get(&self, id: u32) -> u8 {
