@@ -77,6 +77,13 @@ fn start(site: &Site, more: &str) -> Result<(Vec<Nginx>, Director)> {
     Ok((nginx, director))
 }
 
+/// Reloads a file with these keys and weights; returns what changed.
+fn reload(director: &Director, site: &Site, more: &str, weight: u32) -> Result<String> {
+    let text = config(site, more).replace("weight = 4", &format!("weight = {weight}"));
+    std::fs::write(director.config(), text)?;
+    director.sluice("reload")
+}
+
 /// Sends requests all the time while `work` is done; returns how many failed.
 fn meanwhile(site: &Site, work: impl FnOnce() -> Result<()>) -> Result<usize> {
     let done = AtomicBool::new(false);
@@ -181,5 +188,43 @@ fn ipvsadm_and_health_go_together() -> Result<()> {
     wait_for("the end of all checks", PATIENCE, || Ok(director.sluice("health")?.is_empty()))?;
     let (status, log) = director.stop()?;
     ensure!(status.success() && !log.contains("panicked"), "{status}:\n{log}");
+    Ok(())
+}
+
+#[test]
+fn a_reload_and_health_go_together() -> Result<()> {
+    if !lab::may_run("a_reload_and_health_go_together") {
+        return Ok(());
+    }
+    let site = Site::new(SiteOptions::default())?;
+    let (nginx, director) = start(&site, "")?;
+
+    // Who is out is not missing.
+    nginx[0].set_health("no")?;
+    wait_listed(&director, &[(RS2, "4")])?;
+    let changes = reload(&director, &site, "", 4)?;
+    ensure!(changes == "nothing differs\n", "{changes}");
+    wait_listed(&director, &[(RS2, "4")])?;
+
+    // It comes back with the weight that it was given meanwhile.
+    let changes = reload(&director, &site, "", 6)?;
+    ensure!(changes.ends_with("0 added, 0 removed, 2 changed\n"), "{changes}");
+    wait_listed(&director, &[(RS2, "6")])?;
+    nginx[0].set_health("OK")?;
+    wait_listed(&director, &[(RS1, "6"), (RS2, "6")])?;
+    served_by(&site, &["rs1", "rs2"])?;
+
+    // The weight that the checks set is not the one that counts.
+    let changes = reload(&director, &site, "inhibit_on_failure = true", 6)?;
+    ensure!(changes.contains("health checks"), "{changes}");
+    nginx[0].set_health("no")?;
+    wait_listed(&director, &[(RS1, "0"), (RS2, "6")])?;
+    // Where it stands in the schedule is another matter: it came back as the newest.
+    let changes = reload(&director, &site, "inhibit_on_failure = true", 6)?;
+    ensure!(!changes.contains("weight"), "{changes}");
+    wait_listed(&director, &[(RS1, "0"), (RS2, "6")])?;
+    served_by(&site, &["rs2"])?;
+    let events = director.sluice("events")?;
+    ensure!(events.contains("health") && events.contains("a server is down"), "{events}");
     Ok(())
 }

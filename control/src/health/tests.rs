@@ -11,8 +11,6 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::check::{Check, Finding, Kind, Timing, Way, make};
 use super::icmp::Pinger;
-use super::schedule::{Checker, Order};
-use super::status::Results;
 use super::{Command, Dns, Grpc, Http, Tls, Udp};
 
 /// More than any check here may take.
@@ -330,57 +328,4 @@ fn loopback_answers_echo_requests() {
         let silent = once(Kind::Icmp, "203.0.113.1:0".parse().unwrap(), Duration::from_millis(200)).await;
         assert!(silent.is_err(), "{silent:?}");
     });
-}
-
-/// CPU time of the thread that makes checks, in clock ticks.
-fn ticks() -> u64 {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
-    let stat = tasks.map(|task| read(task.path().join("stat"))).find(|stat| stat.contains("(health)"));
-    let stat = stat.expect("the thread runs");
-    // utime and stime (proc_pid_stat(5)).
-    stat.rsplit(") ").next().unwrap().split(' ').skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum()
-}
-
-/// Prints what checking 10 000 servers every two seconds costs: run it with `--ignored --nocapture`.
-#[test]
-#[ignore = "takes half a minute, and measures"]
-fn ten_thousand_servers_take_less_than_half_a_core() {
-    const SERVERS: u32 = 10_000;
-    let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        use std::io::{Read, Write};
-        for mut stream in listener.incoming().flatten() {
-            let _ = stream.read(&mut [0; 512]);
-            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nOK");
-        }
-    });
-    for kind in [Kind::Tcp, http(Http { contains: Some("OK".into()), ..Http::default() })] {
-        let name = kind.name();
-        let check = Arc::new(Check { kind, way: Way::default(), timing: Timing::default() });
-        let mut checker = Checker::start().unwrap();
-        let mut all = Vec::new();
-        for id in 0..SERVERS {
-            let results = Arc::new(Results::default());
-            all.push(Arc::clone(&results));
-            let target = SocketAddr::from((Ipv4Addr::from(0x7f01_0000 + id), port));
-            let order = Order::Start { id: id.into(), check: Arc::clone(&check), target, results };
-            checker.orders.blocking_send(order).unwrap_or_else(|_| panic!("it ended"));
-        }
-        for _ in 0..SERVERS {
-            let verdict = checker.verdicts.blocking_recv().unwrap();
-            assert_eq!(verdict.state, super::State::Up, "{}", verdict.reason);
-        }
-        let made = || all.iter().map(|r| r.latest().passed + r.latest().failed).sum::<u64>();
-        let (ticks_before, made_before, begun) = (ticks(), made(), std::time::Instant::now());
-        std::thread::sleep(Duration::from_secs(10));
-        let seconds = begun.elapsed().as_secs_f64();
-        let (cpu, rate) =
-            ((ticks() - ticks_before) as f64 / 100.0 / seconds, (made() - made_before) as f64 / seconds);
-        println!("{name}: {rate:.0} checks/s, {cpu:.2} CPU s/s");
-        let failed: u64 = all.iter().map(|r| r.latest().failed).sum();
-        assert_eq!(failed, 0);
-        assert!(cpu < 0.5 && rate > 4_000.0, "{name}: {rate:.0} checks/s, {cpu:.2} CPU s/s");
-    }
 }

@@ -10,6 +10,7 @@
 
 use zerocopy::FromZeros;
 
+use crate::memory;
 use crate::prefetch::prefetch;
 
 /// References in a bucket.
@@ -43,17 +44,17 @@ pub(crate) enum Guess {
 
 /// References by hash.
 pub(crate) struct Index {
-    buckets: Box<[Bucket]>,
+    buckets: Vec<Bucket>,
 }
 
 impl Index {
-    /// An index for at most `capacity` references. The kernel provides its
-    /// memory as it is used.
+    /// An index for at most `capacity` references. Its memory is taken at once.
     pub(crate) fn new(capacity: usize) -> Self {
-        let buckets = (capacity * 10).div_ceil(SLOTS * LOAD_TENTHS) + 1;
-        let buckets = <[Bucket]>::new_box_zeroed_with_elems(buckets);
-        // Out of memory at start: nothing else can be done.
-        Index { buckets: buckets.expect("memory for the connection table") }
+        let number = (capacity * 10).div_ceil(SLOTS * LOAD_TENTHS) + 1;
+        let mut buckets = Vec::with_capacity(number);
+        memory::provide(&buckets);
+        buckets.resize_with(number, Bucket::new_zeroed);
+        Index { buckets }
     }
 
     /// References in it.
