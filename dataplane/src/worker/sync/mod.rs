@@ -91,11 +91,13 @@ impl Marks {
         *mark = *mark & stays | epoch;
     }
 
-    /// Makes it one's own.
-    fn adopt(&mut self, id: u32) {
-        let Some(mark) = self.marks.get_mut(id as usize) else { return };
-        self.imported -= usize::from(*mark & EPOCH != 0);
+    /// Makes it one's own; returns whether it was not.
+    fn adopt(&mut self, id: u32) -> bool {
+        let Some(mark) = self.marks.get_mut(id as usize) else { return false };
+        let others = *mark & EPOCH != 0;
+        self.imported -= usize::from(others);
         *mark &= !(EPOCH | OVERDUE);
+        others
     }
 
     /// Forgets it; returns what was known.
