@@ -2,6 +2,7 @@
 //! that it reads, and bounded queues.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
@@ -21,6 +22,9 @@ pub struct Published {
     pub services: ArcSwap<ServiceTable>,
     /// Next hops
     pub hops: ArcSwap<NextHops>,
+    /// Whether this director is the backup of another one: packets of known
+    /// connections go on, and no others are taken. Control writes, workers read.
+    pub standby: AtomicBool,
 }
 
 /// What workers tell control.

@@ -67,6 +67,8 @@ pub(super) struct Flows {
     pub(super) overload: Overload,
     /// By service slot
     schedulers: Vec<Option<Scheduler>>,
+    /// Whether another director has the VIPs: connections are not begun here
+    pub(super) standby: bool,
     pub(super) worker: usize,
     pub(super) workers: usize,
     pub(super) capacity: usize,
@@ -95,6 +97,7 @@ impl Flows {
             local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
             ftp: Sessions::new(capacity),
             schedulers: Vec::new(),
+            standby: false,
             worker,
             capacity,
             packet_id: 0,
@@ -187,6 +190,9 @@ impl Flows {
     ) -> Result<(EntryId, Side), Verdict> {
         if let Some(claimed) = self.claim(packet) {
             return Ok(claimed);
+        }
+        if self.standby {
+            return Err(Verdict::Unclaimed);
         }
         match self.connect(view, packet, interface, bytes, now) {
             Err(Verdict::Unclaimed) => self.call(view, packet, bytes, now).map(|id| (id, Side::Server)),

@@ -18,9 +18,11 @@ mod persist;
 mod pieces;
 mod related;
 mod sip;
+mod standby;
 mod sweep;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::conn::{Seed, Tuple, timer::TICKS_PER_SECOND};
@@ -176,6 +178,7 @@ impl<P: Port> Worker<P> {
     }
 
     fn take_up_snapshots(&mut self, now: u64) {
+        self.flows.standby = self.published.standby.load(Ordering::Relaxed);
         let services = self.published.services.load();
         if !Arc::ptr_eq(&services, &self.view.services) {
             self.view.services = Arc::clone(&services);
@@ -284,6 +287,13 @@ impl<P: Port> Worker<P> {
             Verdict::Drop(reason) => self.discard(frame, reason),
             // On its way round it is looked for as any other is.
             Verdict::Hand(keeper) if visits == 0 => self.hand(keeper, frame, interface, 0),
+            Verdict::Unclaimed
+                if self.flows.standby
+                    && visits + 1 >= self.settings.workers
+                    && self.is_the_active_ones(packet, interface) =>
+            {
+                self.discard(frame, DropReason::Standby);
+            }
             Verdict::Unclaimed if visits + 1 >= self.settings.workers && self.is_strays(packet) => {
                 self.answer(icmp::Error::PortUnreachable, None, packet, &frame, now);
                 self.discard(frame, DropReason::NoConnection);

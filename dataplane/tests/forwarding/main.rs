@@ -27,6 +27,7 @@ mod rss;
 mod sctp;
 mod sip;
 mod spread;
+mod standby;
 mod thresholds;
 mod tun;
 mod tunables;
