@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_control::{ipvsadm, marks, realserver, run, status};
+use sluice_control::{ipvsadm, marks, realserver, role, run, status};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -34,6 +34,8 @@ enum Command {
         #[command(flatten)]
         status: status::Arguments,
     },
+    /// Make it the active director or the backup of another one
+    Role(role::Arguments),
     /// Administer virtual services as with ipvsadm
     #[command(disable_help_flag = true)]
     Ipvsadm {
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
             run::run(&config, socket)
         }
         Command::Mark(arguments) => return marks::main(arguments),
+        Command::Role(arguments) => return role::main(&arguments),
         Command::Status { status } => return status::main(&status),
         Command::Ipvsadm { arguments } => {
             return ipvsadm::main(std::iter::once("ipvsadm".into()).chain(arguments));

@@ -3,10 +3,15 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::api::{Answer, Client, Request};
+
+/// A director that takes longer to answer is not well: keepalived waits as long
+/// as its `interval` for a track script.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Options of `sluice status`.
 #[derive(clap::Args, Debug)]
@@ -18,11 +23,18 @@ pub struct Arguments {
     /// Print JSON for programs
     #[arg(long)]
     json: bool,
+    /// Print nothing and exit with 0 if the director can forward; else say why
+    /// not and exit with 1
+    #[arg(long, conflicts_with = "json")]
+    healthy: bool,
 }
 
 /// Prints the status; exits with 1 when there is no director to ask.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    match Client::new(arguments.socket.as_deref()).call(&Request::Status) {
+    let client = Client::new(arguments.socket.as_deref());
+    let client = if arguments.healthy { client.patient_for(HEALTH_TIMEOUT) } else { client };
+    match client.call(&Request::Status) {
+        Ok(Answer::Status(status)) if arguments.healthy => judge(&status),
         Ok(Answer::Status(status)) => {
             let text = if arguments.json { format!("{status}\n") } else { render(&status) };
             // A reader that has seen enough is no error.
@@ -34,6 +46,17 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     }
 }
 
+/// A director is healthy if it has no problems.
+fn judge(status: &Value) -> ExitCode {
+    let Some(problems) = status["problems"].as_array() else {
+        return fail("the director does not say whether it is healthy".to_owned());
+    };
+    for problem in problems {
+        eprintln!("sluice status: {}", problem.as_str().unwrap_or("an unknown problem"));
+    }
+    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 fn fail(text: String) -> ExitCode {
     eprintln!("sluice status: {text}");
     ExitCode::FAILURE
@@ -43,7 +66,10 @@ fn render(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
-    let mut out = format!("sluice {}\n", text(&status["version"]));
+    let mut out = format!("sluice {}, {}\n", text(&status["version"]), text(&status["role"]));
+    for problem in list("problems") {
+        let _ = writeln!(out, "problem: {}", text(&problem));
+    }
     for interface in list("interfaces") {
         let (name, xdp, socket) = (&interface["name"], &interface["xdp"], &interface["socket"]);
         let _ = write!(out, "interface {}: {} XDP, {} sockets", text(name), text(xdp), text(socket));
@@ -74,6 +100,8 @@ mod tests {
     fn drops_are_shown_by_reason() {
         let status = serde_json::json!({
             "version": "1.2.3",
+            "role": "backup",
+            "problems": ["worker 1 does not move"],
             "interfaces": [{
                 "name": "eth0",
                 "xdp": "native",
@@ -85,7 +113,7 @@ mod tests {
         });
         assert_eq!(
             render(&status),
-            "sluice 1.2.3\ninterface eth0: native XDP, copy sockets, answers by rss, handed off 7\n\
+            "sluice 1.2.3, backup\nproblem: worker 1 does not move\ninterface eth0: native XDP, copy sockets, answers by rss, handed off 7\n\
              worker 0: received 5 transmitted 3 punted 0 handed 0 handed_in 0 held 0 connections 0 expired 0\n  dropped truncated 2\n"
         );
     }

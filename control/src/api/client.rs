@@ -70,6 +70,7 @@ pub enum ClientError {
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
@@ -83,7 +84,12 @@ impl Client {
                 _ => DEFAULT_SOCKET.into(),
             },
         };
-        Client { path }
+        Client { path, patience: SILENCE }
+    }
+
+    /// The same, which takes the director for lost after this time.
+    pub fn patient_for(self, patience: Duration) -> Self {
+        Client { patience, ..self }
     }
 
     /// The socket that it uses.
@@ -122,8 +128,8 @@ impl Client {
             io::ErrorKind::PermissionDenied => ClientError::Denied(self.path.clone()),
             _ => ClientError::NoDirector { path: self.path.clone(), source },
         })?;
-        stream.set_read_timeout(Some(SILENCE)).map_err(lost)?;
-        stream.set_write_timeout(Some(SILENCE)).map_err(lost)?;
+        stream.set_read_timeout(Some(self.patience)).map_err(lost)?;
+        stream.set_write_timeout(Some(self.patience)).map_err(lost)?;
         // One that turns us away may close before it has read; its answer
         // says why, so a failure to write is reported only without one.
         let written = stream.write_all(&line);

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
+use crate::role::Role;
 use crate::rules::{Rules, RulesError};
 
 /// What control needs of the running workers.
@@ -35,6 +36,13 @@ pub trait DataPlane {
 
     /// Counters and state for `sluice status`, as a JSON object.
     fn status(&self) -> serde_json::Value;
+
+    /// Whether it is the active director.
+    fn role(&self) -> Role;
+
+    /// Makes it the active director, or another one's backup. The workers act
+    /// so at their next burst.
+    fn set_role(&self, role: Role);
 }
 
 /// How long a change waits for the workers before it is answered anyway.
@@ -209,6 +217,11 @@ impl<D: DataPlane> Director<D> {
             Request::Timeouts => Answer::Timeouts(self.rules().timeouts()),
             Request::Daemons => Answer::Daemons(self.rules().daemons().to_vec()),
             Request::Status => Answer::Status(self.plane.status()),
+            Request::Role => Answer::Role(self.plane.role()),
+            Request::SetRole { role } => {
+                self.plane.set_role(role);
+                Answer::Done
+            }
             Request::LocalAddresses { service } => {
                 let listed = self.rules().local_addresses(service.as_ref());
                 match listed {

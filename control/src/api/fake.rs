@@ -8,6 +8,7 @@ use sluice_dataplane::service::ServiceTable;
 use tokio::sync::mpsc;
 
 use super::DataPlane;
+use crate::role::Role;
 
 /// Adopts tables at once, unless told not to, and lists the connections that
 /// it was given.
@@ -19,6 +20,8 @@ pub struct FakePlane {
     pub stuck_at: Cell<Option<u64>>,
     /// Slices of the listing
     pub slices: RefCell<Vec<Vec<ConnectionRecord>>>,
+    /// The role that it was given
+    pub role: Cell<Role>,
 }
 
 impl DataPlane for FakePlane {
@@ -44,5 +47,13 @@ impl DataPlane for FakePlane {
 
     fn status(&self) -> serde_json::Value {
         serde_json::json!({ "generation": self.adopted_generation() })
+    }
+
+    fn role(&self) -> Role {
+        self.role.get()
+    }
+
+    fn set_role(&self, role: Role) {
+        self.role.set(role);
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::ConnectionRecord;
 
 use crate::marks::{MarkListing, MarkRule};
+use crate::role::Role;
 use crate::rules::{
     Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName, ServiceSettings,
     Timeouts,
@@ -142,6 +143,13 @@ pub enum Request {
     Marks,
     /// Counters and state of the data plane
     Status,
+    /// `sluice role`
+    Role,
+    /// `sluice role active` and `backup`
+    SetRole {
+        /// From now on
+        role: Role,
+    },
 }
 
 /// An answer, or a part of one: one line to the client.
@@ -171,6 +179,8 @@ pub enum Answer {
     Marks(Vec<MarkListing>),
     /// To [`Request::Status`]
     Status(serde_json::Value),
+    /// To [`Request::Role`]
+    Role(Role),
 }
 
 impl Answer {

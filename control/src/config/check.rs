@@ -9,6 +9,7 @@ use sluice_dataplane::service::{Family, Method, Protocol, SchedulerKind, Service
 use sluice_dataplane::wire::Address;
 use toml::Spanned;
 
+use crate::role::Role;
 use crate::rules::{MAX_WEIGHT as MAX_THRESHOLD, ServiceName};
 
 use super::{
@@ -98,6 +99,11 @@ impl Check<'_> {
                 &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)],
             ),
             socket: file.socket.as_ref().map(|path| self.socket(path)),
+            role: self.choice(
+                "role",
+                file.role.as_ref(),
+                &[("active", Role::Active), ("backup", Role::Backup)],
+            ),
             tunables,
             timeouts: self.timeouts(&file.timeouts),
         }

@@ -27,6 +27,7 @@ use sluice_dataplane::service::{Encapsulation, Method, SchedulerKind, ServiceKey
 use sluice_dataplane::wire::Address;
 
 use crate::marks::MarkRule;
+use crate::role::Role;
 
 /// A valid configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -59,6 +60,8 @@ pub struct Director {
     pub xdp_mode: XdpMode,
     /// Where the API socket is, if the file says so
     pub socket: Option<PathBuf>,
+    /// Whether it begins as the active director
+    pub role: Role,
     /// The sysctls of IPVS that are settings here
     pub tunables: Tunables,
     /// How long connections live, where that is not the kernel's default

@@ -2,20 +2,25 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
 use sluice_dataplane::conn::ConnectionRecord;
-use sluice_dataplane::service::{Method, ServiceTable};
+use sluice_dataplane::neigh::Prefix;
+use sluice_dataplane::service::{Method, ServiceKey, ServiceTable};
 use sluice_dataplane::stats::{DropReason, WorkerCounters};
 use sluice_dataplane::steer::{ModeChoice, Presence, Steering, SteeringRules};
 use tokio::sync::mpsc;
 
+use super::condition::{self, Progress};
 use super::exhaustion::Exhaustion;
 use crate::api::DataPlane;
 use crate::netlink;
+use crate::role::{Announcer, Role};
 use crate::workers::Workers;
 
 /// Workers with the XDP programs that feed them.
@@ -32,6 +37,9 @@ pub(super) struct Forwarding {
     /// Answers of workers that open their interfaces anew
     reopening: RefCell<Option<Receiver<Result<(), String>>>>,
     exhaustion: RefCell<Exhaustion>,
+    progress: RefCell<Progress>,
+    role: Cell<Role>,
+    announcer: RefCell<Announcer>,
 }
 
 impl Forwarding {
@@ -52,6 +60,9 @@ impl Forwarding {
             gone: Cell::new(false),
             reopening: RefCell::default(),
             exhaustion: RefCell::default(),
+            progress: RefCell::default(),
+            role: Cell::default(),
+            announcer: RefCell::default(),
         }
     }
 
@@ -63,6 +74,7 @@ impl Forwarding {
     /// them up again after they were gone. To be called every second or so.
     pub(super) fn look_after(&self) {
         self.warn_of_exhaustion();
+        self.progress.borrow_mut().look(self.workers.counters().iter().map(|c| c.polls.get()));
         if self.unsteered.get() {
             self.adopted();
         }
@@ -99,6 +111,34 @@ impl Forwarding {
             tracing::error!("an interface is gone; the director goes on without it and waits for it");
         }
         self.reopen(anew && !gone);
+    }
+
+    /// What keeps the director from forwarding.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let interfaces: Vec<_> =
+            self.steering.borrow().iter().map(|steering| steering.interface().to_owned()).collect();
+        condition::problems(&self.workers, &self.progress.borrow(), &interfaces)
+    }
+
+    /// Whether every worker goes round.
+    pub(super) fn moves(&self) -> bool {
+        self.progress.borrow().stuck().is_empty()
+    }
+
+    /// VIPs and LIPs.
+    fn service_addresses(&self) -> BTreeSet<IpAddr> {
+        let table = self.workers.published().services.load();
+        let mut addresses = BTreeSet::new();
+        for (_, service) in table.services() {
+            if let ServiceKey::Address { address, .. } = service.key {
+                addresses.insert(address.into());
+            }
+            addresses.extend(service.local_addresses.iter().map(|address| IpAddr::from(*address)));
+        }
+        let marked = table.marks().rules().iter().map(|rule| rule.destination);
+        let single = marked.filter(|prefix| *prefix == Prefix::host(prefix.address()));
+        addresses.extend(single.map(|prefix| IpAddr::from(prefix.address())));
+        addresses
     }
 
     /// How FULLNAT's answers on an interface reach their worker: `rss` where
@@ -216,7 +256,34 @@ impl DataPlane for Forwarding {
             })
             .collect();
         let workers: Vec<_> = counters.iter().map(|c| worker_status(c)).collect();
-        json!({ "version": env!("CARGO_PKG_VERSION"), "interfaces": interfaces, "workers": workers })
+        drop(steering);
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "role": self.role.get(),
+            "problems": self.problems(),
+            "interfaces": interfaces,
+            "workers": workers,
+        })
+    }
+
+    fn role(&self) -> Role {
+        self.role.get()
+    }
+
+    fn set_role(&self, role: Role) {
+        let before = self.role.replace(role);
+        self.workers.published().standby.store(role == Role::Backup, Ordering::Relaxed);
+        if before != role {
+            tracing::info!(%role, "the role changed");
+        }
+        match role {
+            // Again where it was active before: the addresses may have moved.
+            Role::Active => {
+                let interfaces = self.steering.borrow().iter().map(|s| s.interface().to_owned()).collect();
+                self.announcer.borrow_mut().begin(interfaces, self.service_addresses());
+            }
+            Role::Backup => self.announcer.borrow_mut().stop(),
+        }
     }
 }
 

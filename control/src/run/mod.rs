@@ -1,11 +1,13 @@
 //! `sluice run`: a director in the foreground.
 
+mod condition;
 mod exhaustion;
 mod forwarding;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,9 +17,10 @@ use sluice_dataplane::worker::{Event, Published};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::api::{self, Director};
+use crate::api::{self, DataPlane, Director};
 use crate::config::{Config, Idle, XdpMode};
 use crate::netlink;
+use crate::role::Role;
 use crate::rules::{Rules, Server, ServiceName, ServiceRules, ServiceSettings};
 use crate::workers::{self, Workers};
 use forwarding::Forwarding;
@@ -66,6 +69,8 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let steering = attach(settings, mode)?;
     let modes: Vec<_> = steering.iter().map(|s| (s.interface().to_owned(), s.mode())).collect();
     let published = Arc::new(Published::default());
+    // Before any packet comes.
+    published.standby.store(settings.role == Role::Backup, Ordering::Relaxed);
     let hops = Arc::clone(&published);
     let publish = move |snapshot| hops.hops.store(snapshot);
     let next_hops = netlink::start(&settings.interfaces, settings.workers.len(), publish).await?;
@@ -101,6 +106,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone());
     let director = Director::new(rules, forwarding);
     director.publish_and_wait().await;
+    director.plane().set_role(settings.role);
     resolve_servers(&config, &next_hops).await;
 
     println!("ready");
@@ -127,6 +133,7 @@ async fn look_after(director: &Director<Forwarding>, next_hops: &netlink::Handle
     events.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut care = interval(CARE_INTERVAL);
     care.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watched = sd_notify::watchdog_enabled().is_some();
     loop {
         tokio::select! {
             _ = events.tick() => {
@@ -143,6 +150,9 @@ async fn look_after(director: &Director<Forwarding>, next_hops: &netlink::Handle
                     bail!("worker {worker} ended unexpectedly; see the messages above");
                 }
                 director.plane().look_after();
+                if watched && director.plane().moves() {
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                }
             }
         }
     }
