@@ -1,5 +1,7 @@
 //! `sluice status`: what the interfaces and workers of a running director do.
 
+mod health;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,9 +11,8 @@ use serde_json::Value;
 
 use crate::api::{Answer, Client, Request};
 
-/// A director that takes longer to answer is not well: keepalived waits as long
-/// as its `interval` for a track script.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(1);
+/// A check that takes longer is of no use to anybody.
+const LONGEST_WATCH: Duration = Duration::from_secs(3600);
 
 /// Options of `sluice status`.
 #[derive(clap::Args, Debug)]
@@ -27,14 +28,19 @@ pub struct Arguments {
     /// not and exit with 1
     #[arg(long, conflicts_with = "json")]
     healthy: bool,
+    /// Watch for so many seconds (0.9 for example), and exit as soon as the
+    /// director is gone or not healthy any more
+    #[arg(long, value_name = "SECONDS", requires = "healthy", value_parser = seconds)]
+    watch: Option<Duration>,
 }
 
 /// Prints the status; exits with 1 when there is no director to ask.
 pub fn main(arguments: &Arguments) -> ExitCode {
     let client = Client::new(arguments.socket.as_deref());
-    let client = if arguments.healthy { client.patient_for(HEALTH_TIMEOUT) } else { client };
+    if arguments.healthy {
+        return health::main(client, arguments.watch);
+    }
     match client.call(&Request::Status) {
-        Ok(Answer::Status(status)) if arguments.healthy => judge(&status),
         Ok(Answer::Status(status)) => {
             let text = if arguments.json { format!("{status}\n") } else { render(&status) };
             // A reader that has seen enough is no error.
@@ -46,15 +52,10 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// A director is healthy if it has no problems.
-fn judge(status: &Value) -> ExitCode {
-    let Some(problems) = status["problems"].as_array() else {
-        return fail("the director does not say whether it is healthy".to_owned());
-    };
-    for problem in problems {
-        eprintln!("sluice status: {}", problem.as_str().unwrap_or("an unknown problem"));
-    }
-    if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let fits = seconds.filter(|seconds| *seconds <= LONGEST_WATCH);
+    fits.ok_or_else(|| format!("give a number of seconds, at most {}", LONGEST_WATCH.as_secs()))
 }
 
 fn fail(text: String) -> ExitCode {

@@ -14,7 +14,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, ClientError, SOCKET_VARIABLE};
+pub use client::{Client, ClientError, SOCKET_VARIABLE, Session};
 pub use director::{DataPlane, Director};
 pub use message::{Answer, Request};
 pub use server::serve;

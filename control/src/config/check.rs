@@ -14,7 +14,7 @@ use crate::rules::{MAX_WEIGHT as MAX_THRESHOLD, ServiceName};
 
 use super::{
     CONNECTIONS, Config, DEFAULT_CONNECTIONS, Director, Idle, MAX_CPU, MAX_INTERFACES, MAX_WEIGHT, Problem,
-    Server, Service, XdpMode, file,
+    Server, Service, WhenGone, XdpMode, file,
 };
 
 /// What `protocol` may be.
@@ -103,6 +103,11 @@ impl Check<'_> {
                 "role",
                 file.role.as_ref(),
                 &[("active", Role::Active), ("backup", Role::Backup)],
+            ),
+            when_gone: self.choice(
+                "when_gone",
+                file.when_gone.as_ref(),
+                &[("kernel", WhenGone::Kernel), ("drop", WhenGone::Drop)],
             ),
             tunables,
             timeouts: self.timeouts(&file.timeouts),

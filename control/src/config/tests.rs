@@ -67,6 +67,7 @@ fn the_example_of_the_documentation_resolves() {
                 xdp_mode: XdpMode::Auto,
                 socket: None,
                 role: Role::Active,
+                when_gone: WhenGone::Kernel,
                 tunables: Tunables::default(),
                 timeouts: TimeoutOverrides::default(),
             },
@@ -149,6 +150,7 @@ idle = "nap"
 xdp_mode = "fast"
 socket = "sluice.sock"
 role = "master"
+when_gone = "reset"
 "#;
     assert_eq!(
         parse(text).unwrap_err(),
@@ -178,7 +180,9 @@ s.toml:7:12: there is no xdp_mode \"fast\"
 s.toml:8:10: \"sluice.sock\" cannot be the path of a socket
     hint: give an absolute path of at most 107 bytes
 s.toml:9:8: there is no role \"master\"
-    hint: choose \"active\" or \"backup\""
+    hint: choose \"active\" or \"backup\"
+s.toml:10:13: there is no when_gone \"reset\"
+    hint: choose \"kernel\" or \"drop\""
     );
 }
 

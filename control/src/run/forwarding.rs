@@ -13,7 +13,7 @@ use sluice_dataplane::conn::ConnectionRecord;
 use sluice_dataplane::neigh::Prefix;
 use sluice_dataplane::service::{Method, ServiceKey, ServiceTable};
 use sluice_dataplane::stats::{DropReason, WorkerCounters};
-use sluice_dataplane::steer::{ModeChoice, Presence, Steering, SteeringRules};
+use sluice_dataplane::steer::{Loaded, ModeChoice, Presence, Steering, SteeringRules, WithoutSocket};
 use tokio::sync::mpsc;
 
 use super::condition::{self, Progress};
@@ -30,6 +30,7 @@ pub(super) struct Forwarding {
     in_force: RefCell<SteeringRules>,
     next_hops: netlink::Handle,
     mode: ModeChoice,
+    without_socket: WithoutSocket,
     /// Whether a program does not redirect all that it should
     unsteered: Cell<bool>,
     /// Whether an interface was gone when it was looked for last
@@ -39,29 +40,35 @@ pub(super) struct Forwarding {
     exhaustion: RefCell<Exhaustion>,
     progress: RefCell<Progress>,
     role: Cell<Role>,
+    /// Whether it is about to stop
+    leaving: Cell<bool>,
     announcer: RefCell<Announcer>,
 }
 
 impl Forwarding {
-    /// `mode` is how steering was attached, and will be again.
+    /// `how` is how steering was attached, and will be again; its rules are
+    /// `in_force`.
     pub(super) fn new(
         workers: Workers,
         steering: Vec<Steering>,
-        mode: ModeChoice,
+        (mode, without_socket): (ModeChoice, WithoutSocket),
+        in_force: SteeringRules,
         next_hops: netlink::Handle,
     ) -> Self {
         Forwarding {
             workers,
             steering: RefCell::new(steering),
-            in_force: RefCell::default(),
+            in_force: RefCell::new(in_force),
             next_hops,
             mode,
+            without_socket,
             unsteered: Cell::new(false),
             gone: Cell::new(false),
             reopening: RefCell::default(),
             exhaustion: RefCell::default(),
             progress: RefCell::default(),
             role: Cell::default(),
+            leaving: Cell::default(),
             announcer: RefCell::default(),
         }
     }
@@ -90,10 +97,11 @@ impl Forwarding {
                 },
                 Presence::Gone => gone = true,
                 Presence::Another => {
-                    let attached = Steering::attach(&interface, self.mode).and_then(|new| {
-                        let mut new = new.numbered(number);
-                        new.update(&self.in_force.borrow())?;
-                        Ok(new)
+                    let attached = Loaded::load(&interface).and_then(|loaded| {
+                        let mut loaded = loaded.numbered(number);
+                        loaded.update(&self.in_force.borrow())?;
+                        loaded.set_without_socket(self.without_socket)?;
+                        loaded.attach(self.mode)
                     });
                     match attached {
                         Ok(new) => {
@@ -117,7 +125,16 @@ impl Forwarding {
     pub(super) fn problems(&self) -> Vec<String> {
         let interfaces: Vec<_> =
             self.steering.borrow().iter().map(|steering| steering.interface().to_owned()).collect();
-        condition::problems(&self.workers, &self.progress.borrow(), &interfaces)
+        let mut problems = condition::problems(&self.workers, &self.progress.borrow(), &interfaces);
+        if self.leaving.get() {
+            problems.push("it is stopping".to_owned());
+        }
+        problems
+    }
+
+    /// Says from now on that another director is to have the addresses.
+    pub(super) fn leave(&self) {
+        self.leaving.set(true);
     }
 
     /// Whether every worker goes round.

@@ -1,6 +1,7 @@
 //! `sluice run`: a director in the foreground.
 
 mod condition;
+mod departure;
 mod exhaustion;
 mod forwarding;
 
@@ -12,13 +13,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use sluice_dataplane::link::Link;
-use sluice_dataplane::steer::{ModeChoice, Steering};
+use sluice_dataplane::steer::{Loaded, ModeChoice, Steering, SteeringRules, WithoutSocket};
 use sluice_dataplane::worker::{Event, Published};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::api::{self, DataPlane, Director};
-use crate::config::{Config, Idle, XdpMode};
+use crate::config::{Config, Idle, WhenGone, XdpMode};
 use crate::netlink;
 use crate::role::Role;
 use crate::rules::{Rules, Server, ServiceName, ServiceRules, ServiceSettings};
@@ -66,7 +67,10 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
         XdpMode::Native => ModeChoice::Native,
         XdpMode::Generic => ModeChoice::Generic,
     };
-    let steering = attach(settings, mode)?;
+    // Before the programs are there, so that they know from their first packet on
+    // what is the workers': the kernel would reset connections that go on.
+    let wanted = SteeringRules::of(&rules.table(0));
+    let steering = attach(settings, mode, &wanted)?;
     let modes: Vec<_> = steering.iter().map(|s| (s.interface().to_owned(), s.mode())).collect();
     let published = Arc::new(Published::default());
     // Before any packet comes.
@@ -103,7 +107,8 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
         }
     }
 
-    let forwarding = Forwarding::new(workers, steering, mode, next_hops.clone());
+    let forwarding =
+        Forwarding::new(workers, steering, (mode, without_socket(settings)), wanted, next_hops.clone());
     let director = Director::new(rules, forwarding);
     director.publish_and_wait().await;
     director.plane().set_role(settings.role);
@@ -115,13 +120,27 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
         tracing::debug!(%error, "systemd was not told");
     }
 
+    let mut stop_asked = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
     let result = tokio::select! {
         () = api::serve(Rc::clone(&director), listener) => Ok(()),
         result = look_after(&director, &next_hops) => result,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = async {
+            stop_asked().await;
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            if settings.when_gone == WhenGone::Drop {
+                // Asked a second time, it does not wait.
+                tokio::select! {
+                    () = departure::hand_over(&director) => {}
+                    () = stop_asked() => {}
+                }
+            }
+        } => Ok(()),
     };
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
     result
 }
@@ -167,10 +186,24 @@ fn renew_rss(interface: &str) {
     }
 }
 
-fn attach(settings: &crate::config::Director, choice: ModeChoice) -> Result<Vec<Steering>> {
+fn without_socket(settings: &crate::config::Director) -> WithoutSocket {
+    match settings.when_gone {
+        WhenGone::Kernel => WithoutSocket::Kernel,
+        WhenGone::Drop => WithoutSocket::Drop,
+    }
+}
+
+fn attach(
+    settings: &crate::config::Director,
+    choice: ModeChoice,
+    rules: &SteeringRules,
+) -> Result<Vec<Steering>> {
     let mut attached = Vec::new();
     for (number, interface) in settings.interfaces.iter().enumerate() {
-        let steering = Steering::attach(interface, choice)?.numbered(number);
+        let mut loaded = Loaded::load(interface)?.numbered(number);
+        loaded.update(rules)?;
+        loaded.set_without_socket(without_socket(settings))?;
+        let steering = loaded.attach(choice)?;
         renew_rss(interface);
         tracing::info!(interface, mode = steering.mode().name(), "XDP program attached");
         if let Some(reason) = steering.fallback_reason() {
