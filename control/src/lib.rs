@@ -6,6 +6,7 @@ pub mod ipvsadm;
 pub mod marks;
 pub mod netlink;
 pub mod realserver;
+pub mod reload;
 pub mod role;
 pub mod rules;
 pub mod run;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use sluice_control::{ipvsadm, marks, realserver, role, run, status};
+use sluice_control::{ipvsadm, marks, realserver, reload, role, run, status};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -29,6 +29,10 @@ enum Command {
         #[arg(long)]
         socket: Option<PathBuf>,
     },
+    /// Say all that is wrong with a configuration file
+    Check(reload::CheckArguments),
+    /// Have a running director read its configuration again
+    Reload(reload::Arguments),
     /// Show what the workers of a running director do
     Status {
         #[command(flatten)]
@@ -65,6 +69,8 @@ fn main() -> ExitCode {
             log_to_stderr();
             run::run(&config, socket)
         }
+        Command::Check(arguments) => return reload::check(&arguments),
+        Command::Reload(arguments) => return reload::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
         Command::Role(arguments) => return role::main(&arguments),
         Command::Status { status } => return status::main(&status),

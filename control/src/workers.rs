@@ -15,21 +15,13 @@ use sluice_dataplane::steer::Mode;
 use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Worker};
 use thiserror::Error;
 
+use crate::config::Idle;
+
 /// How long an idle worker sleeps at most before it looks for new snapshots.
 const SLEEP: Duration = Duration::from_millis(2);
 
 /// Slices of a listing that may wait for the reader.
 const LISTING_SLICES: usize = 8;
-
-/// What a worker does when nothing arrives.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Idle {
-    /// It goes on polling: the shortest delay, a whole CPU
-    #[default]
-    Spin,
-    /// It sleeps until the kernel says that a frame arrived
-    Sleep,
-}
 
 /// Why workers could not be started.
 #[derive(Debug, Error)]
@@ -94,7 +86,7 @@ impl Workers {
         for queue in 0..cpus.len() {
             ports.push(AfXdpPort::open(interfaces, queue, mtu)?);
         }
-        let exchanges: Arc<[Exchange]> = cpus.iter().map(|_| Exchange::default()).collect();
+        let exchanges = Exchange::of_all(cpus.len(), connections, random_seed()?);
         let mut workers = Workers {
             threads: Vec::new(),
             exchanges: Arc::clone(&exchanges),
@@ -112,12 +104,8 @@ impl Workers {
                     punt_fallback: port.punt_fallback(index).map(str::to_owned),
                 });
             }
-            let settings = Settings {
-                worker: number,
-                workers: cpus.len(),
-                connections,
-                seed: random().map_err(|error| StartError::System("reading /dev/urandom", error))?,
-            };
+            let settings =
+                Settings { worker: number, workers: cpus.len(), connections, seed: random_seed()? };
             let counters = Arc::new(WorkerCounters::default());
             workers.counters.push(Arc::clone(&counters));
             let (published, exchanges) = (Arc::clone(&published), Arc::clone(&exchanges));
@@ -232,8 +220,9 @@ impl Drop for Workers {
     }
 }
 
-fn random() -> io::Result<[u8; 16]> {
+fn random_seed() -> Result<[u8; 16], StartError> {
     let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
+    read.map_err(|error| StartError::System("reading /dev/urandom", error))?;
     Ok(bytes)
 }

@@ -112,7 +112,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(arguments: &'a Arguments) -> Result<Self> {
-        let site = Site::new(SiteOptions::default())?;
+        let site = Site::new(SiteOptions { queues: 1, ..SiteOptions::default() })?;
         for netns in site.servers.iter().chain([&site.client, &site.director]) {
             // As many connections as there are ports, and room for those that wait to be accepted.
             netns.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;

@@ -124,6 +124,10 @@ pub enum ReversePath {
     Strict,
 }
 
+/// Environment variable with the queues of the director's interfaces where a test asks for nothing else, so that the
+/// whole suite can be run with several workers.
+pub const QUEUES: &str = "SLUICE_LAB_QUEUES";
+
 /// What may differ between sites.
 #[derive(Clone, Copy, Debug)]
 pub struct SiteOptions {
@@ -139,7 +143,8 @@ pub struct SiteOptions {
 
 impl Default for SiteOptions {
     fn default() -> Self {
-        Self { mtu: 1500, queues: 1, reverse_path: ReversePath::Off, ipv6: false }
+        let queues = std::env::var(QUEUES).ok().and_then(|queues| queues.parse().ok()).unwrap_or(1);
+        Self { mtu: 1500, queues, reverse_path: ReversePath::Off, ipv6: false }
     }
 }
 
@@ -157,7 +162,8 @@ pub struct Site {
     /// `rs1` and on, each with an interface `eth0`.
     pub servers: Vec<Netns>,
     pub(super) lab: Lab,
-    queues: u32,
+    /// Queues of the director's interfaces, each with a worker.
+    pub queues: u32,
     pub(super) ipv6: bool,
 }
 
@@ -316,11 +322,13 @@ impl Site {
         let first = cpus - 1 - self.lab.number() as usize % cpus;
         let workers: Vec<String> =
             (0..self.queues as usize).map(|queue| ((first + queue) % cpus).to_string()).collect();
+        // Workers that spin would starve each other.
+        let idle = if workers.len() > cpus { "idle = \"sleep\"\n" } else { "" };
         let workers = workers.join(", ");
         let lip6 = if self.ipv6 { format!(", \"{LIP6}\"") } else { String::new() };
         format!(
             "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{workers}]\n\
-             connections_per_worker = 100_000\nlocal_addresses = [\"{LIP}\"{lip6}]\n"
+             connections_per_worker = 100_000\n{idle}local_addresses = [\"{LIP}\"{lip6}]\n"
         )
     }
 
@@ -439,6 +447,16 @@ pub(super) fn realserver(server: &Netns, what: &str, method: Method, vip: IpAddr
 pub fn sha256(path: &std::path::Path) -> Result<String> {
     let said = run(Command::new("sha256sum").arg("--").arg(path))?;
     Ok(said.split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+/// Whether every server was named as often as rr gives: each worker goes round by itself, and is at most one ahead with
+/// a server.
+#[must_use]
+pub fn is_fair(counts: &BTreeMap<String, usize>, workers: u32) -> bool {
+    let least = counts.values().min().copied().unwrap_or(0);
+    let most = counts.values().max().copied().unwrap_or(0);
+    let difference = if workers > 1 { workers as usize } else { 0 };
+    counts.len() == usize::from(SERVERS) && most - least <= difference
 }
 
 /// How many times each name occurs.

@@ -84,7 +84,7 @@ impl Pipeline {
         let published = Arc::new(Published::default());
         published.services.store(Arc::new(rules.table(1, SchedulerKind::Rr).build()));
         published.hops.store(Arc::new(next_hops()));
-        let exchanges: Arc<[Exchange]> = Arc::new([Exchange::default()]);
+        let exchanges = Exchange::of_all(1, connections, [7; 16]);
         let counters = Arc::new(WorkerCounters::default());
         let worker = Worker::new(
             Settings { worker: 0, workers: 1, connections, seed: [7; 16] },

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
+use crate::reload::Source;
 use crate::role::Role;
 use crate::rules::{Rules, RulesError};
 
@@ -61,13 +62,19 @@ pub struct Director<D> {
     rules: RefCell<Rules>,
     plane: D,
     generation: Cell<u64>,
+    source: RefCell<Option<Source>>,
 }
 
 impl<D: DataPlane> Director<D> {
     /// A director whose workers have no table yet; call
     /// [`Director::publish`] for the first.
     pub fn new(rules: Rules, plane: D) -> Rc<Self> {
-        Rc::new(Director { rules: RefCell::new(rules), plane, generation: Cell::new(0) })
+        Rc::new(Director {
+            rules: RefCell::new(rules),
+            plane,
+            generation: Cell::new(0),
+            source: RefCell::default(),
+        })
     }
 
     /// The rules, to be read.
@@ -76,6 +83,16 @@ impl<D: DataPlane> Director<D> {
     /// When called from within [`Director::change`].
     pub fn rules(&self) -> Ref<'_, Rules> {
         self.rules.borrow()
+    }
+
+    /// Says which file the rules are from, for [`Director::reload`].
+    pub fn configured_by(&self, source: Source) {
+        self.source.replace(Some(source));
+    }
+
+    /// Where the rules are from, if that is a file.
+    pub fn source(&self) -> Option<Source> {
+        self.source.borrow().clone()
     }
 
     /// The data plane.
@@ -247,7 +264,7 @@ impl<D: DataPlane> Director<D> {
                 }
             }
             // The server sends these part by part.
-            Request::Services { .. } | Request::Connections => Answer::Done,
+            Request::Services { .. } | Request::Connections | Request::Reload { .. } => Answer::Done,
         }
     }
 

@@ -11,8 +11,8 @@ use sluice_dataplane::conn::ConnectionRecord;
 use crate::marks::{MarkListing, MarkRule};
 use crate::role::Role;
 use crate::rules::{
-    Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName, ServiceSettings,
-    Timeouts,
+    Change, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName,
+    ServiceSettings, Timeouts,
 };
 
 /// A request: one line from the client.
@@ -150,6 +150,12 @@ pub enum Request {
         /// From now on
         role: Role,
     },
+    /// `sluice reload`: answered by any number of [`Answer::Changes`], then
+    /// [`Answer::Done`]
+    Reload {
+        /// Only say what would change
+        dry_run: bool,
+    },
 }
 
 /// An answer, or a part of one: one line to the client.
@@ -177,6 +183,8 @@ pub enum Answer {
     Daemons(Vec<Daemon>),
     /// To [`Request::Marks`], in order
     Marks(Vec<MarkListing>),
+    /// Part of the answer to [`Request::Reload`]
+    Changes(Vec<Change>),
     /// To [`Request::Status`]
     Status(serde_json::Value),
     /// To [`Request::Role`]
@@ -186,7 +194,7 @@ pub enum Answer {
 impl Answer {
     /// Whether no further line follows.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Answer::Service(_) | Answer::Connections(_))
+        !matches!(self, Answer::Service(_) | Answer::Connections(_) | Answer::Changes(_))
     }
 
     /// An error that is not one of the rules.

@@ -21,6 +21,9 @@ use crate::rules::SAMPLE_INTERVAL;
 /// How long a client may say nothing between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Changes of a reload that are sent together.
+const CHANGES_IN_A_LINE: usize = 1000;
+
 /// How long a line may take to be read or written once begun.
 const LINE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -165,6 +168,15 @@ async fn respond<D: DataPlane>(
             }
             send(writer, &Answer::Done).await
         }
+        Request::Reload { dry_run } => match director.reload(dry_run).await {
+            Ok(changes) => {
+                for slice in changes.chunks(CHANGES_IN_A_LINE) {
+                    send(writer, &Answer::Changes(slice.to_vec())).await?;
+                }
+                send(writer, &Answer::Done).await
+            }
+            Err(error) => send(writer, &Answer::error(error.code(), error.to_string())).await,
+        },
         request => {
             let answer = director.answer(request).await;
             send(writer, &answer).await

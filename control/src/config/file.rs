@@ -5,23 +5,24 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
-#[derive(Deserialize, Debug)]
+#[derive(Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
-    pub(super) director: Spanned<Director>,
+    pub(super) director: Option<Spanned<Director>>,
     #[serde(default)]
     pub(super) service: Vec<Spanned<Service>>,
     #[serde(default)]
     pub(super) mark: Vec<Spanned<Mark>>,
 }
 
-/// Numbers and names are taken loosely here, and checked with all else, so
-/// that one run shows every mistake.
+/// Numbers and names are taken loosely here, and keys that must be there are
+/// optional: they are checked with all else, so that one run shows every
+/// mistake.
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Director {
-    pub(super) interfaces: Spanned<Vec<Spanned<String>>>,
-    pub(super) workers: Spanned<Vec<Spanned<i64>>>,
+    pub(super) interfaces: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) workers: Option<Spanned<Vec<Spanned<i64>>>>,
     pub(super) connections_per_worker: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) local_addresses: Vec<Spanned<String>>,
@@ -75,8 +76,8 @@ pub(super) struct Service {
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Server {
-    pub(super) address: Spanned<String>,
-    pub(super) method: Spanned<String>,
+    pub(super) address: Option<Spanned<String>>,
+    pub(super) method: Option<Spanned<String>>,
     pub(super) tunnel: Option<Spanned<String>>,
     pub(super) tunnel_port: Option<Spanned<i64>>,
     pub(super) tunnel_checksum: Option<Spanned<bool>>,
@@ -88,12 +89,12 @@ pub(super) struct Server {
 #[derive(Deserialize, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Mark {
-    pub(super) vip: Spanned<String>,
+    pub(super) vip: Option<Spanned<String>>,
     pub(super) protocol: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) ports: Vec<Spanned<Value>>,
     pub(super) from: Option<Spanned<String>>,
     #[serde(rename = "in")]
     pub(super) interface: Option<Spanned<String>>,
-    pub(super) set: Spanned<Value>,
+    pub(super) set: Option<Spanned<Value>>,
 }

@@ -36,11 +36,7 @@ impl Check<'_> {
                 }
                 let (Some(address), Some(protocol)) = (address, &service.protocol) else {
                     let missing = if address.is_none() { "address" } else { "protocol" };
-                    self.problem(
-                        spanned.span(),
-                        format!("missing field `{missing}`"),
-                        "give the service an address and a protocol, as in configs/minimal.toml, or a mark",
-                    );
+                    self.missing(spanned.span(), missing);
                     return None;
                 };
                 let protocol = self.one_of("protocol", protocol, &PROTOCOLS);
@@ -94,7 +90,13 @@ impl Check<'_> {
         let mut rules = Vec::new();
         for spanned in list {
             let mark = spanned.as_ref();
-            let vip = self.parsed::<Addresses>(&mark.vip);
+            if mark.vip.is_none() {
+                self.missing(spanned.span(), "vip");
+            }
+            if mark.set.is_none() {
+                self.missing(spanned.span(), "set");
+            }
+            let vip = mark.vip.as_ref().and_then(|vip| self.parsed::<Addresses>(vip));
             let from = mark.from.as_ref().map(|from| self.parsed::<Addresses>(from));
             let protocols = [
                 ("any", None),
@@ -107,7 +109,7 @@ impl Check<'_> {
                 Some(protocol) => self.one_of("protocol", protocol, &protocols),
             };
             let ports = self.ports(mark, protocol);
-            let set = self.set(&mark.set);
+            let set = mark.set.as_ref().and_then(|set| self.set(set));
             let (Some(vip), Some(protocol), Some(ports), Some(set)) = (vip, protocol, ports, set) else {
                 continue;
             };

@@ -5,20 +5,26 @@
 //! exist is not checked here but at start.
 
 mod check;
+mod director;
 mod file;
 mod ftp;
 mod mark;
 #[cfg(test)]
 mod mark_tests;
 mod options;
+mod place;
+mod problem;
+mod read;
+mod server;
+mod service;
+mod suggest;
+mod target;
 #[cfg(test)]
 mod tests;
 mod timeouts;
 mod tunables;
 
-use std::fmt;
 use std::fs;
-use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -28,6 +34,8 @@ use sluice_dataplane::wire::Address;
 
 use crate::marks::MarkRule;
 use crate::role::Role;
+
+pub use problem::{Error, Problem, Problems};
 
 /// A valid configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,7 +50,7 @@ pub struct Config {
 }
 
 /// The `[director]` table.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Director {
     /// Names of the interfaces that packets come and go by, at least one and
     /// at most [`MAX_INTERFACES`]
@@ -177,68 +185,7 @@ impl Config {
     /// # Errors
     /// When it is not valid.
     pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        let invalid = |problems| Error::Invalid { file: path.to_owned(), problems };
-        let file: file::File =
-            toml::from_str(text).map_err(|error| invalid(Problems(vec![check::unparsable(text, &error)])))?;
-        check::check(text, &file).map_err(|problems| invalid(Problems(problems)))
-    }
-}
-
-/// Why there is no configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The file could not be read
-    #[error("cannot read the configuration {}: {source}", file.display())]
-    Unreadable {
-        /// The file
-        file: PathBuf,
-        /// Why not
-        source: io::Error,
-    },
-    /// It has mistakes
-    #[error("{}", Listing { file, problems })]
-    Invalid {
-        /// The file
-        file: PathBuf,
-        /// All mistakes, in the order of the file
-        problems: Problems,
-    },
-}
-
-/// Mistakes in a file, at least one.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Problems(pub Vec<Problem>);
-
-/// A mistake and its remedy.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Problem {
-    /// Line, from 1
-    pub line: usize,
-    /// Column in characters, from 1
-    pub column: usize,
-    /// What is wrong
-    pub message: String,
-    /// What to do about it; may be empty
-    pub hint: String,
-}
-
-struct Listing<'a> {
-    file: &'a Path,
-    problems: &'a Problems,
-}
-
-impl fmt::Display for Listing<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.problems.0.iter().enumerate() {
-            if i > 0 {
-                writeln!(f)?;
-            }
-            let Problem { line, column, message, hint } = problem;
-            write!(f, "{}:{line}:{column}: {message}", self.file.display())?;
-            if !hint.is_empty() {
-                write!(f, "\n    hint: {hint}")?;
-            }
-        }
-        Ok(())
+        let invalid = |problems| Error::Invalid { file: path.to_owned(), problems: Problems(problems) };
+        check::check(text).map_err(invalid)
     }
 }

@@ -160,7 +160,7 @@ s.toml:2:23: interface eth0 is named twice
 s.toml:3:15: -1 is not the number of a CPU
     hint: CPUs are numbered from 0, up to 1023
 s.toml:3:19: CPU 1 has two workers
-    hint: give each worker a CPU of its own
+    hint: give each worker a CPU of its own, or let them sleep (idle = \"sleep\")
 s.toml:3:22: 4096 is not the number of a CPU
     hint: CPUs are numbered from 0, up to 1023
 s.toml:4:26: connections_per_worker cannot be 0
@@ -623,4 +623,11 @@ s.toml:5:21: \"80-90\" is no range of passive ports
         let error = ftp(&format!("ftp_passive_ports = \"{range}\"\n")).unwrap_err();
         assert!(error.contains("is no range of passive ports"), "{range}: {error}");
     }
+}
+
+#[test]
+fn workers_that_sleep_may_share_a_cpu() {
+    let director = |idle| format!("[director]\ninterfaces = [\"eth0\"]\nworkers = [1, 0, 1, 0]\n{idle}");
+    assert_eq!(parse(&director("idle = \"sleep\"")).unwrap().director.workers, [1, 0, 1, 0]);
+    assert!(parse(&director("")).unwrap_err().contains("CPU 1 has two workers"));
 }

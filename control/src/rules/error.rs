@@ -104,6 +104,14 @@ impl RulesError {
 /// A configuration that cannot be loaded, with the place.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum LoadError {
+    /// What concerns all services
+    #[error("{what}: {source}")]
+    Director {
+        /// Which setting
+        what: &'static str,
+        /// Why
+        source: RulesError,
+    },
     /// The service itself
     #[error("service {service}: {source}")]
     Service {

@@ -18,9 +18,9 @@ pub(super) struct Marks {
 }
 
 #[derive(Clone, Debug)]
-struct Entry {
-    rule: MarkRule,
-    counters: Arc<MarkCounters>,
+pub(super) struct Entry {
+    pub(super) rule: MarkRule,
+    pub(super) counters: Arc<MarkCounters>,
 }
 
 impl Marks {
@@ -28,8 +28,21 @@ impl Marks {
         &self.compiled
     }
 
+    pub(super) fn same_rules(&self, other: &Marks) -> bool {
+        let rules = |marks: &Marks| marks.entries.iter().map(|entry| entry.rule.clone()).collect::<Vec<_>>();
+        rules(self) == rules(other)
+    }
+
+    pub(super) fn take_entries(&mut self) -> Vec<Entry> {
+        std::mem::take(&mut self.entries)
+    }
+
+    pub(super) fn into_entries(self) -> Vec<Entry> {
+        self.entries
+    }
+
     /// Puts rules in force, or leaves those there are.
-    fn replace(&mut self, entries: Vec<Entry>) -> Result<(), RulesError> {
+    pub(super) fn replace(&mut self, entries: Vec<Entry>) -> Result<(), RulesError> {
         let compiled = entries.iter().map(|entry| {
             let rule = entry.rule.in_data_plane(&self.interfaces)?;
             Ok((rule, Arc::clone(&entry.counters)))
@@ -56,17 +69,10 @@ impl MarkRule {
                  are the kernel's"
             )));
         }
-        let protocol = match self.protocol {
-            None => None,
-            Some(protocol) => match protocol.in_data_plane() {
-                Some(protocol) => Some(protocol),
-                None => return Err(RulesError::Unsupported(format!("a mark rule for {}", protocol.name()))),
-            },
-        };
         Ok(service::MarkRule {
             destination: self.vip.0,
             source: self.from.map(|from| from.0),
-            protocol,
+            protocol: self.protocol.map(Into::into),
             ports: self.ports.ranges().to_vec(),
             interfaces: bits,
             value: self.set.value,

@@ -15,13 +15,16 @@ mod listing;
 mod marks;
 mod model;
 mod rates;
+mod reload;
+mod removed;
+mod servers;
 mod slots;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 pub mod unsupported;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -36,10 +39,12 @@ pub use model::{
     ServiceSettings, Timeouts, Tunnel, TunnelChecksum,
 };
 pub use rates::{Rates, SAMPLE_INTERVAL};
+pub use reload::{Action, Change, Target};
 
 use marks::Marks;
 use rates::Estimator;
-use slots::{Since, Slots};
+use removed::{RemovedKey, RemovedServer, RemovedService};
+use slots::Slots;
 
 /// The schedulers of IPVS, whether this version has them or not.
 const IPVS_SCHEDULERS: [&str; 13] =
@@ -65,7 +70,7 @@ pub struct Rules {
     by_name: BTreeMap<ServiceName, usize>,
     service_slots: Slots,
     server_slots: Slots,
-    removed_servers: Vec<RemovedServer>,
+    removed_servers: BTreeMap<RemovedKey, RemovedServer>,
     removed_services: Vec<RemovedService>,
     timeouts: Timeouts,
     /// Of the states that [`Timeouts`] has not
@@ -99,22 +104,6 @@ struct ServerEntry {
     measured: Measured,
 }
 
-#[derive(Debug)]
-struct RemovedServer {
-    service: ServiceName,
-    service_slot: ServiceId,
-    service_counters: Arc<TrafficCounters>,
-    timeouts: TimeoutOverrides,
-    entry: ServerEntry,
-    unavailable: Since,
-}
-
-#[derive(Debug)]
-struct RemovedService {
-    slot: ServiceId,
-    absent: Since,
-}
-
 /// What `-Z` subtracts, and the rates.
 #[derive(Clone, Copy, Debug, Default)]
 struct Measured {
@@ -139,7 +128,7 @@ impl Rules {
             by_name: BTreeMap::new(),
             service_slots: Slots::default(),
             server_slots: Slots::default(),
-            removed_servers: Vec::new(),
+            removed_servers: BTreeMap::new(),
             removed_services: Vec::new(),
             timeouts: Timeouts::default(),
             state_timeouts: TimeoutOverrides::default(),
@@ -262,125 +251,6 @@ impl Rules {
         }
     }
 
-    /// `ipvsadm -a`. The port of a DR or TUN server becomes the service's.
-    ///
-    /// # Errors
-    /// [`RulesError::ServiceNotDefined`], [`RulesError::OutOfRange`],
-    /// [`RulesError::ServerExists`], [`RulesError::Invalid`],
-    /// [`RulesError::Unsupported`].
-    pub fn add_server(&mut self, service: &ServiceName, server: Server) -> Result<(), RulesError> {
-        let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
-        let server = at_the_services_port(service, server);
-        check_ranges(&server)?;
-        let entry = &self.services[index];
-        if entry.server(server.address, server.port).is_some() {
-            return Err(RulesError::ServerExists);
-        }
-        self.check_server(service, &server)?;
-        if !is_unicast(server.address) {
-            return Err(RulesError::Invalid);
-        }
-        let slot = entry.slot;
-        let last_weight = server.weight;
-        let entry = match self.take_removed(service, &server) {
-            Some(removed) => {
-                // The counters belong to the service as it was; those of a
-                // new one start at zero (`__ip_vs_update_dest`).
-                let measured = if removed.service_slot == slot {
-                    removed.entry.measured
-                } else {
-                    Measured::from_zero(removed.entry.counters.traffic())
-                };
-                ServerEntry { server, last_weight, measured, ..removed.entry }
-            }
-            None => ServerEntry {
-                slot: self.server_slots.take_server(),
-                server,
-                last_weight,
-                edits: 0,
-                counters: Arc::new(ServerCounters::new(self.workers)),
-                measured: Measured::default(),
-            },
-        };
-        self.services[index].servers.push(entry);
-        Ok(())
-    }
-
-    /// `ipvsadm -e`: replaces all but address and port.
-    ///
-    /// # Errors
-    /// [`RulesError::ServiceNotDefined`], [`RulesError::OutOfRange`],
-    /// [`RulesError::NoSuchServer`], [`RulesError::Unsupported`].
-    pub fn edit_server(&mut self, service: &ServiceName, server: Server) -> Result<(), RulesError> {
-        let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
-        let server = at_the_services_port(service, server);
-        check_ranges(&server)?;
-        let position =
-            self.services[index].server(server.address, server.port).ok_or(RulesError::NoSuchServer)?;
-        self.check_server(service, &server)?;
-        let entry = &mut self.services[index].servers[position];
-        if server.weight > 0 {
-            entry.last_weight = server.weight;
-        }
-        entry.edits = entry.edits.wrapping_add(1);
-        entry.server = server;
-        Ok(())
-    }
-
-    /// `ipvsadm -d`: removes the server; its connections stay until they
-    /// expire, but their packets are dropped.
-    ///
-    /// # Errors
-    /// [`RulesError::ServiceNotDefined`], [`RulesError::NoSuchServer`].
-    pub fn delete_server(
-        &mut self,
-        service: &ServiceName,
-        address: IpAddr,
-        port: u16,
-    ) -> Result<(), RulesError> {
-        let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
-        let owner = &mut self.services[index];
-        let position = owner.server(address, port).ok_or(RulesError::NoSuchServer)?;
-        let removed = RemovedServer {
-            service: owner.name,
-            service_slot: owner.slot,
-            service_counters: owner.counters.clone(),
-            timeouts: owner.timeouts,
-            entry: owner.servers.remove(position),
-            unavailable: Since::default(),
-        };
-        self.removed_servers.push(removed);
-        Ok(())
-    }
-
-    /// `ipvsadm -P`: a LIP of the service's own, which takes it off the
-    /// director's default ones.
-    ///
-    /// # Errors
-    /// [`RulesError::ServiceNotDefined`], [`RulesError::LocalAddressExists`],
-    /// [`RulesError::Invalid`], [`RulesError::Unsupported`].
-    pub fn add_local_address(&mut self, service: &ServiceName, address: IpAddr) -> Result<(), RulesError> {
-        let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
-        if self.services[index].local_addresses.contains(&address) {
-            return Err(RulesError::LocalAddressExists);
-        }
-        self.check_local_address(address)?;
-        self.services[index].local_addresses.push(address);
-        Ok(())
-    }
-
-    /// `ipvsadm -Q`.
-    ///
-    /// # Errors
-    /// [`RulesError::ServiceNotDefined`], [`RulesError::NoSuchLocalAddress`].
-    pub fn delete_local_address(&mut self, service: &ServiceName, address: IpAddr) -> Result<(), RulesError> {
-        let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
-        let addresses = &mut self.services[index].local_addresses;
-        let position = addresses.iter().position(|a| *a == address).ok_or(RulesError::NoSuchLocalAddress)?;
-        addresses.remove(position);
-        Ok(())
-    }
-
     /// `ipvsadm -Z`: zeroes counters and rates of a service and its servers,
     /// or of all services.
     ///
@@ -480,38 +350,6 @@ impl Rules {
         }
     }
 
-    /// Frees the slots of removed servers that have neither connections nor templates left and
-    /// that no worker can give new ones: all have adopted table
-    /// `adopted_generation`. Returns how many were freed.
-    pub fn reclaim(&mut self, adopted_generation: u64) -> usize {
-        let before = self.removed_servers.len();
-        let slots = &mut self.server_slots;
-        self.removed_servers.retain(|removed| {
-            let counters = &removed.entry.counters;
-            let gone = removed.unavailable.known_in(adopted_generation)
-                && counters.active() + counters.inactive() + counters.persistent() == 0;
-            if gone {
-                slots.release(removed.entry.slot.0);
-            }
-            !gone
-        });
-        let named: HashSet<ServiceId> = self.removed_servers.iter().map(|r| r.service_slot).collect();
-        let slots = &mut self.service_slots;
-        self.removed_services.retain(|removed| {
-            let gone = removed.absent.known_in(adopted_generation) && !named.contains(&removed.slot);
-            if gone {
-                slots.release(removed.slot.0);
-            }
-            !gone
-        });
-        before - self.removed_servers.len()
-    }
-
-    /// How many removed servers still have their slot.
-    pub fn removed_servers(&self) -> usize {
-        self.removed_servers.len()
-    }
-
     /// The keys by which workers find the services.
     pub(crate) fn keys(&self) -> impl Iterator<Item = ServiceKey> {
         self.services.iter().filter_map(|service| service.name.key())
@@ -519,26 +357,6 @@ impl Rules {
 
     fn find(&self, name: &ServiceName) -> Option<usize> {
         self.by_name.get(name).copied()
-    }
-
-    fn retire(&mut self, service: ServiceEntry) {
-        let ServiceEntry { slot, name, timeouts, servers, counters, .. } = service;
-        self.removed_servers.extend(servers.into_iter().map(|entry| RemovedServer {
-            service: name,
-            service_slot: slot,
-            service_counters: counters.clone(),
-            timeouts,
-            entry,
-            unavailable: Since::default(),
-        }));
-        self.removed_services.push(RemovedService { slot, absent: Since::default() });
-    }
-
-    fn take_removed(&mut self, service: &ServiceName, server: &Server) -> Option<RemovedServer> {
-        let position = self.removed_servers.iter().position(|removed| {
-            removed.service == *service && removed.entry.is(server.address, server.port)
-        })?;
-        Some(self.removed_servers.swap_remove(position))
     }
 
     fn check_service(&self, name: &ServiceName, settings: &ServiceSettings) -> Result<(), RulesError> {
@@ -550,74 +368,13 @@ impl Rules {
         }
         if self.refuse_unsupported { unsupported::service(name, settings) } else { Ok(()) }
     }
-
-    fn check_server(&self, service: &ServiceName, server: &Server) -> Result<(), RulesError> {
-        let same_family = Family::of(server.address) == service.family();
-        // IPVS crosses families by tunnels only, and has no FULLNAT.
-        if !same_family && !matches!(server.method, Method::Tun | Method::FullNat) {
-            return Err(RulesError::Invalid);
-        }
-        match self.find(service) {
-            Some(index) if self.refuse_unsupported => {
-                unsupported::pair(service, &self.services[index].settings, server)
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn check_local_address(&self, address: IpAddr) -> Result<(), RulesError> {
-        if is_unicast(address) { Ok(()) } else { Err(RulesError::Invalid) }
-    }
 }
 
 impl ServiceEntry {
-    fn server(&self, address: IpAddr, port: u16) -> Option<usize> {
-        self.servers.iter().position(|entry| entry.is(address, port))
-    }
-
     fn zero(&mut self) {
         self.measured = Measured::from_zero(self.counters.sum());
         for server in &mut self.servers {
             server.measured = Measured::from_zero(server.counters.traffic());
-        }
-    }
-}
-
-impl ServerEntry {
-    fn is(&self, address: IpAddr, port: u16) -> bool {
-        (self.server.address, self.server.port) == (address, port)
-    }
-}
-
-/// ipvsadm replaces the port silently; here too, so that a server is the same
-/// whichever way it was named.
-fn at_the_services_port(service: &ServiceName, mut server: Server) -> Server {
-    if server.method.keeps_port() && !service.is_mark() {
-        server.port = service.port();
-    }
-    server
-}
-
-fn check_ranges(server: &Server) -> Result<(), RulesError> {
-    let Server { weight, upper_threshold, lower_threshold, .. } = *server;
-    let too_large = [weight, upper_threshold, lower_threshold].iter().any(|n| *n > MAX_WEIGHT);
-    if too_large || lower_threshold > upper_threshold {
-        return Err(RulesError::OutOfRange);
-    }
-    Ok(())
-}
-
-/// Whether IPVS would take it as the address of a real server
-/// (`ip_vs_new_dest`, but for routes, which only the kernel knows).
-fn is_unicast(address: IpAddr) -> bool {
-    match address {
-        // 0.0.0.0/8 and the limited broadcast are not addresses of a host.
-        IpAddr::V4(v4) => v4.octets()[0] != 0 && !v4.is_multicast() && !v4.is_broadcast(),
-        IpAddr::V6(v6) => {
-            !(v6.is_unspecified()
-                || v6.is_multicast()
-                || v6.is_unicast_link_local()
-                || v6.to_ipv4_mapped().is_some())
         }
     }
 }

@@ -78,10 +78,15 @@ impl Protocol {
             Protocol::Sctp => "sctp",
         }
     }
+}
 
-    /// The data plane's protocol, where it has one.
-    pub fn in_data_plane(self) -> Option<service::Protocol> {
-        service::Protocol::from_number(self.number())
+impl From<Protocol> for service::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => service::Protocol::Tcp,
+            Protocol::Udp => service::Protocol::Udp,
+            Protocol::Sctp => service::Protocol::Sctp,
+        }
     }
 }
 
@@ -144,11 +149,9 @@ impl ServiceName {
         match *self {
             // To workers it would be the same as the IPv4 address.
             ServiceName::Address { address: IpAddr::V6(v6), .. } if v6.to_ipv4_mapped().is_some() => None,
-            ServiceName::Address { protocol, address, port } => Some(ServiceKey::Address {
-                protocol: protocol.in_data_plane()?,
-                address: address.into(),
-                port,
-            }),
+            ServiceName::Address { protocol, address, port } => {
+                Some(ServiceKey::Address { protocol: protocol.into(), address: address.into(), port })
+            }
             ServiceName::Mark { mark, family } => Some(ServiceKey::Mark { mark, family: family.into() }),
         }
     }

@@ -9,7 +9,8 @@ use sluice_dataplane::service::{
 };
 use sluice_dataplane::stats::TrafficCounters;
 
-use super::{RemovedServer, Rules, ServerEntry, ServiceEntry};
+use super::removed::RemovedServer;
+use super::{Rules, ServerEntry, ServiceEntry};
 
 impl Rules {
     /// The table of now, to be published under `generation`, which must grow
@@ -26,7 +27,7 @@ impl Rules {
         for service in &self.services {
             self.put_service(&mut builder, service, &timeouts);
         }
-        for removed in &mut self.removed_servers {
+        for removed in self.removed_servers.values_mut() {
             removed.unavailable.in_table(generation);
             let own = own_timeouts(&timeouts, &removed.timeouts);
             let RemovedServer { service, service_slot, service_counters, entry, .. } = removed;

@@ -82,6 +82,7 @@ impl Forwarding {
     pub(super) fn look_after(&self) {
         self.warn_of_exhaustion();
         self.progress.borrow_mut().look(self.workers.counters().iter().map(|c| c.polls.get()));
+        self.workers.published().release();
         if self.unsteered.get() {
             self.adopted();
         }
@@ -217,11 +218,18 @@ impl DataPlane for Forwarding {
     }
 
     fn adopted(&self) {
+        // The last table is of no use any more, and may be large.
+        self.workers.published().release();
         let table = self.workers.published().services.load();
         let mut rules = SteeringRules::of(&table);
-        // Connections through a LIP may outlast the service that named it.
-        let mut removed = table.servers().filter(|(_, s)| s.method == Method::FullNat && !s.available);
-        if removed.next().is_some() {
+        // Connections through a LIP may outlast the service that named it, or
+        // its being named there.
+        let mut outlasting = table.servers().filter(|(_, server)| {
+            let counters = &server.counters;
+            let connections = || counters.active() + counters.inactive() > 0;
+            server.method == Method::FullNat && (!server.available || connections())
+        });
+        if outlasting.next().is_some() {
             rules.local_addresses.extend(&self.in_force.borrow().local_addresses);
         }
         rules.keep_former(&self.in_force.borrow(), &table);

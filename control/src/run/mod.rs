@@ -11,19 +11,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use sluice_dataplane::link::Link;
 use sluice_dataplane::steer::{Loaded, ModeChoice, Steering, SteeringRules, WithoutSocket};
 use sluice_dataplane::worker::{Event, Published};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::api::{self, DataPlane, Director};
-use crate::config::{Config, Idle, WhenGone, XdpMode};
+use crate::config::{Config, WhenGone, XdpMode};
 use crate::netlink;
+use crate::reload::Source;
 use crate::role::Role;
-use crate::rules::{Rules, Server, ServiceName, ServiceRules, ServiceSettings};
-use crate::workers::{self, Workers};
+use crate::rules::Rules;
+use crate::workers::Workers;
 use forwarding::Forwarding;
 
 /// How often workers' events are looked for. A packet that waits for its next
@@ -39,28 +40,25 @@ const CARE_INTERVAL: Duration = Duration::from_secs(1);
 /// # Errors
 /// When it cannot start, or a worker ended: the text is for the operator.
 pub fn run(config: &Path, socket: Option<PathBuf>) -> Result<()> {
-    let config = Config::load(config)?;
+    let file = std::path::absolute(config)?;
+    let config = Config::load(config).map_err(|error| anyhow!(error.report()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(direct(config, socket))
+    runtime.block_on(direct(file, config, socket))
 }
 
-async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
+async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>) -> Result<()> {
     // First of all, so that a signal during start-up ends it in good order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
 
     let settings = &config.director;
     let socket = api::Client::new(socket.or_else(|| settings.socket.clone()).as_deref()).path().to_owned();
     let listener = api::Listener::bind(&socket)?;
     let mtu = check_interfaces(settings)?;
 
-    let mut rules = Rules::new(settings.workers.len());
-    rules.set_default_local_addresses(settings.local_addresses.iter().map(|a| (*a).into()).collect())?;
-    rules.set_tunables(settings.tunables);
-    rules.set_interfaces(settings.interfaces.clone());
-    rules.replace_marks(config.marks.iter().cloned()).context("the mark rules of the configuration")?;
-    rules.set_state_timeouts(settings.timeouts);
-    rules.load(config.services.iter().map(service_rules))?;
+    let mut rules = Rules::configured(settings.workers.len(), settings.interfaces.clone(), config.target())
+        .context("the configuration")?;
 
     let mode = match settings.xdp_mode {
         XdpMode::Auto => ModeChoice::Auto,
@@ -78,16 +76,12 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let hops = Arc::clone(&published);
     let publish = move |snapshot| hops.hops.store(snapshot);
     let next_hops = netlink::start(&settings.interfaces, settings.workers.len(), publish).await?;
-    let idle = match settings.idle {
-        Idle::Spin => workers::Idle::Spin,
-        Idle::Sleep => workers::Idle::Sleep,
-    };
     let workers = Workers::start(
         &modes,
         &settings.workers,
         settings.connections_per_worker as usize,
         mtu,
-        idle,
+        settings.idle,
         Arc::clone(&published),
     )?;
     for port in workers.ports() {
@@ -110,6 +104,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let forwarding =
         Forwarding::new(workers, steering, (mode, without_socket(settings)), wanted, next_hops.clone());
     let director = Director::new(rules, forwarding);
+    director.configured_by(Source { file, running: config.director.clone() });
     director.publish_and_wait().await;
     director.plane().set_role(settings.role);
     resolve_servers(&config, &next_hops).await;
@@ -129,6 +124,7 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     let result = tokio::select! {
         () = api::serve(Rc::clone(&director), listener) => Ok(()),
         result = look_after(&director, &next_hops) => result,
+        () = reload_on(&mut hangup, &director) => Ok(()),
         () = async {
             stop_asked().await;
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -143,6 +139,18 @@ async fn direct(config: Config, socket: Option<PathBuf>) -> Result<()> {
     };
     tracing::info!("stopping");
     result
+}
+
+/// Reloads the configuration at every SIGHUP; does not end by itself.
+async fn reload_on(hangup: &mut Signal, director: &Director<Forwarding>) {
+    while hangup.recv().await.is_some() {
+        match director.reload(false).await {
+            Ok(changes) => tracing::info!(changes = changes.len(), "the configuration was reloaded"),
+            Err(error) => tracing::error!("the configuration was not reloaded: {error}"),
+        }
+    }
+    // The stream of a signal has no end; should it have one, the rest goes on.
+    std::future::pending().await
 }
 
 /// Passes workers' questions on, and watches workers and interfaces; returns
@@ -242,29 +250,6 @@ fn check_interfaces(settings: &crate::config::Director) -> Result<usize> {
         }
     }
     Ok(largest)
-}
-
-fn service_rules(service: &crate::config::Service) -> ServiceRules {
-    let name = ServiceName::from(service.key);
-    ServiceRules {
-        name,
-        timeouts: service.timeouts,
-        settings: ServiceSettings {
-            scheduler_flags: service.flags,
-            ..ServiceSettings::plain(service.scheduler.name(), name.family()).with(service.options)
-        },
-        servers: service
-            .servers
-            .iter()
-            .map(|s| Server {
-                upper_threshold: s.upper_threshold,
-                lower_threshold: s.lower_threshold,
-                tunnel: s.encapsulation.into(),
-                ..Server::plain(s.address.into(), s.port, s.method.into(), s.weight)
-            })
-            .collect(),
-        local_addresses: service.local_addresses.iter().map(|a| (*a).into()).collect(),
-    }
 }
 
 /// Gets the next hops of all servers resolved, so that the first connections

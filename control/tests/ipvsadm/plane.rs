@@ -52,7 +52,7 @@ impl Default for MemoryPlane {
             }
         }
         published.hops.store(Arc::new(hops.build()));
-        let exchanges: Arc<[Exchange]> = Arc::new([Exchange::default()]);
+        let exchanges = Exchange::of_all(1, 1000, [3; 16]);
         let counters = Arc::new(WorkerCounters::default());
         let settings = Settings { worker: 0, workers: 1, connections: 1000, seed: [3; 16] };
         let port = MemoryPort::new(2, 256);

@@ -245,6 +245,16 @@ impl Scheduler {
         }
     }
 
+    /// Generation of the table that it knows.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// How many servers it knows.
+    pub(crate) fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
     /// The server for a new connection; `None` when no server takes any.
     ///
     /// `table` is the one that was adopted last; should it be a newer one, it

@@ -25,7 +25,7 @@ pub use scheduler::{SchedulerFlags, SchedulerKind};
 pub use table::{ServiceTable, ServiceTableBuilder};
 pub use tunables::{Defense, Tunables};
 
-use crate::conn::Timeouts;
+use crate::conn::{Side, Timeouts};
 use crate::stats::{ServerCounters, TrafficCounters};
 use crate::wire::Address;
 
@@ -278,5 +278,22 @@ impl RealServer {
     #[inline]
     pub fn connections_changed(&self) {
         self.thresholds.apply(&self.counters);
+    }
+
+    /// Counts what came from a side of one of its connections, for the server and
+    /// for its service. Only `worker` itself may call this. What a removed
+    /// server sends is counted no more (`ip_vs_out_stats`).
+    #[inline]
+    pub fn count(&self, worker: usize, side: Side, packets: u64, bytes: u64) {
+        let shares = [&self.counters.share(worker).traffic, self.service_counters.share(worker)];
+        for share in shares {
+            let (count, total) = match side {
+                Side::Client => (&share.in_packets, &share.in_bytes),
+                Side::Server if !self.available => return,
+                Side::Server => (&share.out_packets, &share.out_bytes),
+            };
+            count.add(packets);
+            total.add(bytes);
+        }
     }
 }

@@ -19,6 +19,8 @@ pub struct ServiceTable {
     servers: Vec<Option<RealServer>>,
     by_key: HashMap<ServiceKey, ServiceId>,
     marks: Arc<MarkRules>,
+    /// Whether some server was removed and is there for its connections only
+    has_removed: bool,
     /// Where packets of NAT servers come from; only if somebody will ask
     nat_servers: HashSet<(Protocol, Address, u16)>,
     /// NAT servers of UDP services with a persistence engine, by where their
@@ -42,8 +44,8 @@ impl ServiceTable {
 
     /// How long connections to a server live.
     #[inline]
-    pub fn timeouts_of(&self, server: ServerId) -> &Timeouts {
-        self.server(server).and_then(|server| server.timeouts.as_deref()).unwrap_or(&self.timeouts)
+    pub fn timeouts_of<'a>(&'a self, server: &'a RealServer) -> &'a Timeouts {
+        server.timeouts.as_deref().unwrap_or(&self.timeouts)
     }
 
     /// Whether packets from `address:port` are a NAT server's
@@ -143,6 +145,13 @@ impl ServiceTable {
         self.servers.iter().enumerate().filter_map(|(i, s)| Some((ServerId(i as u32), s.as_ref()?)))
     }
 
+    /// Whether servers that were removed still have connections, or had when the
+    /// table was made.
+    #[inline]
+    pub fn has_removed_servers(&self) -> bool {
+        self.has_removed
+    }
+
     /// One more than the highest service slot.
     pub fn service_slots(&self) -> usize {
         self.services.len()
@@ -202,6 +211,7 @@ impl ServiceTableBuilder {
             let ends = server.service_key.protocols().iter().map(|protocol| (*protocol, address, port));
             self.table.nat_servers.extend(ends);
         }
+        self.table.has_removed |= !server.available;
         put(&mut self.table.servers, id.0, server);
         self
     }

@@ -28,7 +28,7 @@ pub fn sum(start: u16, bytes: &[u8]) -> u16 {
 
 /// Folds carries back in until sixteen bits are left.
 #[inline]
-pub fn fold(total: u64) -> u16 {
+pub const fn fold(total: u64) -> u16 {
     let total = (total >> 32) + (total & 0xffff_ffff);
     let total = (total >> 16) + (total & 0xffff);
     let total = (total >> 16) + (total & 0xffff);
@@ -56,8 +56,8 @@ pub struct Delta(u16);
 impl Delta {
     /// The change of one word.
     #[inline]
-    pub fn new(before: u16, after: u16) -> Self {
-        Delta(fold(u64::from(!before) + u64::from(after)))
+    pub const fn new(before: u16, after: u16) -> Self {
+        Delta(fold(!before as u64 + after as u64))
     }
 
     /// The change of as many bytes as both have: an even number.

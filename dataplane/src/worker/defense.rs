@@ -152,7 +152,9 @@ impl Flows {
             State::SynRecv | State::SynAck | State::SctpInit1 | State::SctpInit => true,
             State::Established | State::SctpEstablished | State::Udp => {
                 let Some(deadline) = self.wheel.deadline(id) else { return false };
-                let timeout = ticks(view.services.timeouts_of(entry.server_id).seconds(entry.state));
+                let server = view.services.server(entry.server_id);
+                let timeouts = server.map_or(view.services.timeouts(), |s| view.services.timeouts_of(s));
+                let timeout = ticks(timeouts.seconds(entry.state));
                 let idle = now.saturating_add(timeout).saturating_sub(deadline);
                 self.overload.chooses(entry.packets, idle)
             }

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 
-use crate::conn::ConnectionRecord;
+use super::owners::Owners;
+use super::snapshot::Snapshot;
+use crate::conn::{ConnectionRecord, Seed};
 use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::service::ServiceTable;
@@ -19,12 +20,21 @@ use crate::wire::Address;
 #[derive(Debug, Default)]
 pub struct Published {
     /// Services and servers
-    pub services: ArcSwap<ServiceTable>,
+    pub services: Snapshot<ServiceTable>,
     /// Next hops
-    pub hops: ArcSwap<NextHops>,
+    pub hops: Snapshot<NextHops>,
     /// Whether this director is the backup of another one: packets of known
     /// connections go on, and no others are taken. Control writes, workers read.
     pub standby: AtomicBool,
+}
+
+impl Published {
+    /// Frees replaced snapshots that no worker goes by any more. For control, to
+    /// be called now and then.
+    pub fn release(&self) {
+        self.services.release();
+        self.hops.release();
+    }
 }
 
 /// What workers tell control.
@@ -73,16 +83,26 @@ pub struct Exchange {
     /// The worker writes, control reads. When it is full, events are lost:
     /// each of them comes again with the next packet.
     pub events: ArrayQueue<Event>,
+    /// The same of all workers
+    pub(super) owners: Arc<Owners>,
 }
 
-impl Default for Exchange {
-    fn default() -> Self {
+impl Exchange {
+    /// Those of all workers, which have room for `connections` each. `seed` is
+    /// random.
+    pub fn of_all(workers: usize, connections: usize, seed: [u8; 16]) -> Arc<[Exchange]> {
+        let owners = Arc::new(Owners::new(workers, connections, Seed::new(seed)));
+        (0..workers).map(|_| Exchange::new(Arc::clone(&owners))).collect()
+    }
+
+    fn new(owners: Arc<Owners>) -> Self {
         Exchange {
             commands: ArrayQueue::new(16),
             handed: ArrayQueue::new(MOST_HANDED),
             buffers: ArrayQueue::new(MOST_HANDED),
             claims: Arc::default(),
             events: ArrayQueue::new(1024),
+            owners,
         }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
+use super::adopt::{Adoption, Schedulers};
 use super::defense::Overload;
+use super::owners::Owners;
 use super::persist::{Kept, Unserved, Wanted};
 use super::sweep::Sweep;
 use crate::conn::timer::{Wheel, ticks};
@@ -16,7 +18,7 @@ use crate::local::{Claims, LocalPorts};
 use crate::neigh::{HopId, NextHop, NextHops, Resolution};
 use crate::packet::Packet;
 use crate::port::Frame;
-use crate::sched::{Arrival, Scheduler};
+use crate::sched::Arrival;
 use crate::service::{Method, Protocol, RealServer, ServerId, ServiceId, ServiceTable, VirtualService};
 use crate::stats::DropReason;
 use crate::wire::Address;
@@ -50,7 +52,7 @@ pub(super) enum Verdict {
     },
     /// Drop it
     Drop(DropReason),
-    /// Another worker keeps the template that its connection goes by
+    /// Another worker has its connection, or keeps the template that it goes by
     Hand(usize),
     /// It is neither a connection's nor the first of one
     Unclaimed,
@@ -65,8 +67,9 @@ pub(super) struct Flows {
     pub(super) local_ports: LocalPorts,
     pub(super) ftp: Sessions,
     pub(super) overload: Overload,
-    /// By service slot
-    schedulers: Vec<Option<Scheduler>>,
+    owners: Arc<Owners>,
+    pub(super) schedulers: Schedulers,
+    pub(super) adoption: Option<Adoption>,
     /// Whether another director has the VIPs: connections are not begun here
     pub(super) standby: bool,
     pub(super) worker: usize,
@@ -74,15 +77,13 @@ pub(super) struct Flows {
     pub(super) capacity: usize,
     /// Identification of the next packet of our own
     packet_id: u16,
-    /// Connections removed so far: what was looked up before one was removed
-    /// must be looked up again, since its number may have been given away
-    pub(super) removed: u64,
 }
 
 impl Flows {
     pub(super) fn new(
         worker: usize,
         claims: Vec<Arc<Claims>>,
+        owners: Arc<Owners>,
         capacity: usize,
         seed: Seed,
         now: u32,
@@ -96,24 +97,13 @@ impl Flows {
             workers: claims.len(),
             local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
             ftp: Sessions::new(capacity),
-            schedulers: Vec::new(),
+            owners,
+            schedulers: Schedulers::default(),
+            adoption: None,
             standby: false,
             worker,
             capacity,
             packet_id: 0,
-            removed: 0,
-        }
-    }
-
-    /// Brings the schedulers in line with a new service table.
-    pub(super) fn adopt(&mut self, table: &ServiceTable, now: u32) {
-        self.schedulers.resize_with(table.service_slots(), || None);
-        for (slot, scheduler) in self.schedulers.iter_mut().enumerate() {
-            match (table.service(ServiceId(slot as u32)), scheduler) {
-                (Some(service), Some(scheduler)) => scheduler.update(service, table, now),
-                (Some(service), none) => *none = Some(Scheduler::new(service, table, now)),
-                (None, gone) => *gone = None,
-            }
         }
     }
 
@@ -141,15 +131,15 @@ impl Flows {
         found: Option<(EntryId, Side)>,
         now: u32,
     ) -> Verdict {
-        let (id, side) = match found {
+        let found = match found {
             // In the end it is as if there had been none.
             Some((id, side)) if self.is_over(view, id, side, packet) => {
                 self.expire(view, id);
-                match self.begin(view, packet, interface, frame.bytes(), now) {
-                    Ok(begun) => begun,
-                    Err(verdict) => return verdict,
-                }
+                None
             }
+            found => found,
+        };
+        let (id, side) = match found {
             Some(found) => found,
             None => match self.begin(view, packet, interface, frame.bytes(), now) {
                 Ok(begun) => begun,
@@ -231,31 +221,15 @@ impl Flows {
             Err(verdict) => return verdict,
         };
 
-        let share = server.counters.share(self.worker);
-        let service_share = server.service_counters.share(self.worker);
         // The fragments of a packet count as the packet, which IPVS has put
         // together.
         let (packets, bytes) = match packet.later {
             false => (1, packet.length),
             true => (0, packet.length - (packet.transport - packet.network)),
         };
-        let bytes = u64::from(bytes);
-        match side {
-            Side::Client => {
-                entry.packets = entry.packets.wrapping_add(packets);
-                share.traffic.in_packets.add(packets.into());
-                share.traffic.in_bytes.add(bytes);
-                service_share.in_packets.add(packets.into());
-                service_share.in_bytes.add(bytes);
-            }
-            // As `ip_vs_out_stats`: a removed server is counted no more.
-            Side::Server if !server.available => {}
-            Side::Server => {
-                share.traffic.out_packets.add(packets.into());
-                share.traffic.out_bytes.add(bytes);
-                service_share.out_packets.add(packets.into());
-                service_share.out_bytes.add(bytes);
-            }
+        server.count(self.worker, side, packets.into(), bytes.into());
+        if side == Side::Client {
+            entry.packets = entry.packets.wrapping_add(packets);
         }
 
         let direction = match side {
@@ -276,6 +250,7 @@ impl Flows {
         }
         if state.is_active() != entry.active {
             entry.active = state.is_active();
+            let share = server.counters.share(self.worker);
             let (from, to) = match entry.active {
                 true => (&share.inactive, &share.active),
                 false => (&share.active, &share.inactive),
@@ -283,8 +258,8 @@ impl Flows {
             from.sub(1);
             to.add(1);
         }
-        let timeouts = server.timeouts.as_deref().unwrap_or(view.services.timeouts());
-        self.wheel.touch(id, deadline(now, timeouts.seconds(state)));
+        let seconds = view.services.timeouts_of(server).seconds(state);
+        self.wheel.touch(id, deadline(now, seconds));
 
         let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
         let pmtu_disc = view.services.tunables().pmtu_disc;
@@ -360,14 +335,13 @@ impl Flows {
         tuple: &Tuple,
         now: u32,
     ) -> Option<ServerId> {
-        let scheduler = self.schedulers.get_mut(id.0 as usize).and_then(Option::as_mut);
         let arrival = Arrival {
             source: tuple.source,
             source_port: tuple.source_port,
             destination: tuple.destination,
             now,
         };
-        scheduler.and_then(|scheduler| scheduler.schedule(service, &view.services, &arrival))
+        self.choose(id, service, &view.services, &arrival)
     }
 
     /// Makes the connection that a packet begins.
@@ -383,6 +357,9 @@ impl Flows {
         let services = &view.services;
         let service_id = services.find_for(&tuple, interface).ok_or(Verdict::Unclaimed)?;
         let service = services.service(service_id).ok_or(Verdict::Unclaimed)?;
+        if let Some(owner) = self.owners.elsewhere(&tuple, self.worker) {
+            return Err(Verdict::Hand(owner));
+        }
         let wanted = Wanted::of(service, &tuple, packet, bytes);
         if let Some(keeper) = wanted.as_ref().and_then(|wanted| self.keeper(wanted)) {
             return Err(Verdict::Hand(keeper));
@@ -483,10 +460,11 @@ impl Flows {
         };
         let seconds = match entry.one_packet {
             true => LONGEST_WAIT,
-            false => services.timeouts_of(server_id).seconds(state),
+            false => services.timeouts_of(server).seconds(state),
         };
         self.wheel.schedule(id, deadline(now, seconds));
         self.templates.adopt(template, now);
+        self.owners.begun(&tuple, self.worker);
         let share = server.counters.share(self.worker);
         share.inactive.add(1);
         server.connections_changed();
@@ -499,7 +477,7 @@ impl Flows {
     pub(super) fn expire(&mut self, view: &View, id: EntryId) {
         self.wheel.cancel(id);
         let Some(entry) = self.table.remove(id) else { return };
-        self.removed += 1;
+        self.owners.over(&entry.client, self.worker);
         self.templates.let_go(entry.template);
         let entry = self.forget_ftp(id, entry);
         self.give_back(&entry);

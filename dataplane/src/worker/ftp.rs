@@ -330,8 +330,8 @@ impl Flows {
             self.give_back(&of_pool(data));
             return Err(full);
         };
-        self.wheel
-            .schedule(id, deadline(now, view.services.timeouts_of(entry.server_id).seconds(State::Listen)));
+        let seconds = view.services.timeouts_of(real).seconds(State::Listen);
+        self.wheel.schedule(id, deadline(now, seconds));
         // As in IPVS, it counts as a connection of the server, but not as one that
         // was scheduled.
         real.counters.share(self.worker).inactive.add(1);
@@ -403,7 +403,6 @@ impl Flows {
         // The number that was given back last is the first to be given away.
         let again = self.table.insert(entry);
         debug_assert_eq!(again, Ok(id));
-        self.removed += 1;
         self.ftp.come(id);
         Some((id, side))
     }

@@ -7,8 +7,8 @@ use crate::conn::timer::TICKS_PER_SECOND;
 use crate::conn::{ConnectionRecord, Entry, EntryId, Template, TemplateKey};
 use crate::service::{Engine, Method, Protocol, ServerId, ServiceKey, ServiceTable};
 
-/// Entries looked at in one go.
-const SLICE: EntryId = 256;
+/// Entries looked at in one go, for all listings together.
+const SLICE: EntryId = 64;
 
 /// A listing under way.
 pub(super) struct Listing {
@@ -25,9 +25,18 @@ impl Listing {
     }
 
     /// Goes on; returns false at the end. Connections that come and go
-    /// meanwhile may be in it or not.
-    pub(super) fn proceed(&mut self, flows: &Flows, services: &ServiceTable, now: u32) -> bool {
-        if self.slice.is_empty() {
+    /// meanwhile may be in it or not. Looks at entries only if `may_look`, and
+    /// takes that off then.
+    pub(super) fn proceed(
+        &mut self,
+        flows: &Flows,
+        services: &ServiceTable,
+        now: u32,
+        may_look: &mut bool,
+    ) -> bool {
+        if self.slice.is_empty() && std::mem::take(may_look) {
+            // All at once, rather than by growing.
+            self.slice.reserve_exact(SLICE as usize);
             self.fill(flows, services, now);
         }
         let at_end =

@@ -5,8 +5,10 @@
 //! bursts it takes up new snapshots, expires connections, and goes on with
 //! what control asked for, all in bounded portions.
 
+mod adopt;
 mod defense;
 mod exchange;
+mod express;
 mod flow;
 mod fragments;
 mod ftp;
@@ -14,10 +16,12 @@ mod gather;
 mod handoff;
 mod held;
 mod listing;
+mod owners;
 mod persist;
 mod pieces;
 mod related;
 mod sip;
+mod snapshot;
 mod standby;
 mod sweep;
 
@@ -40,6 +44,7 @@ use fragments::Arrival;
 use gather::Gather;
 use held::Held;
 use listing::Listing;
+pub use snapshot::Snapshot;
 use sweep::Sweep;
 
 /// Connections that are expired between two bursts: more than a burst makes,
@@ -107,9 +112,10 @@ impl<P: Port> Worker<P> {
         assert_eq!(exchanges.len(), settings.workers, "one exchange for each worker");
         let Settings { worker, connections, seed, .. } = settings;
         let claims = exchanges.iter().map(|exchange| Arc::clone(&exchange.claims)).collect();
+        let owners = Arc::clone(&exchanges[worker].owners);
         let interfaces = port.interfaces();
         Worker {
-            flows: Flows::new(worker, claims, connections, Seed::new(seed), tick(now)),
+            flows: Flows::new(worker, claims, owners, connections, Seed::new(seed), tick(now)),
             port,
             settings,
             published,
@@ -121,7 +127,7 @@ impl<P: Port> Worker<P> {
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
-            listings: Vec::new(),
+            listings: Vec::with_capacity(MOST_LISTINGS),
             icmp_limit: icmp::Limit::new(now),
             receiving: false,
             asked: None,
@@ -174,19 +180,26 @@ impl<P: Port> Worker<P> {
 
     /// Sleeps until a frame may have come, at most `limit`.
     pub fn wait(&mut self, limit: Duration) {
-        self.port.wait(limit);
+        // Control waits for a table to be adopted, and that takes some rounds.
+        if !self.flows.is_adopting() {
+            self.port.wait(limit);
+        }
     }
 
     fn take_up_snapshots(&mut self, now: u64) {
         self.flows.standby = self.published.standby.load(Ordering::Relaxed);
-        let services = self.published.services.load();
-        if !Arc::ptr_eq(&services, &self.view.services) {
-            self.view.services = Arc::clone(&services);
-            self.flows.adopt(&services, tick(now));
-            self.flows.sweep = Sweep::of(&self.view);
+        if !self.flows.is_adopting() {
+            let services = self.published.services.load();
+            if !Arc::ptr_eq(&services, &self.view.services) {
+                let former = std::mem::replace(&mut self.view.services, Arc::clone(&services));
+                self.flows.begin_adoption(former);
+                self.flows.sweep = Sweep::of(&self.view);
+            }
+        }
+        if self.flows.is_adopting() && self.flows.adopt(&self.view.services, tick(now)) {
             // After the schedulers: control takes it that the old table is
             // not looked at any more.
-            self.counters.generation.set(services.generation());
+            self.counters.generation.set(self.view.services.generation());
         }
         let hops = self.published.hops.load();
         if !Arc::ptr_eq(&hops, &self.view.hops) {
@@ -222,42 +235,47 @@ impl<P: Port> Worker<P> {
                 }
             }
         }
-        let mut found = [None; BURST];
-        for (parsed, found) in self.parsed.iter().zip(&mut found) {
-            if let Ok((packet, hash)) = parsed {
-                *found = self.flows.table.find(&packet.tuple, *hash);
-            }
-        }
-        let removed = self.flows.removed;
-        for (place, mut frame) in burst.drain(..).enumerate() {
-            let (packet, hash) = match self.parsed[place] {
+        let parsed = std::mem::take(&mut self.parsed);
+        for (mut frame, parsed) in burst.drain(..).zip(&parsed) {
+            let (packet, hash) = match parsed {
                 Ok(parsed) => parsed,
-                Err(Unparsed::Kernel) => {
-                    self.punt(frame, interface);
-                    continue;
-                }
-                Err(Unparsed::Fragment(network)) => {
-                    let arrival = Arrival { interface, visits, until: now + held::LONGEST };
-                    self.fragment(frame, network, arrival, now);
-                    continue;
-                }
-                Err(Unparsed::Icmp(network)) => {
-                    self.relate(frame, network, interface, visits, now);
-                    continue;
-                }
-                Err(Unparsed::Drop(reason)) => {
-                    self.discard(frame, reason);
+                Err(unparsed) => {
+                    self.process_unparsed(frame, *unparsed, interface, visits, now);
                     continue;
                 }
             };
-            let mut found = found[place];
-            // An earlier packet of this burst may have made the connection, or
-            // ended it and so given its number away.
-            if found.is_none() || self.flows.removed != removed {
-                found = self.flows.table.find(&packet.tuple, hash);
+            // Not before its turn: an earlier packet of this burst may have made the
+            // connection, or ended it.
+            let found = self.flows.table.find(&packet.tuple, *hash);
+            if let Some(found) = found
+                && let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now))
+            {
+                self.send(out, frame);
+                continue;
             }
-            let verdict = self.flows.process(&self.view, &mut frame, &packet, interface, found, tick(now));
-            self.carry_out(verdict, frame, &packet, interface, visits, now);
+            let verdict = self.flows.process(&self.view, &mut frame, packet, interface, found, tick(now));
+            self.carry_out(verdict, frame, packet, interface, visits, now);
+        }
+        self.parsed = parsed;
+    }
+
+    #[cold]
+    fn process_unparsed(
+        &mut self,
+        frame: P::Frame,
+        unparsed: Unparsed,
+        interface: usize,
+        visits: usize,
+        now: u64,
+    ) {
+        match unparsed {
+            Unparsed::Kernel => self.punt(frame, interface),
+            Unparsed::Fragment(network) => {
+                let arrival = Arrival { interface, visits, until: now + held::LONGEST };
+                self.fragment(frame, network, arrival, now);
+            }
+            Unparsed::Icmp(network) => self.relate(frame, network, interface, visits, now),
+            Unparsed::Drop(reason) => self.discard(frame, reason),
         }
     }
 
@@ -471,8 +489,14 @@ impl<P: Port> Worker<P> {
             }
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
-        let flows = &self.flows;
-        self.listings.retain_mut(|listing| listing.proceed(flows, &self.view.services, tick(now)));
+        if self.listings.is_empty() {
+            return;
+        }
+        // Each has its turn to look at entries, one between two bursts.
+        self.listings.rotate_left(1);
+        let (flows, mut may_look) = (&self.flows, true);
+        let services = &self.view.services;
+        self.listings.retain_mut(|listing| listing.proceed(flows, services, tick(now), &mut may_look));
     }
 
     /// Whether a packet that nobody claims is a NAT server's that is to be told

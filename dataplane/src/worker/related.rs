@@ -64,17 +64,7 @@ impl Flows {
             Err(verdict) => return verdict,
         };
         if let Some(server) = view.services.server(entry.server_id).filter(|server| server.available) {
-            let bytes = u64::from(error.packet.length);
-            let shares =
-                [&server.counters.share(self.worker).traffic, server.service_counters.share(self.worker)];
-            for share in shares {
-                let (packets, total) = match side {
-                    Side::Client => (&share.in_packets, &share.in_bytes),
-                    Side::Server => (&share.out_packets, &share.out_bytes),
-                };
-                packets.add(1);
-                total.add(bytes);
-            }
+            server.count(self.worker, side, 1, error.packet.length.into());
         }
         let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
         let encapsulation = view.services.server(entry.server_id).map(|server| server.encapsulation);

@@ -140,7 +140,7 @@ impl Director {
 
     pub fn with(workers: usize, connections: usize) -> Self {
         let published = Arc::new(Published::default());
-        let exchanges: Arc<[Exchange]> = (0..workers).map(|_| Exchange::default()).collect();
+        let exchanges = Exchange::of_all(workers, connections, [0; 16]);
         let counters: Vec<_> = (0..workers).map(|_| Arc::new(WorkerCounters::default())).collect();
         let now = 1000 * SECOND;
         let workers = (0..workers).map(|worker| {

@@ -3,9 +3,9 @@
 use sluice_dataplane::service::Method;
 use sluice_dataplane::stats::DropReason;
 
-use crate::director::packets::{ACK, SYN, tcp};
+use crate::director::packets::{ACK, SYN, tcp, udp};
 use crate::director::{
-    CLIENT, CLIENT_ROUTER, Director, FRAMES, INSIDE, OUTSIDE, Outcome, SERVER, VIP, server_mac,
+    CLIENT, CLIENT_ROUTER, DNS_VIP, Director, FRAMES, INSIDE, OUTSIDE, Outcome, SERVER, VIP, server_mac,
 };
 
 fn director(workers: usize, method: Method) -> Director {
@@ -43,6 +43,42 @@ fn packets_on_another_queue_reach_their_connection() {
             }
             assert_eq!(director.workers[owner].connections(), 1);
             assert_eq!(director.list().len(), 1);
+        }
+    }
+}
+
+/// Of a client that sends its SYN again on another queue, or a flow of datagrams
+/// that the card sends elsewhere from now on.
+#[test]
+fn what_could_begin_a_connection_goes_to_the_one_that_there_is() {
+    for method in [Method::Nat, Method::FullNat, Method::DirectRoute, Method::Tunnel] {
+        for workers in [2, 3, 5] {
+            for owner in 0..workers {
+                let mut director = Director::with(workers, 100);
+                let (http, dns) = director.both_services();
+                for service in [http, dns] {
+                    director.add_server(service, SERVER, method, 1);
+                }
+                director.publish();
+                for first in [tcp(CLIENT, VIP, SYN).bytes(), udp(CLIENT, DNS_VIP).bytes()] {
+                    let sent = director.arrive_at(owner, 0, &[&first]);
+                    assert_eq!(sent.sent.len(), 1);
+                    for queue in 0..workers {
+                        let again = director.arrive_at(queue, 0, &[&first]);
+                        if method != Method::Tunnel {
+                            assert_eq!(again, sent, "{owner} of {workers}, queue {queue}");
+                        }
+                    }
+                }
+                assert_eq!(director.workers[owner].connections(), 2);
+                assert_eq!(director.list().len(), 2);
+                // What is over begins anew where its packets arrive now.
+                director.pass(400 * 1_000_000_000);
+                assert_eq!(director.list().len(), 0);
+                let other = (owner + 1) % workers;
+                director.arrive_at(other, 0, &[&udp(CLIENT, DNS_VIP).bytes()]);
+                assert_eq!(director.workers[other].connections(), 1);
+            }
         }
     }
 }

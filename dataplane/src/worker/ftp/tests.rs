@@ -3,6 +3,7 @@ use std::sync::Arc;
 use super::*;
 use crate::conn::Seed;
 use crate::service::ServerId;
+use crate::worker::owners::Owners;
 
 fn address(last: u8) -> Address {
     Address::from_v4([10, 0, 2, last])
@@ -46,7 +47,8 @@ fn data(local: (Address, u16), port: u16) -> Entry {
 
 fn flows(worker: usize, workers: usize) -> Flows {
     let claims = (0..workers).map(|_| Arc::default()).collect();
-    Flows::new(worker, claims, 1000, Seed::new([0; 16]), 0)
+    let seed = Seed::new([0; 16]);
+    Flows::new(worker, claims, Arc::new(Owners::new(workers, 1000, seed)), 1000, seed, 0)
 }
 
 #[test]

@@ -1,0 +1,125 @@
+//! The short way, of packets to which nothing happens but what happens to most:
+//! whole packets of TCP or UDP over IPv4, of a connection that stays in its
+//! state, to a next hop that is known.
+//!
+//! Whatever is out of the ordinary is refused before anything is changed, and
+//! goes the long way of [`Flows::process`](super::flow::Flows::process), which
+//! would do the same with the others.
+
+use super::flow::{Flows, View, deadline};
+use crate::conn::{EntryId, Side, State};
+use crate::ftp::Role;
+use crate::packet::Packet;
+use crate::port::Frame;
+use crate::service::{Method, Protocol};
+use crate::wire::checksum::Delta;
+use crate::wire::{ethernet, ipv4, tcp};
+
+/// Where the transport header is: behind an untagged Ethernet header and one of
+/// IPv4 without options.
+const TRANSPORT: usize = ethernet::LEN + ipv4::LEN;
+/// Where the checksum is in the header of TCP and in that of UDP.
+const TCP_CHECKSUM: usize = TRANSPORT + 16;
+const UDP_CHECKSUM: usize = TRANSPORT + 6;
+/// Bytes up to the end of the ports.
+const HEAD: usize = TRANSPORT + 4;
+/// What a hop less adds to the sum of the header: 0x0100 less.
+const HOP: Delta = Delta::new(0x0100, 0);
+
+impl Flows {
+    /// Rewrites a packet of a connection and puts the next hop's link-layer header
+    /// on, if it is one for the short way. Returns the interface to send it on;
+    /// `None`, and everything is as it was, if it has to go the long way.
+    #[inline]
+    pub(super) fn express<F: Frame>(
+        &mut self,
+        view: &View,
+        frame: &mut F,
+        packet: &Packet,
+        (id, side): (EntryId, Side),
+        now: u32,
+    ) -> Option<usize> {
+        let entry = self.table.get_mut(id)?;
+        let stays = match entry.state {
+            State::Udp => true,
+            State::Established => {
+                entry.active && packet.flags & (tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK
+            }
+            _ => false,
+        };
+        let whole = packet.is_v4 && usize::from(packet.transport) == TRANSPORT && !packet.partial;
+        let ordinary = entry.ftp == Role::None && !entry.one_packet && packet.ttl > 1;
+        if !(stays && whole && ordinary) {
+            return None;
+        }
+        let server = view.services.server(entry.server_id).filter(|server| server.available)?;
+        let hop = view.hops.hop(entry.hops[side as usize])?;
+        let mac = hop.mac?;
+        let known = entry.hop_generation == view.hops.generation() && hop.vlan.is_none();
+        if !known || packet.length > hop.mtu {
+            return None;
+        }
+        let length = ethernet::LEN + usize::from(packet.length);
+        let checksum_at = if packet.tuple.protocol == Protocol::Tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
+        let bytes = frame.bytes_mut();
+        if length < checksum_at + 2 || length > bytes.len() {
+            return None;
+        }
+        let (head, rest) = bytes.split_first_chunk_mut::<HEAD>()?;
+        let field = rest.get_mut(checksum_at - HEAD..)?.first_chunk_mut::<2>()?;
+        match entry.method {
+            Method::Tunnel => return None,
+            Method::Nat | Method::FullNat if !entry.is_of_one_family() => return None,
+            Method::DirectRoute => hop_off(head, HOP),
+            Method::Nat | Method::FullNat => {
+                let (other, ip_delta, transport_delta) = match side {
+                    Side::Client => (&entry.server, entry.ip_delta, entry.transport_delta),
+                    Side::Server => {
+                        (&entry.client, entry.ip_delta.reversed(), entry.transport_delta.reversed())
+                    }
+                };
+                // The addresses and ports of the other side's packets, turned round.
+                put(head, ethernet::LEN + 12, other.destination.v4_bytes());
+                put(head, ethernet::LEN + 16, other.source.v4_bytes());
+                put(head, TRANSPORT, other.destination_port.to_be_bytes());
+                put(head, TRANSPORT + 2, other.source_port.to_be_bytes());
+                hop_off(head, ip_delta.and(HOP));
+                let before = u16::from_be_bytes(*field);
+                let after = match packet.tuple.protocol {
+                    Protocol::Udp => transport_delta.apply_udp(before),
+                    Protocol::Tcp | Protocol::Sctp => transport_delta.apply(before),
+                };
+                *field = after.to_be_bytes();
+            }
+        }
+        put(head, 0, mac);
+        put(head, 6, hop.source_mac);
+        frame.set_len(length);
+
+        server.count(self.worker, side, 1, packet.length.into());
+        if side == Side::Client {
+            entry.packets = entry.packets.wrapping_add(1);
+        }
+        let state = entry.state;
+        if state == State::Established || side == Side::Server {
+            self.templates.assure(entry.template);
+        }
+        self.wheel.touch(id, deadline(now, view.services.timeouts_of(server).seconds(state)));
+        Some(hop.interface.into())
+    }
+}
+
+/// Takes a hop off, with the checksum changed by what is rewritten in all.
+#[inline(always)]
+fn hop_off(head: &mut [u8; HEAD], delta: Delta) {
+    const TTL: usize = ethernet::LEN + 8;
+    const CHECKSUM: usize = ethernet::LEN + 10;
+    head[TTL] -= 1;
+    let before = u16::from_be_bytes([head[CHECKSUM], head[CHECKSUM + 1]]);
+    put(head, CHECKSUM, delta.apply(before).to_be_bytes());
+}
+
+#[inline(always)]
+fn put<const N: usize>(head: &mut [u8; HEAD], at: usize, bytes: [u8; N]) {
+    head[at..at + N].copy_from_slice(&bytes);
+}
