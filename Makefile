@@ -5,11 +5,12 @@ RELEASE := $(TARGET)/release
 # Namespaces need root, cargo does not: it may only be there for the user.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help deps build demo test bench bench-growth bench-wire bench-apps lint
+.PHONY: help deps build demo test test-ha bench bench-growth bench-wire bench-apps lint
 
 help:
 	@echo 'make demo        see it forward real traffic, in all four methods'
 	@echo 'make test        unit, property and end-to-end tests (the last need root)'
+	@echo 'make test-ha     failover between two directors, all methods and faults, under load'
 	@echo 'make lint        formatting and clippy'
 	@echo 'make deps        install the Debian packages that are missing'
 	@echo
@@ -33,6 +34,10 @@ test: deps
 	cargo test --locked --workspace --exclude sluice-bench
 	cargo build --release --locked -p sluice-control
 	SLUICE_BIN=$(abspath $(RELEASE))/sluice RUST_TEST_THREADS=2 cargo test --locked -p sluice-bench
+
+# Takes some five minutes.
+test-ha: build
+	@$(SUDO) $(RELEASE)/test-ha
 
 # BENCH is a part of the ids to run, as criterion takes it.
 bench: deps

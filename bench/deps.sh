@@ -4,7 +4,7 @@
 set -euo pipefail
 
 build=(clang gcc libbpf-dev libelf-dev linux-libc-dev make pkg-config zlib1g-dev)
-try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping lftp libusrsctp-examples nginx-light vsftpd wrk)
+try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping keepalived lftp libusrsctp-examples nginx-light vsftpd wrk)
 compare=(haproxy libnginx-mod-stream nftables)
 
 needed=("${build[@]}" "${try[@]}")
