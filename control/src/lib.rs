@@ -2,14 +2,20 @@
 
 pub mod api;
 pub mod config;
+pub mod connections;
+pub mod events;
 pub mod ipvsadm;
 pub mod marks;
+pub mod metrics;
 pub mod netlink;
+pub mod observe;
 pub mod realserver;
 pub mod reload;
 pub mod role;
 pub mod rules;
 pub mod run;
 pub mod status;
+pub mod top;
+pub mod web;
 
 pub mod workers;

@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use sluice_control::{ipvsadm, marks, realserver, reload, role, run, status};
+use sluice_control::events::{EventLog, Recorder};
+use sluice_control::{connections, events, ipvsadm, marks, realserver, reload, role, run, status, top};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -40,6 +42,12 @@ enum Command {
     },
     /// Make it the active director or the backup of another one
     Role(role::Arguments),
+    /// Watch services, servers and workers in the terminal
+    Top(top::Arguments),
+    /// Show connections, all or those that are looked for
+    Connections(connections::Arguments),
+    /// Show what happened to a running director
+    Events(events::Arguments),
     /// Administer virtual services as with ipvsadm
     #[command(disable_help_flag = true)]
     Ipvsadm {
@@ -66,9 +74,13 @@ fn main() -> ExitCode {
     }
     let result = match Arguments::parse().command {
         Command::Run { config, socket } => {
-            log_to_stderr();
-            run::run(&config, socket)
+            let events = Arc::new(EventLog::default());
+            log(Arc::clone(&events));
+            run::run(&config, socket, events)
         }
+        Command::Top(arguments) => return top::main(&arguments),
+        Command::Connections(arguments) => return connections::main(&arguments),
+        Command::Events(arguments) => return events::main(&arguments),
         Command::Check(arguments) => return reload::check(&arguments),
         Command::Reload(arguments) => return reload::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
@@ -92,12 +104,16 @@ fn main() -> ExitCode {
     }
 }
 
-fn log_to_stderr() {
-    use tracing_subscriber::EnvFilter;
+/// To standard error what SLUICE_LOG wants, and to the event log what matters.
+fn log(events: Arc<EventLog>) {
+    use tracing_subscriber::filter::LevelFilter;
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    use tracing_subscriber::{EnvFilter, Layer};
     let filter = EnvFilter::try_from_env("SLUICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let printed = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        .init();
+        .with_filter(filter);
+    tracing_subscriber::registry().with(printed).with(Recorder(events).with_filter(LevelFilter::INFO)).init();
 }

@@ -1,9 +1,8 @@
 //! Reading the configuration again while the director runs.
 //!
 //! The file rules: after a reload the director has what the file says, and what
-//! was changed at run time in other ways is gone (`sluice save` writes it into
-//! the file before). What did not change keeps its counters, connections and
-//! place in the schedule.
+//! was changed at run time in other ways is gone. What did not change keeps its
+//! counters, connections and place in the schedule.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,6 +18,8 @@ pub struct Source {
     pub file: PathBuf,
     /// What of it holds until the next start
     pub running: config::Director,
+    /// So does this
+    pub web: config::Web,
 }
 
 /// Why nothing was reloaded; then nothing has changed.
@@ -46,7 +47,7 @@ pub enum ReloadError {
     Fixed {
         /// The file
         file: PathBuf,
-        /// Which keys of `[director]`
+        /// Which keys of `[director]`, or tables
         keys: Vec<&'static str>,
     },
     /// The thread that read it is gone
@@ -68,8 +69,10 @@ impl ReloadError {
 }
 
 impl Source {
-    /// The keys of `[director]` that are fixed at start and differ.
-    fn fixed(&self, new: &config::Director) -> Vec<&'static str> {
+    /// The keys of `[director]`, and the tables, that are fixed at start and
+    /// differ.
+    fn fixed(&self, config: &Config) -> Vec<&'static str> {
+        let new = &config.director;
         // Every key is named, so that a new one is not forgotten here.
         let config::Director {
             interfaces,
@@ -93,6 +96,7 @@ impl Source {
             ("xdp_mode", *xdp_mode == new.xdp_mode),
             ("socket", *socket == new.socket),
             ("when_gone", *when_gone == new.when_gone),
+            ("[web]", self.web == config.web),
         ];
         keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect()
     }
@@ -102,7 +106,7 @@ impl Source {
 fn read(source: &Source) -> Result<Rules, ReloadError> {
     let config = Config::load(&source.file)?;
     let file = || source.file.clone();
-    let keys = source.fixed(&config.director);
+    let keys = source.fixed(&config);
     if !keys.is_empty() {
         return Err(ReloadError::Fixed { file: file(), keys });
     }

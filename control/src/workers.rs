@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded};
-use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::port::afxdp::{AfXdpPort, OpenError};
 use sluice_dataplane::stats::WorkerCounters;
 use sluice_dataplane::steer::Mode;
@@ -188,13 +188,14 @@ pub struct Lister {
 }
 
 impl Lister {
-    /// Asks every worker; the connections come in slices, and the channel is
+    /// Asks every worker; the connections that match come in slices, and the channel is
     /// closed after the last. May wait a moment for workers that have other
     /// commands to obey.
-    pub fn connections(&self) -> Receiver<Vec<ConnectionRecord>> {
+    pub fn connections(&self, filter: ConnectionFilter) -> Receiver<Vec<ConnectionRecord>> {
+        let filter = Arc::new(filter);
         let (answer, slices) = bounded(LISTING_SLICES);
         for exchange in self.exchanges.iter() {
-            let mut command = Command::List(answer.clone());
+            let mut command = Command::List(Arc::clone(&filter), answer.clone());
             let deadline = Instant::now() + Duration::from_secs(1);
             while let Err(refused) = exchange.commands.push(command) {
                 if Instant::now() >= deadline {

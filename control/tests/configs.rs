@@ -90,14 +90,14 @@ fn the_example_of_a_method_uses_it() {
 #[test]
 fn the_explanation_of_every_key_is_complete() {
     let text = read("all.toml");
-    for table in ["director", "service", "service.server", "mark"] {
+    for table in ["director", "web", "service", "service.server", "mark"] {
         // The error for an unknown key lists the known ones.
-        let (open, close) = if table == "director" { ("[", "]") } else { ("[[", "]]") };
+        let (open, close) = if ["director", "web"].contains(&table) { ("[", "]") } else { ("[[", "]]") };
         let header = format!("{open}{table}{close}");
         let wrong = text.replacen(&header, &format!("{header}\nno_such_key = 1"), 1);
         let error = Config::parse(&wrong, Path::new("all.toml")).unwrap_err().to_string();
         let keys: Vec<&str> = error.split('`').skip(3).step_by(2).filter(|key| *key != "server").collect();
-        assert!(keys.len() >= 3, "{error}");
+        assert!(keys.len() >= 2, "{error}");
         let start = format!("{header}\n");
         let sections = text.split(&start).skip(1).map(|rest| rest.split("\n[").next().unwrap());
         let written: String = sections.collect();

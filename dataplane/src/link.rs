@@ -76,6 +76,15 @@ impl Link {
         self.request(libc::SIOCSIFHWADDR, |request| request.ifr_ifru.ifru_hwaddr = address).map(drop)
     }
 
+    /// Whether it is up and has a carrier (`IFF_RUNNING`).
+    #[allow(unsafe_code)]
+    pub fn is_up(&self) -> io::Result<bool> {
+        let request = self.request(libc::SIOCGIFFLAGS, |_| ())?;
+        // SAFETY: SIOCGIFFLAGS filled this member of the union.
+        let flags = i32::from(unsafe { request.ifr_ifru.ifru_flags });
+        Ok(flags & (libc::IFF_UP | libc::IFF_RUNNING) == libc::IFF_UP | libc::IFF_RUNNING)
+    }
+
     /// Brings it up.
     pub fn set_up(&self) -> io::Result<()> {
         self.request(libc::SIOCSIFFLAGS, |request| request.ifr_ifru.ifru_flags = libc::IFF_UP as i16)

@@ -227,12 +227,12 @@ fn gaps(arguments: &Arguments) -> Result<(usize, Gaps)> {
         if wanted.recv().is_err() {
             break;
         }
-        // As control does: what is replaced is left to the worker, which is the last to look at it.
+        // As control does: this frees former tables that the worker has let go of.
         published.services.store(Arc::new(table));
     }
     let mut count = 0;
     if listed.recv().is_ok() {
-        let pushed = exchanges[0].commands.push(Command::List(sender));
+        let pushed = exchanges[0].commands.push(Command::List(Arc::default(), sender));
         pushed.map_err(|_| anyhow!("the worker takes no commands"))?;
         loop {
             match slices.recv_timeout(LISTING_TIMEOUT) {

@@ -7,12 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::service::{Family, ServiceKey, ServiceTable};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
+use crate::events::{self, Kind, Severity};
+use crate::observe::Observatory;
 use crate::reload::Source;
 use crate::role::Role;
 use crate::rules::{Rules, RulesError};
@@ -25,11 +27,11 @@ pub trait DataPlane {
     /// The generation that every worker has taken up by now.
     fn adopted_generation(&self) -> u64;
 
-    /// All connections, in slices as workers hand them over. The sender is
+    /// All connections that match, in slices as workers hand them over. The sender is
     /// dropped after the last slice. The channel should be short: a slow
     /// reader then holds back the next slice and never the workers' packets,
     /// and a reader that is gone ends the listing.
-    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>>;
+    fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>>;
 
     /// Called once every worker has taken up the table published last: what
     /// brings packets to the workers may follow it now.
@@ -44,6 +46,9 @@ pub trait DataPlane {
     /// Makes it the active director, or another one's backup. The workers act
     /// so at their next burst.
     fn set_role(&self, role: Role);
+
+    /// What there is to be seen of it.
+    fn observatory(&self) -> &Arc<Observatory>;
 }
 
 /// How long a change waits for the workers before it is answered anyway.
@@ -173,8 +178,17 @@ impl<D: DataPlane> Director<D> {
         self.follow();
     }
 
-    /// Answers a request whose answer is one line.
+    /// Answers a request whose answer is one line, and records what it changed.
     pub(super) async fn answer(&self, request: Request) -> Answer {
+        let change = events::describe(&request);
+        let answer = self.carry_out(request).await;
+        if let (Some(change), Answer::Done) = (change, &answer) {
+            self.plane.observatory().events().record(Kind::Command, Severity::Info, change);
+        }
+        answer
+    }
+
+    async fn carry_out(&self, request: Request) -> Answer {
         match request {
             Request::AddService { service, settings } => {
                 self.change(|rules| rules.add_service(service, settings)).await.into()
@@ -264,7 +278,12 @@ impl<D: DataPlane> Director<D> {
                 }
             }
             // The server sends these part by part.
-            Request::Services { .. } | Request::Connections | Request::Reload { .. } => Answer::Done,
+            Request::Services { .. }
+            | Request::Connections
+            | Request::FindConnections { .. }
+            | Request::Overview { .. }
+            | Request::Events { .. }
+            | Request::Reload { .. } => Answer::Done,
         }
     }
 
@@ -272,7 +291,7 @@ impl<D: DataPlane> Director<D> {
     async fn local_connections(&self) -> HashMap<(Option<ServiceKey>, IpAddr), u64> {
         let mut uses = HashMap::new();
         let services: HashSet<_> = self.rules().keys().collect();
-        let mut slices = self.plane.connections();
+        let mut slices = self.plane.connections(ConnectionFilter::default());
         while let Some(slice) = slices.recv().await {
             for record in slice {
                 let Some((lip, _)) = record.local else { continue };

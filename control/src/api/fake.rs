@@ -3,11 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::service::ServiceTable;
 use tokio::sync::mpsc;
 
 use super::DataPlane;
+use crate::observe::Observatory;
 use crate::role::Role;
 
 /// Adopts tables at once, unless told not to, and lists the connections that
@@ -22,6 +23,8 @@ pub struct FakePlane {
     pub slices: RefCell<Vec<Vec<ConnectionRecord>>>,
     /// The role that it was given
     pub role: Cell<Role>,
+    /// What is seen of it
+    pub observatory: Arc<Observatory>,
 }
 
 impl DataPlane for FakePlane {
@@ -33,8 +36,9 @@ impl DataPlane for FakePlane {
         self.stuck_at.get().unwrap_or_else(|| self.table.borrow().generation())
     }
 
-    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>> {
-        let slices = self.slices.borrow().clone();
+    fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>> {
+        let mut slices = self.slices.borrow().clone();
+        slices.iter_mut().for_each(|slice| slice.retain(|record| filter.matches(record)));
         let (sender, receiver) = mpsc::channel(slices.len().max(1));
         for slice in slices {
             // There is room for all of them.
@@ -55,5 +59,9 @@ impl DataPlane for FakePlane {
 
     fn set_role(&self, role: Role) {
         self.role.set(role);
+    }
+
+    fn observatory(&self) -> &Arc<Observatory> {
+        &self.observatory
     }
 }

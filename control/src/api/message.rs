@@ -8,7 +8,10 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::ConnectionRecord;
 
+use super::query::ConnectionQuery;
+use crate::events::{EventRecord, Kind};
 use crate::marks::{MarkListing, MarkRule};
+use crate::observe::{Overview, OverviewQuery};
 use crate::role::Role;
 use crate::rules::{
     Change, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName,
@@ -96,6 +99,16 @@ pub enum Request {
     /// `ipvsadm -L -c`: answered by any number of [`Answer::Connections`],
     /// then [`Answer::Done`]
     Connections,
+    /// `sluice connections`: answered as [`Request::Connections`] is, or by
+    /// [`Answer::Count`]
+    FindConnections {
+        /// Which
+        query: ConnectionQuery,
+        /// So many at most
+        limit: Option<u64>,
+        /// Only their number is wanted
+        count: bool,
+    },
     /// `ipvsadm -L --timeout`
     Timeouts,
     /// `ipvsadm --set`; 0 leaves a timeout as it is
@@ -150,6 +163,24 @@ pub enum Request {
         /// From now on
         role: Role,
     },
+    /// `sluice top`: state and rates, cut to what a screen shows
+    Overview {
+        /// Which part
+        query: OverviewQuery,
+    },
+    /// `sluice events`: answered by any number of [`Answer::Events`], then,
+    /// unless it is followed, [`Answer::Done`]
+    Events {
+        /// Those with greater numbers than this
+        after: u64,
+        /// The newest so many at most
+        limit: Option<usize>,
+        /// One kind only
+        kind: Option<Kind>,
+        /// Go on with new ones as they come. There is an empty part now and
+        /// then, so that both sides know of each other.
+        follow: bool,
+    },
     /// `sluice reload`: answered by any number of [`Answer::Changes`], then
     /// [`Answer::Done`]
     Reload {
@@ -175,6 +206,12 @@ pub enum Answer {
     Service(ServiceListing),
     /// Part of the answer to [`Request::Connections`]
     Connections(Vec<ConnectionListing>),
+    /// To [`Request::FindConnections`]: how many there are
+    Count(u64),
+    /// Part of the answer to [`Request::Events`], oldest first
+    Events(Vec<EventRecord>),
+    /// To [`Request::Overview`]
+    Overview(Box<Overview>),
     /// To [`Request::LocalAddresses`]
     LocalAddresses(Vec<LocalAddressUse>),
     /// To [`Request::Timeouts`]
@@ -194,7 +231,7 @@ pub enum Answer {
 impl Answer {
     /// Whether no further line follows.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Answer::Service(_) | Answer::Connections(_) | Answer::Changes(_))
+        !matches!(self, Answer::Service(_) | Answer::Connections(_) | Answer::Events(_) | Answer::Changes(_))
     }
 
     /// An error that is not one of the rules.

@@ -8,7 +8,9 @@
 mod client;
 mod director;
 pub mod fake;
+mod listing;
 pub mod message;
+mod query;
 mod server;
 mod socket;
 #[cfg(test)]
@@ -17,6 +19,7 @@ mod tests;
 pub use client::{Client, ClientError, SOCKET_VARIABLE, Session};
 pub use director::{DataPlane, Director};
 pub use message::{Answer, Request};
+pub use query::{ConnectionQuery, EndpointQuery, QueryError};
 pub use server::serve;
 pub use socket::{BindError, Listener};
 

@@ -4,16 +4,20 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use sluice_dataplane::conn::ConnectionFilter;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::director::{DataPlane, Director};
+use super::listing;
 use super::message::{Answer, Request};
 use super::{Listener, MAX_CLIENTS, MAX_REQUEST};
 use crate::rules::SAMPLE_INTERVAL;
@@ -161,12 +165,28 @@ async fn respond<D: DataPlane>(
             }
         }
         Request::Connections => {
-            let mut slices = director.plane().connections();
-            while let Some(slice) = slices.recv().await {
-                let part = slice.into_iter().map(Into::into).collect();
-                send(writer, &Answer::Connections(part)).await?;
+            let slices = director.plane().connections(ConnectionFilter::default());
+            listing::connections(slices, None, writer).await
+        }
+        Request::FindConnections { query, limit, count } => match query.filter() {
+            Ok(filter) if count => {
+                let number = listing::count(director.plane().connections(filter)).await;
+                send(writer, &Answer::Count(number)).await
             }
-            send(writer, &Answer::Done).await
+            Ok(filter) => listing::connections(director.plane().connections(filter), limit, writer).await,
+            Err(error) => send(writer, &Answer::error("bad_request", error.to_string())).await,
+        },
+        Request::Overview { query } => {
+            let observatory = Arc::clone(director.plane().observatory());
+            // Ten thousand services take their time to sort.
+            match spawn_blocking(move || observatory.overview(&query)).await {
+                Ok(overview) => send(writer, &Answer::Overview(Box::new(overview))).await,
+                Err(error) => send(writer, &Answer::error("internal", error.to_string())).await,
+            }
+        }
+        Request::Events { after, limit, kind, follow } => {
+            let events = Arc::clone(director.plane().observatory().events());
+            listing::events(&events, after, limit, kind, follow, writer).await
         }
         Request::Reload { dry_run } => match director.reload(dry_run).await {
             Ok(changes) => {
@@ -184,7 +204,7 @@ async fn respond<D: DataPlane>(
     }
 }
 
-async fn send(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
+pub(super) async fn send(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
     timeout(LINE_TIMEOUT, writer.write_all(&line(answer))).await?
 }
 

@@ -326,3 +326,75 @@ fn local_addresses_are_listed_with_their_connections() {
     let counts: Vec<u64> = listed[0].addresses.iter().map(|(_, connections)| *connections).collect();
     assert_eq!((listed.len(), counts), (1, vec![1, 2, 0]));
 }
+
+#[test]
+fn connections_that_are_looked_for() {
+    let record = |client: u8, state: &'static str| ConnectionRecord {
+        protocol: Protocol::Tcp,
+        expires: 900,
+        state,
+        client: (Address::from_v4([198, 51, 100, client]), 40_000),
+        service: (Address::from_v4([192, 0, 2, 10]), 80),
+        local: None,
+        server: (Address::from_v4([10, 0, 2, 1]), 80),
+        method: Method::Nat,
+        any_protocol: false,
+        mark: None,
+        engine: None,
+    };
+    let director = Running::start(move |plane| {
+        let slice: Vec<_> =
+            (0..100).map(|n| record(n, if n < 10 { "CLOSE" } else { "ESTABLISHED" })).collect();
+        *plane.slices.borrow_mut() = vec![slice; 3];
+    });
+    let find = |query: ConnectionQuery, limit, count| {
+        let mut found = Vec::new();
+        let answer =
+            director.client().call_parts(&Request::FindConnections { query, limit, count }, |part| {
+                let Answer::Connections(slice) = part else { panic!("{part:?}") };
+                found.extend(slice);
+                Ok(())
+            });
+        answer.map(|answer| (found.len(), answer)).map_err(|error| error.to_string())
+    };
+    let all = ConnectionQuery::default;
+    let closing = ConnectionQuery { state: Some("CLOSE".into()), ..all() };
+    let client = ConnectionQuery { client: Some("198.51.100.7".parse().unwrap()), ..all() };
+    assert_eq!(find(all(), None, false), Ok((300, Answer::Done)));
+    assert_eq!(find(all(), Some(120), false), Ok((120, Answer::Done)));
+    assert_eq!(find(all(), Some(0), false), Ok((0, Answer::Done)));
+    assert_eq!(find(closing.clone(), None, false), Ok((30, Answer::Done)));
+    assert_eq!(find(closing, None, true), Ok((0, Answer::Count(30))));
+    assert_eq!(find(client, None, true), Ok((0, Answer::Count(3))));
+    let wrong = ConnectionQuery { state: Some("OPEN".into()), ..all() };
+    assert!(find(wrong, None, true).unwrap_err().contains("there is no state"));
+}
+
+#[test]
+fn what_commands_change_is_an_event_and_can_be_followed() {
+    let director = Running::start(|_| {});
+    director.client().call(&add(80)).unwrap();
+    let refused = director.client().call(&add(80));
+    assert!(matches!(refused, Err(ClientError::Refused { .. })), "{refused:?}");
+    let events = |limit| {
+        let mut texts = Vec::new();
+        let request = Request::Events { after: 0, limit, kind: None, follow: false };
+        let answer = director.client().call_parts(&request, |part| {
+            let Answer::Events(events) = part else { panic!("{part:?}") };
+            texts.extend(events.into_iter().map(|event| event.text));
+            Ok(())
+        });
+        assert_eq!(answer.unwrap(), Answer::Done);
+        texts
+    };
+    assert_eq!(events(None), ["service tcp 192.0.2.10:80 added (scheduler rr)"]);
+
+    let mut follower = director.connect();
+    let follow = "{\"events\":{\"after\":0,\"limit\":0,\"kind\":\"command\",\"follow\":true}}\n";
+    follower.write_all(follow.as_bytes()).unwrap();
+    director.client().call(&add(81)).unwrap();
+    let mut lines = BufReader::new(&follower).lines().map(Result::unwrap);
+    let line = lines.find(|line| line.contains(":81 ")).unwrap();
+    assert!(line.contains("\"kind\":\"command\"") && !line.contains(":80 "), "{line}");
+    assert_eq!(events(Some(1)), ["service tcp 192.0.2.10:81 added (scheduler rr)"]);
+}

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use sluice_dataplane::service::Protocol;
+use sluice_dataplane::service::{Method, Protocol};
 use sluice_dataplane::wire::Address;
 use toml::Spanned;
 
@@ -16,6 +16,17 @@ use super::{Config, Director, Problem};
 /// What `protocol` may be.
 pub(super) const PROTOCOLS: [(&str, Protocol); 3] =
     [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("sctp", Protocol::Sctp)];
+
+/// What `method` of a server may be.
+pub(super) const METHODS: [(&str, Method); 4] = [
+    ("nat", Method::Nat),
+    ("fullnat", Method::FullNat),
+    ("dr", Method::DirectRoute),
+    ("tun", Method::Tunnel),
+];
+
+/// Longest interface name (`IFNAMSIZ` less its NUL).
+pub(super) const MAX_NAME: usize = 15;
 
 /// Reads and resolves a text, or lists its mistakes in their order.
 pub(super) fn check(text: &str) -> Result<Config, Vec<Problem>> {
@@ -39,8 +50,9 @@ pub(super) fn check(text: &str) -> Result<Config, Vec<Problem>> {
     };
     let services = check.services(file, &director);
     let marks = check.marks(&file.mark, &director);
+    let web = check.web(file.web.as_ref());
     if check.problems.is_empty() {
-        Ok(Config { director, services, marks })
+        Ok(Config { director, services, marks, web })
     } else {
         check.problems.sort_by_key(|problem| (problem.line, problem.column));
         Err(check.problems)
@@ -67,8 +79,13 @@ impl Check<'_> {
     /// A key that a table needs, unless it is there and has a mistake that was
     /// told already.
     pub(super) fn missing(&mut self, table: Range<usize>, key: &str) {
+        self.missing_with(table, key, MISSING);
+    }
+
+    /// The same with what to do about it.
+    pub(super) fn missing_with(&mut self, table: Range<usize>, key: &str, hint: &str) {
         if self.is_toml && !self.left_out.contains(&(table.start, key.to_owned())) {
-            self.problem(table, format!("missing field `{key}`"), MISSING);
+            self.problem(table, format!("missing field `{key}`"), hint);
         }
     }
 

@@ -5,14 +5,11 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::check::Check;
+use super::check::{Check, MAX_NAME};
 use super::{
     CONNECTIONS, DEFAULT_CONNECTIONS, Director, Idle, MAX_CPU, MAX_INTERFACES, WhenGone, XdpMode, file,
 };
 use crate::role::Role;
-
-/// Longest interface name (`IFNAMSIZ` less its NUL).
-const MAX_NAME: usize = 15;
 
 /// Longest path of a Unix socket (`sun_path` less its NUL).
 const MAX_SOCKET: usize = 107;

@@ -13,6 +13,7 @@ pub(super) struct File {
     pub(super) service: Vec<Spanned<Service>>,
     #[serde(default)]
     pub(super) mark: Vec<Spanned<Mark>>,
+    pub(super) web: Option<Web>,
 }
 
 /// Numbers and names are taken loosely here, and keys that must be there are
@@ -97,4 +98,12 @@ pub(super) struct Mark {
     #[serde(rename = "in")]
     pub(super) interface: Option<Spanned<String>>,
     pub(super) set: Option<Spanned<Value>>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Web {
+    pub(super) listen: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) hosts: Vec<Spanned<String>>,
 }

@@ -36,7 +36,9 @@ impl Check<'_> {
                 }
                 let (Some(address), Some(protocol)) = (address, &service.protocol) else {
                     let missing = if address.is_none() { "address" } else { "protocol" };
-                    self.missing(spanned.span(), missing);
+                    let hint =
+                        "give the service an address and a protocol, as in configs/minimal.toml, or a mark";
+                    self.missing_with(spanned.span(), missing, hint);
                     return None;
                 };
                 let protocol = self.one_of("protocol", protocol, &PROTOCOLS);

@@ -23,6 +23,7 @@ mod target;
 mod tests;
 mod timeouts;
 mod tunables;
+mod web;
 
 use std::fs;
 use std::ops::Range;
@@ -36,6 +37,7 @@ use crate::marks::MarkRule;
 use crate::role::Role;
 
 pub use problem::{Error, Problem, Problems};
+pub use web::{DEFAULT_PORT, Web};
 
 /// A valid configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,6 +49,8 @@ pub struct Config {
     /// Rules that mark packets, in the order of the file, each with the line
     /// that it begins in
     pub marks: Vec<(usize, MarkRule)>,
+    /// The web page and metrics
+    pub web: Web,
 }
 
 /// The `[director]` table.

@@ -7,7 +7,7 @@ use sluice_dataplane::service::{Family, Method, Protocol, ServiceKey, ServiceOpt
 use sluice_dataplane::wire::Address;
 use toml::Spanned;
 
-use super::check::Check;
+use super::check::{Check, METHODS};
 use super::{MAX_WEIGHT, Server, file};
 use crate::rules::MAX_WEIGHT as MAX_THRESHOLD;
 
@@ -20,12 +20,6 @@ impl Check<'_> {
         options: ServiceOptions,
         locals: &[Address],
     ) -> Vec<Server> {
-        const METHODS: [(&str, Method); 4] = [
-            ("nat", Method::Nat),
-            ("fullnat", Method::FullNat),
-            ("dr", Method::DirectRoute),
-            ("tun", Method::Tunnel),
-        ];
         let mut seen: HashMap<(Address, u16), usize> = HashMap::new();
         let mut servers = Vec::new();
         for spanned in list {
@@ -183,7 +177,7 @@ impl Check<'_> {
     }
 
     /// Address of a real server, and its port where there is one.
-    fn real_address(&mut self, text: &Spanned<String>) -> Option<(Address, Option<u16>)> {
+    pub(super) fn real_address(&mut self, text: &Spanned<String>) -> Option<(Address, Option<u16>)> {
         let parsed = match text.as_ref().parse::<SocketAddr>() {
             Ok(socket) => Some((socket.ip(), Some(socket.port()))),
             Err(_) => text.as_ref().parse::<IpAddr>().ok().map(|ip| (ip, None)),

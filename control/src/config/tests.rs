@@ -84,6 +84,7 @@ fn the_example_of_the_documentation_resolves() {
                 ],
             }],
             marks: vec![],
+            web: Web::default(),
         }
     );
 }
@@ -107,14 +108,16 @@ fn a_director_needs_no_service_and_has_defaults() {
 
 #[test]
 fn an_unknown_key_is_refused_where_it_stands() {
-    let error = parse(&format!("{SMALLEST}conections = 5\n")).unwrap_err();
-    let (begins, ends) = (
-        "s.toml:4:1: unknown field `conections`, expected one of `interfaces`, `workers`, ",
-        "\n    hint: remove the key or correct its spelling; configs/all.toml explains every key",
+    assert_eq!(
+        parse(&format!("{SMALLEST}interface = 5\nxdpmode = 1\n")).unwrap_err(),
+        "\
+s.toml:4:1: unknown key `interface`
+    hint: did you mean `interfaces`? configs/all.toml explains every key
+s.toml:5:1: unknown key `xdpmode`
+    hint: did you mean `xdp_mode`? configs/all.toml explains every key"
     );
-    assert!(error.starts_with(begins) && error.ends_with(ends), "{error}");
     let error = parse(&format!("{SMALLEST}[extra]\n")).unwrap_err();
-    assert!(error.starts_with("s.toml:4:2: unknown field `extra`"), "{error}");
+    assert!(error.starts_with("s.toml:4:2: unknown key `extra`"), "{error}");
 }
 
 #[test]
@@ -123,6 +126,11 @@ fn syntax_and_type_errors_have_a_place() {
     assert!(error.starts_with("s.toml:2:"), "{error}");
     let error = parse("[director]\ninterfaces = \"eth0\"\nworkers = [1]\n").unwrap_err();
     assert_eq!(error, "s.toml:2:14: invalid type: string \"eth0\", expected a sequence");
+    let error = parse(&format!("{SMALLEST}idle = 1\n[[service]]\naddress = 2\nx = \n")).unwrap_err();
+    let places: Vec<_> = error.lines().filter_map(|line| line.strip_prefix("s.toml:")).collect();
+    assert!(places.iter().any(|place| place.starts_with("4:8: invalid type")), "{error}");
+    assert!(places.iter().any(|place| place.starts_with("6:11: invalid type")), "{error}");
+    assert!(places.iter().any(|place| place.starts_with("7:")), "{error}");
     let error = parse("[director]\ninterfaces = [\"eth0\"]\n").unwrap_err();
     assert!(error.starts_with("s.toml:1:1: missing field `workers`\n    hint: add the key"), "{error}");
     let error = parse("").unwrap_err();
@@ -401,7 +409,7 @@ fn scheduler_flags_and_thresholds() {
         (
             "scheduler = \"sh\"\nflags = [\"mh-port\"]",
             "",
-            "there is no flag \"mh-port\"\n    hint: choose \"sh-fallback\" or",
+            "there is no flag \"mh-port\"\n    hint: did you mean \"sh-port\"? choose \"sh-fallback\" or",
         ),
         ("flags = [\"sh-port\"]", "", "scheduler wlc has no flags\n    hint: remove them"),
         ("", "upper_threshold = -1", "upper_threshold cannot be -1\n    hint: choose 0 to 2147483647"),
@@ -630,4 +638,45 @@ fn workers_that_sleep_may_share_a_cpu() {
     let director = |idle| format!("[director]\ninterfaces = [\"eth0\"]\nworkers = [1, 0, 1, 0]\n{idle}");
     assert_eq!(parse(&director("idle = \"sleep\"")).unwrap().director.workers, [1, 0, 1, 0]);
     assert!(parse(&director("")).unwrap_err().contains("CPU 1 has two workers"));
+}
+
+#[test]
+fn a_report_quotes_the_line_with_a_caret() {
+    let text = "[director]\ninterfaces = [\"eth0\"]\nworkers = [1]\nidle = \"spim\" # é\n";
+    let error = Config::parse(text, Path::new("s.toml")).unwrap_err();
+    assert_eq!(
+        error.report(),
+        "\
+s.toml:4:8: there is no idle \"spim\"
+4 | idle = \"spim\" # é
+  |        ^^^^^^
+    hint: did you mean \"spin\"? choose \"spin\" or \"sleep\""
+    );
+}
+
+#[test]
+fn a_table_with_a_mistake_does_not_hide_the_others() {
+    let text = r#"
+[[service]]
+protocol = "tcp"
+[[service.server]]
+adress = "10.0.2.1"
+method = "nat"
+weight = "3"
+[[service]]
+address = "192.0.2.1:80"
+protocol = 6
+"#;
+    assert_eq!(
+        service_errors(text),
+        "\
+s.toml:6:1: missing field `address`
+    hint: give the service an address and a protocol, as in configs/minimal.toml, or a mark
+s.toml:8:1: missing field `address`
+    hint: add the key to this table; configs/minimal.toml is the smallest configuration
+s.toml:9:1: unknown key `adress`
+    hint: did you mean `address`? configs/all.toml explains every key
+s.toml:11:10: invalid type: string \"3\", expected i64
+s.toml:14:12: invalid type: integer `6`, expected a string"
+    );
 }

@@ -140,8 +140,12 @@ impl Host {
     /// Gives a device an address of its own, with no subnet.
     pub(super) fn add_address(&self, index: u32, address: IpAddr) -> Result<(), Error> {
         let length = if address.is_ipv4() { 32 } else { 128 };
+        let mut request = self.netlink.address().add(index, address, length);
+        // Other machines have the VIP too. Besides, nobody can bind an IPv6
+        // address until the kernel has come round to not looking for them.
+        request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
         self.runtime
-            .block_on(self.netlink.address().add(index, address, length).execute())
+            .block_on(request.execute())
             .map_err(|source| Error::refused(format!("add {address}"), source))
     }
 

@@ -331,3 +331,110 @@ fn a_persistence_engine_reaches_the_table() {
     rules.edit_service(&name, plain("rr")).unwrap();
     assert_eq!(engine(&mut rules, 2), [None]);
 }
+
+/// Last byte of the VIP, scheduler, and servers by last byte and weight.
+type Wanted<'a> = (u8, &'a str, &'a [(u8, u32)]);
+
+fn target(services: &[Wanted]) -> Target {
+    let service = |(vip, scheduler, servers): &(u8, &str, &[(u8, u32)])| ServiceRules {
+        name: tcp(&format!("10.0.0.{vip}:80")),
+        settings: plain(scheduler),
+        timeouts: TimeoutOverrides::default(),
+        servers: servers.iter().map(|(last, weight)| Server { weight: *weight, ..nat(*last) }).collect(),
+        local_addresses: vec![],
+    };
+    Target { services: services.iter().map(service).collect(), ..Target::default() }
+}
+
+fn configured(target: Target) -> Rules {
+    Rules::configured(2, vec![], target).unwrap()
+}
+
+#[test]
+fn a_reload_touches_what_differs_only() {
+    let mut rules =
+        configured(target(&[(1, "rr", &[(1, 1), (2, 1)]), (2, "wlc", &[(3, 1)]), (3, "rr", &[])]));
+    let before = rules.table(1);
+    counters(&before, 1).share(0).traffic.in_packets.add(7);
+    counters(&before, 2).share(0).active.add(1);
+    let wanted = || configured(target(&[(1, "rr", &[(2, 5), (4, 1)]), (3, "sh", &[]), (4, "rr", &[(1, 1)])]));
+    let changes: Vec<String> = rules.differences(&wanted()).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        changes,
+        [
+            "- service tcp 10.0.0.2:80",
+            "- service tcp 10.0.0.1:80, server 10.1.0.1:80",
+            "~ service tcp 10.0.0.1:80, server 10.1.0.2:80: nat weight 1 -> nat weight 5",
+            "+ service tcp 10.0.0.1:80, server 10.1.0.4:80: nat weight 1",
+            "~ service tcp 10.0.0.3:80: rr -> sh",
+            "+ service tcp 10.0.0.4:80: rr, 1 server",
+        ]
+    );
+    rules.become_like(wanted());
+    assert_eq!(rules.differences(&wanted()), []);
+    let after = rules.table(2);
+    let kept = after.server(ServerId(1)).unwrap();
+    assert!(Arc::ptr_eq(&kept.counters, &before.server(ServerId(1)).unwrap().counters));
+    assert_eq!((kept.weight, kept.counters.traffic().in_packets), (5, 7));
+    assert!(!after.server(ServerId(2)).unwrap().available, "it still has a connection");
+    let first = |table: &ServiceTable| table.service(sluice_dataplane::service::ServiceId(0)).unwrap().key;
+    assert_eq!(first(&after), first(&before));
+    assert_eq!(rules.removed_servers(), 2);
+}
+
+mod reload {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Drawn = Vec<(u8, bool, Vec<(u8, u32)>)>;
+
+    fn drawn() -> impl Strategy<Value = Drawn> {
+        let servers = prop::collection::btree_map(1u8..6, 0u32..3, 0..5);
+        let servers = servers.prop_map(|s| s.into_iter().collect::<Vec<_>>()).prop_shuffle();
+        prop::collection::btree_map(1u8..6, (any::<bool>(), servers), 0..5)
+            .prop_map(|s| s.into_iter().map(|(vip, (rr, servers))| (vip, rr, servers)).collect::<Vec<_>>())
+            .prop_shuffle()
+    }
+
+    fn of(drawn: &Drawn) -> Rules {
+        let services: Vec<_> = drawn
+            .iter()
+            .map(|(vip, rr, servers)| (*vip, if *rr { "rr" } else { "wlc" }, servers.as_slice()))
+            .collect();
+        configured(target(&services))
+    }
+
+    proptest! {
+        #[test]
+        fn what_runs_after_a_reload_is_what_the_file_says(files in prop::collection::vec(drawn(), 2..5)) {
+            let mut rules = of(&files[0]);
+            let mut generation = 1;
+            let mut before = rules.table(generation);
+            for (old, new) in files.iter().zip(&files[1..]) {
+                let wanted = of(new);
+                let same = rules.differences(&wanted).is_empty();
+                rules.become_like(wanted);
+                generation += 1;
+                let after = rules.table(generation);
+                prop_assert_eq!(rules.list(None), of(new).list(None));
+                prop_assert!(rules.differences(&of(new)).is_empty());
+                for service in new {
+                    let name = tcp(&format!("10.0.0.{}:80", service.0));
+                    let slot = |table: &ServiceTable| {
+                        table.services().find(|(_, s)| Some(s.key) == name.key()).map(|(id, _)| id)
+                    };
+                    if old.iter().any(|old| old.0 == service.0) {
+                        prop_assert_eq!(slot(&before), slot(&after));
+                    }
+                }
+                if same {
+                    prop_assert_eq!(slots(&before), slots(&after));
+                }
+                rules.reclaim(generation);
+                generation += 1;
+                before = rules.table(generation);
+            }
+        }
+    }
+}

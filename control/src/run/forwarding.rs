@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
-use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::link::Link;
 use sluice_dataplane::neigh::Prefix;
 use sluice_dataplane::service::{Method, ServiceKey, ServiceTable};
 use sluice_dataplane::stats::{DropReason, WorkerCounters};
@@ -20,6 +21,7 @@ use super::condition::{self, Progress};
 use super::exhaustion::Exhaustion;
 use crate::api::DataPlane;
 use crate::netlink;
+use crate::observe::{InterfaceState, Observatory, SyncState};
 use crate::role::{Announcer, Role};
 use crate::workers::Workers;
 
@@ -43,6 +45,7 @@ pub(super) struct Forwarding {
     /// Whether it is about to stop
     leaving: Cell<bool>,
     announcer: RefCell<Announcer>,
+    observatory: Arc<Observatory>,
 }
 
 impl Forwarding {
@@ -54,6 +57,7 @@ impl Forwarding {
         (mode, without_socket): (ModeChoice, WithoutSocket),
         in_force: SteeringRules,
         next_hops: netlink::Handle,
+        observatory: Arc<Observatory>,
     ) -> Self {
         Forwarding {
             workers,
@@ -70,6 +74,7 @@ impl Forwarding {
             role: Cell::default(),
             leaving: Cell::default(),
             announcer: RefCell::default(),
+            observatory,
         }
     }
 
@@ -92,7 +97,7 @@ impl Forwarding {
             let interface = steering.interface().to_owned();
             match steering.presence() {
                 Presence::Same => match steering.refresh_mac() {
-                    Ok(true) => tracing::info!(interface, "its MAC changed"),
+                    Ok(true) => tracing::info!(event = "link", interface, "its MAC changed"),
                     Ok(false) => {}
                     Err(error) => tracing::warn!(%error, "looking after the interface"),
                 },
@@ -107,7 +112,7 @@ impl Forwarding {
                     match attached {
                         Ok(new) => {
                             super::renew_rss(&interface);
-                            tracing::info!(interface, "it is back");
+                            tracing::info!(event = "link", interface, "it is back");
                             *steering = new;
                             anew = true;
                         }
@@ -117,9 +122,31 @@ impl Forwarding {
             }
         }
         if gone != self.gone.replace(gone) && gone {
-            tracing::error!("an interface is gone; the director goes on without it and waits for it");
+            tracing::error!(
+                event = "link",
+                "an interface is gone; the director goes on without it and waits for it"
+            );
         }
         self.reopen(anew && !gone);
+        self.show_interfaces();
+    }
+
+    /// Leaves what is known of the interfaces where all can see it.
+    pub(super) fn show_interfaces(&self) {
+        let zero_copy =
+            |name: &str| self.workers.ports().iter().any(|port| port.interface == name && port.zero_copy);
+        let steering = self.steering.borrow();
+        let interfaces = steering.iter().enumerate().map(|(place, steering)| {
+            let name = steering.interface();
+            InterfaceState {
+                name: name.into(),
+                xdp: steering.mode().name().into(),
+                socket: if zero_copy(name) { "zero-copy" } else { "copy" }.into(),
+                answers: self.answers(place).into(),
+                up: Link::new(name).and_then(|link| link.is_up()).unwrap_or(false),
+            }
+        });
+        self.observatory.set_interfaces(interfaces.collect());
     }
 
     /// What keeps the director from forwarding.
@@ -175,6 +202,7 @@ impl Forwarding {
         let refused = self.workers.counters().iter().map(|c| c.dropped(DropReason::NoLocalPort)).sum();
         if let Some(refused) = self.exhaustion.borrow_mut().news(refused, Instant::now()) {
             tracing::warn!(
+                event = "exhaustion",
                 refused,
                 "connections were refused: no local address and port was free towards their server; add local \
                  addresses (sluice ipvsadm -P, or local_addresses in the configuration)"
@@ -249,11 +277,11 @@ impl DataPlane for Forwarding {
         self.in_force.replace(rules);
     }
 
-    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>> {
+    fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>> {
         let lister = self.workers.lister();
         let (answer, receiver) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || {
-            for slice in lister.connections() {
+            for slice in lister.connections(filter) {
                 if answer.blocking_send(slice).is_err() {
                     return;
                 }
@@ -263,25 +291,30 @@ impl DataPlane for Forwarding {
     }
 
     fn status(&self) -> Value {
-        let steering = self.steering.borrow();
         let counters = self.workers.counters();
-        let interfaces: Vec<_> = steering
+        self.show_interfaces();
+        let interfaces: Vec<_> = self
+            .observatory
+            .interfaces()
             .iter()
             .enumerate()
-            .map(|(place, s)| {
-                let zero_copy =
-                    self.workers.ports().iter().any(|p| p.interface == s.interface() && p.zero_copy);
+            .map(|(place, state)| {
+                let sum = |of: fn(&WorkerCounters, usize) -> u64| {
+                    counters.iter().map(|c| of(c, place)).sum::<u64>()
+                };
                 json!({
-                    "name": s.interface(),
-                    "xdp": s.mode().name(),
-                    "socket": if zero_copy { "zero-copy" } else { "copy" },
-                    "answers": self.answers(place),
-                    "handed_off": counters.iter().map(|c| c.handed_off(place)).sum::<u64>(),
+                    "name": state.name,
+                    "xdp": state.xdp,
+                    "socket": state.socket,
+                    "answers": state.answers,
+                    "up": state.up,
+                    "received": sum(WorkerCounters::received_on),
+                    "transmitted": sum(WorkerCounters::transmitted_on),
+                    "handed_off": sum(WorkerCounters::handed_off),
                 })
             })
             .collect();
         let workers: Vec<_> = counters.iter().map(|c| worker_status(c)).collect();
-        drop(steering);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "role": self.role.get(),
@@ -299,8 +332,10 @@ impl DataPlane for Forwarding {
         let before = self.role.replace(role);
         self.workers.published().standby.store(role == Role::Backup, Ordering::Relaxed);
         if before != role {
-            tracing::info!(%role, "the role changed");
+            tracing::info!(event = "role", %role, "the role changed");
         }
+        let peers = self.observatory.sync().peers.clone();
+        self.observatory.set_sync(Arc::new(SyncState { role: Some(role.to_string()), peers }));
         match role {
             // Again where it was active before: the addresses may have moved.
             Role::Active => {
@@ -309,6 +344,10 @@ impl DataPlane for Forwarding {
             }
             Role::Backup => self.announcer.borrow_mut().stop(),
         }
+    }
+
+    fn observatory(&self) -> &Arc<Observatory> {
+        &self.observatory
     }
 }
 

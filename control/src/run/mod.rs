@@ -20,10 +20,13 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::api::{self, DataPlane, Director};
 use crate::config::{Config, WhenGone, XdpMode};
+use crate::events::EventLog;
 use crate::netlink;
+use crate::observe::Observatory;
 use crate::reload::Source;
 use crate::role::Role;
 use crate::rules::Rules;
+use crate::web::Observer;
 use crate::workers::Workers;
 use forwarding::Forwarding;
 
@@ -35,18 +38,18 @@ const EVENT_INTERVAL: Duration = Duration::from_millis(2);
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a director until SIGTERM or SIGINT. Prints `ready` to standard output
-/// once packets flow.
+/// once packets flow. What happens is recorded in `events`.
 ///
 /// # Errors
 /// When it cannot start, or a worker ended: the text is for the operator.
-pub fn run(config: &Path, socket: Option<PathBuf>) -> Result<()> {
+pub fn run(config: &Path, socket: Option<PathBuf>, events: Arc<EventLog>) -> Result<()> {
     let file = std::path::absolute(config)?;
     let config = Config::load(config).map_err(|error| anyhow!(error.report()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(direct(file, config, socket))
+    runtime.block_on(direct(file, config, socket, events))
 }
 
-async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>) -> Result<()> {
+async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: Arc<EventLog>) -> Result<()> {
     // First of all, so that a signal during start-up ends it in good order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -101,13 +104,28 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>) -> Resul
         }
     }
 
-    let forwarding =
-        Forwarding::new(workers, steering, (mode, without_socket(settings)), wanted, next_hops.clone());
+    let observatory = Arc::new(Observatory::new(
+        Arc::clone(&published),
+        workers.counters().to_vec(),
+        settings.connections_per_worker.into(),
+        events,
+    ));
+    let forwarding = Forwarding::new(
+        workers,
+        steering,
+        (mode, without_socket(settings)),
+        wanted,
+        next_hops.clone(),
+        Arc::clone(&observatory),
+    );
     let director = Director::new(rules, forwarding);
-    director.configured_by(Source { file, running: config.director.clone() });
+    director.configured_by(Source { file, running: config.director.clone(), web: config.web.clone() });
     director.publish_and_wait().await;
     director.plane().set_role(settings.role);
     resolve_servers(&config, &next_hops).await;
+    director.plane().show_interfaces();
+    let _observer = Observer::start(observatory, config.web.clone(), &settings.workers)
+        .context("the web page's thread")?;
 
     println!("ready");
     tracing::info!(socket = %socket.display(), services = config.services.len(), "ready");
@@ -145,8 +163,10 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>) -> Resul
 async fn reload_on(hangup: &mut Signal, director: &Director<Forwarding>) {
     while hangup.recv().await.is_some() {
         match director.reload(false).await {
-            Ok(changes) => tracing::info!(changes = changes.len(), "the configuration was reloaded"),
-            Err(error) => tracing::error!("the configuration was not reloaded: {error}"),
+            Ok(changes) => {
+                tracing::info!(event = "reload", changes = changes.len(), "the configuration was reloaded")
+            }
+            Err(error) => tracing::error!(event = "reload", "the configuration was not reloaded: {error}"),
         }
     }
     // The stream of a signal has no end; should it have one, the rest goes on.

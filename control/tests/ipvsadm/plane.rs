@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use etherparse::PacketBuilder;
 use sluice_control::api::DataPlane;
+use sluice_control::observe::Observatory;
 use sluice_control::role::Role;
-use sluice_dataplane::conn::ConnectionRecord;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::neigh::{Egress, NextHopsBuilder, Prefix};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::ServiceTable;
@@ -36,7 +37,7 @@ struct Inner {
 /// The worker. Control publishes on its thread, the test sends packets on its
 /// own.
 #[derive(Clone)]
-pub struct MemoryPlane(Arc<Mutex<Inner>>);
+pub struct MemoryPlane(Arc<Mutex<Inner>>, Arc<Observatory>);
 
 impl Default for MemoryPlane {
     fn default() -> Self {
@@ -58,7 +59,7 @@ impl Default for MemoryPlane {
         let port = MemoryPort::new(2, 256);
         let worker =
             Worker::new(settings, port, Arc::clone(&published), Arc::clone(&exchanges), counters.clone(), 0);
-        MemoryPlane(Arc::new(Mutex::new(Inner { worker, published, exchanges, counters })))
+        MemoryPlane(Arc::new(Mutex::new(Inner { worker, published, exchanges, counters })), Arc::default())
     }
 }
 
@@ -73,10 +74,10 @@ impl DataPlane for MemoryPlane {
         self.0.lock().unwrap().counters.generation.get()
     }
 
-    fn connections(&self) -> mpsc::Receiver<Vec<ConnectionRecord>> {
+    fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>> {
         let (sender, slices) = crossbeam::channel::bounded(64);
         let mut inner = self.0.lock().unwrap();
-        assert!(inner.exchanges[0].commands.push(Command::List(sender)).is_ok());
+        assert!(inner.exchanges[0].commands.push(Command::List(Arc::new(filter), sender)).is_ok());
         let mut records = Vec::new();
         loop {
             inner.worker.poll(0);
@@ -106,6 +107,10 @@ impl DataPlane for MemoryPlane {
 
     fn set_role(&self, role: Role) {
         self.0.lock().unwrap().published.standby.store(role == Role::Backup, Ordering::Relaxed);
+    }
+
+    fn observatory(&self) -> &Arc<Observatory> {
+        &self.1
     }
 }
 

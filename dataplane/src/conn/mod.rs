@@ -2,6 +2,7 @@
 
 mod calls;
 mod entry;
+mod filter;
 mod index;
 mod record;
 mod sctp;
@@ -12,6 +13,7 @@ pub mod timer;
 mod tuple;
 
 pub use entry::{Entry, NO_HOP, Side};
+pub use filter::{ConnectionFilter, Endpoint};
 pub use record::ConnectionRecord;
 pub use state::{Direction, State, TimeoutOverrides, Timeouts};
 pub use table::{EntryId, Full, Table};

@@ -14,9 +14,9 @@ use State::{
 pub(super) const STATES: usize = 14;
 
 /// The next state by direction, chunk from [`Chunk::Data`] to
-/// [`Chunk::LateAbort`], and state from [`State::SctpNone`].
+/// [`Chunk::Abort`], and state from [`State::SctpNone`].
 #[rustfmt::skip]
-static NEXT: [[[State; STATES]; 11]; 3] = [
+static NEXT: [[[State; STATES]; 10]; 3] = [
     // Input, from:
     // NO  I1  IN  CS  CR  CW  CO  CE  ES  SS  SR  SA  RJ  CL
     [
@@ -30,7 +30,6 @@ static NEXT: [[[State; STATES]; 11]; 3] = [
         [CL, CL, CL, CS, CR, CW, CO, CE, ES, SS, SR, CL, RJ, CL], // SHUTDOWN COMPLETE
         [CL, I1, IN, CS, CR, CW, CO, CL, ES, SS, SR, SA, RJ, CL], // ERROR
         [CL, CL, CL, CL, CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL], // ABORT
-        [CL, CL, CL, CL, CL, RJ, CL, CL, CL, CL, CL, CL, CL, CL], // ABORT behind a cookie
     ],
     // Output, from:
     // NO  I1  IN  CS  CR  CW  CO  CE  ES  SS  SR  SA  RJ  CL
@@ -45,7 +44,6 @@ static NEXT: [[[State; STATES]; 11]; 3] = [
         [CL, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL], // SHUTDOWN COMPLETE
         [CL, CL, CL, CL, CL, CW, CO, CE, ES, SS, SR, SA, RJ, CL], // ERROR
         [RJ, RJ, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL], // ABORT
-        [RJ, RJ, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL], // ABORT behind a cookie
     ],
     // InputOnly, which does not get into some states, from:
     // NO  I1  IN  CS  CR  CW  CO  CE  ES  SS  SR  SA  RJ  CL
@@ -60,12 +58,13 @@ static NEXT: [[[State; STATES]; 11]; 3] = [
         [CL, CL, CL, CS, CR, CW, CO, CE, ES, SS, CL, SA, RJ, CL], // SHUTDOWN COMPLETE
         [CL, I1, IN, CS, CR, CW, CO, CE, ES, SS, SR, SA, RJ, CL], // ERROR
         [CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL], // ABORT
-        [CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL, CL], // ABORT behind a cookie
     ],
 ];
 
 /// The state of an SCTP connection after a packet with a deciding chunk.
 pub(super) fn next(state: State, direction: Direction, chunk: u8) -> State {
+    // An abort is one wherever it is in the packet.
+    let chunk = if chunk == Chunk::LateAbort as u8 { Chunk::Abort as u8 } else { chunk };
     let Some(row) = usize::from(chunk).checked_sub(Chunk::Data as usize) else { return state };
     let column = (state as usize).checked_sub(State::SctpNone as usize);
     let cell = NEXT[direction as usize].get(row).and_then(|row| row.get(column?));

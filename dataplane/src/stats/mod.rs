@@ -75,6 +75,9 @@ pub struct TrafficShare {
     pub in_bytes: Counter,
     /// Bytes to clients
     pub out_bytes: Counter,
+    /// Packets that were not forwarded, of those whose service was known by
+    /// then. `ipvsadm` has no such number.
+    pub dropped: Counter,
 }
 
 impl TrafficShare {
@@ -108,6 +111,11 @@ impl TrafficCounters {
         let mut sum = Traffic::default();
         self.0.iter().for_each(|share| share.add_to(&mut sum));
         sum
+    }
+
+    /// Packets that were not forwarded, over all workers.
+    pub fn dropped(&self) -> u64 {
+        self.0.iter().map(|share| share.dropped.get()).sum()
     }
 }
 
@@ -151,6 +159,11 @@ impl ServerCounters {
         let mut sum = Traffic::default();
         self.shares.iter().for_each(|share| share.traffic.add_to(&mut sum));
         sum
+    }
+
+    /// Packets of its connections that were not forwarded, over all workers.
+    pub fn dropped(&self) -> u64 {
+        self.shares.iter().map(|share| share.traffic.dropped.get()).sum()
     }
 
     /// Active connections over all workers (`ActiveConn`).
@@ -203,6 +216,10 @@ pub struct WorkerCounters {
     pub handed: Counter,
     /// Frames that other workers passed on to this one
     pub handed_in: Counter,
+    /// Frames that were received on each interface
+    received_on: ByInterface,
+    /// Frames that were handed to a transmit ring of each interface
+    transmitted_on: ByInterface,
     /// Frames that were received on each interface and handed to another
     /// worker from there
     handed_off: ByInterface,
@@ -234,6 +251,19 @@ impl Default for ByInterface {
     }
 }
 
+impl ByInterface {
+    #[inline]
+    fn add(&self, interface: usize, n: u64) {
+        if let Some(counter) = self.0.get(interface) {
+            counter.add(n);
+        }
+    }
+
+    fn get(&self, interface: usize) -> u64 {
+        self.0.get(interface).map_or(0, Counter::get)
+    }
+}
+
 #[derive(Debug)]
 struct DropCounters([Counter; DropReason::ALL.len()]);
 
@@ -244,19 +274,41 @@ impl Default for DropCounters {
 }
 
 impl WorkerCounters {
+    /// Counts frames received from XDP on an interface.
+    #[inline]
+    pub fn count_received(&self, interface: usize, frames: u64) {
+        self.received.add(frames);
+        self.received_on.add(interface, frames);
+    }
+
+    /// Frames received from XDP on an interface.
+    pub fn received_on(&self, interface: usize) -> u64 {
+        self.received_on.get(interface)
+    }
+
+    /// Counts frames handed to a transmit ring of an interface.
+    #[inline]
+    pub fn count_transmitted(&self, interface: usize, frames: u64) {
+        self.transmitted.add(frames);
+        self.transmitted_on.add(interface, frames);
+    }
+
+    /// Frames handed to a transmit ring of an interface.
+    pub fn transmitted_on(&self, interface: usize) -> u64 {
+        self.transmitted_on.get(interface)
+    }
+
     /// Counts a frame that landed on this worker's queue of an interface and
     /// is another's.
     #[inline]
     pub fn count_handed_off(&self, interface: usize) {
-        if let Some(counter) = self.handed_off.0.get(interface) {
-            counter.add(1);
-        }
+        self.handed_off.add(interface, 1);
     }
 
     /// Frames that landed on this worker's queue of an interface and were
     /// handed to another worker.
     pub fn handed_off(&self, interface: usize) -> u64 {
-        self.handed_off.0.get(interface).map_or(0, Counter::get)
+        self.handed_off.get(interface)
     }
 
     /// Counts a dropped frame.

@@ -9,7 +9,7 @@ use crossbeam::queue::ArrayQueue;
 
 use super::owners::Owners;
 use super::snapshot::Snapshot;
-use crate::conn::{ConnectionRecord, Seed};
+use crate::conn::{ConnectionFilter, ConnectionRecord, Seed};
 use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::service::ServiceTable;
@@ -46,9 +46,9 @@ pub enum Event {
 
 /// What control asks of a worker.
 pub enum Command {
-    /// Send all connections, in slices. The channel is bounded, and the worker
+    /// Send all connections that match, in slices. The channel is bounded, and the worker
     /// waits with the next slice until there is room; it is closed at the end.
-    List(Sender<Vec<ConnectionRecord>>),
+    List(Arc<ConnectionFilter>, Sender<Vec<ConnectionRecord>>),
     /// Open all interfaces anew, and say how that went
     Reopen(Sender<Result<(), String>>),
 }

@@ -123,3 +123,6 @@ fn hop_off(head: &mut [u8; HEAD], delta: Delta) {
 fn put<const N: usize>(head: &mut [u8; HEAD], at: usize, bytes: [u8; N]) {
     head[at..at + N].copy_from_slice(&bytes);
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,12 @@
 //! Listing all connections, a slice between two bursts.
 
+use std::sync::Arc;
+
 use crossbeam::channel::{Sender, TrySendError};
 
 use super::flow::Flows;
 use crate::conn::timer::TICKS_PER_SECOND;
-use crate::conn::{ConnectionRecord, Entry, EntryId, Template, TemplateKey};
+use crate::conn::{ConnectionFilter, ConnectionRecord, Entry, EntryId, Template, TemplateKey};
 use crate::service::{Engine, Method, Protocol, ServerId, ServiceKey, ServiceTable};
 
 /// Entries looked at in one go, for all listings together.
@@ -12,28 +14,34 @@ const SLICE: EntryId = 64;
 
 /// A listing under way.
 pub(super) struct Listing {
+    filter: Arc<ConnectionFilter>,
     next: EntryId,
     /// The next template: they come after the connections
     next_template: u32,
     slice: Vec<ConnectionRecord>,
     answer: Sender<Vec<ConnectionRecord>>,
+    over: bool,
 }
 
 impl Listing {
-    pub(super) fn new(answer: Sender<Vec<ConnectionRecord>>) -> Self {
-        Listing { next: 0, next_template: 0, slice: Vec::new(), answer }
+    pub(super) fn new(filter: Arc<ConnectionFilter>, answer: Sender<Vec<ConnectionRecord>>) -> Self {
+        Listing { filter, next: 0, next_template: 0, slice: Vec::new(), answer, over: false }
     }
 
-    /// Goes on; returns false at the end. Connections that come and go
-    /// meanwhile may be in it or not. Looks at entries only if `may_look`, and
-    /// takes that off then.
-    pub(super) fn proceed(
-        &mut self,
-        flows: &Flows,
-        services: &ServiceTable,
-        now: u32,
-        may_look: &mut bool,
-    ) -> bool {
+    /// Whether it can go on as soon as the worker has time, and need not wait
+    /// for its reader.
+    pub(super) fn is_ready(&self) -> bool {
+        self.slice.is_empty()
+    }
+
+    /// Whether everything was sent, or nobody wants it any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Goes on. Connections that come and go meanwhile may be in it or not.
+    /// Looks at entries only if `may_look`, and takes that off then.
+    pub(super) fn proceed(&mut self, flows: &Flows, services: &ServiceTable, now: u32, may_look: &mut bool) {
         if self.slice.is_empty() && std::mem::take(may_look) {
             // All at once, rather than by growing.
             self.slice.reserve_exact(SLICE as usize);
@@ -42,15 +50,13 @@ impl Listing {
         let at_end =
             self.next >= flows.table.high_water() && self.next_template >= flows.templates.high_water();
         if self.slice.is_empty() {
-            return !at_end;
+            self.over = at_end;
+            return;
         }
         match self.answer.try_send(std::mem::take(&mut self.slice)) {
-            Ok(()) => !at_end,
-            Err(TrySendError::Full(slice)) => {
-                self.slice = slice;
-                true
-            }
-            Err(TrySendError::Disconnected(_)) => false,
+            Ok(()) => self.over = at_end,
+            Err(TrySendError::Full(slice)) => self.slice = slice,
+            Err(TrySendError::Disconnected(_)) => self.over = true,
         }
     }
 
@@ -60,12 +66,14 @@ impl Listing {
         if self.next < connections {
             let end = connections.min(self.next.saturating_add(SLICE));
             for id in self.next..end {
-                if let Some(entry) = flows.table.get(id) {
+                if let Some(entry) = flows.table.get(id).filter(|entry| self.filter.may_match(entry)) {
                     let mut record = record(entry, services, left(flows.wheel.deadline(id).unwrap_or(now)));
                     if let (0, Some(data)) = (record.server.1, flows.ftp.data(id)) {
                         record.server.1 = data.listed_port;
                     }
-                    self.slice.push(record);
+                    if self.filter.matches(&record) {
+                        self.slice.push(record);
+                    }
                 }
             }
             self.next = end;
@@ -77,7 +85,9 @@ impl Listing {
                 let call = flows.templates.call(id);
                 let engine = call.map(|call| (Engine::Sip.name(), call.into()));
                 let record = template_record(template, services, left(deadline));
-                self.slice.push(ConnectionRecord { engine, ..record });
+                if self.filter.matches(&record) {
+                    self.slice.push(ConnectionRecord { engine, ..record });
+                }
             }
         }
         self.next_template = end;

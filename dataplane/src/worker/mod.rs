@@ -6,6 +6,7 @@
 //! what control asked for, all in bounded portions.
 
 mod adopt;
+mod blame;
 mod defense;
 mod exchange;
 mod express;
@@ -90,7 +91,10 @@ pub struct Worker<P: Port> {
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
     gather: Gather<P::Frame>,
+    /// The oldest first
     listings: Vec<Listing>,
+    /// The place of the listing that goes on first
+    turn: usize,
     icmp_limit: icmp::Limit,
     /// Whether the frames at hand come from an interface, not from a worker
     receiving: bool,
@@ -128,6 +132,7 @@ impl<P: Port> Worker<P> {
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
             listings: Vec::with_capacity(MOST_LISTINGS),
+            turn: 0,
             icmp_limit: icmp::Limit::new(now),
             receiving: false,
             asked: None,
@@ -160,7 +165,7 @@ impl<P: Port> Worker<P> {
             let mut burst = std::mem::take(&mut self.burst);
             let received = self.port.receive(interface, &mut burst);
             if received > 0 {
-                self.counters.received.add(received as u64);
+                self.counters.count_received(interface, received as u64);
                 self.receiving = self.settings.workers > 1;
                 self.process(&mut burst, interface, 0, now);
                 self.receiving = false;
@@ -173,9 +178,9 @@ impl<P: Port> Worker<P> {
         }
         self.transmit();
         self.expire(now);
-        self.obey(now);
+        let listing = self.obey(now);
         self.counters.polls.add(1);
-        handled
+        handled + usize::from(listing)
     }
 
     /// Sleeps until a frame may have come, at most `limit`.
@@ -300,9 +305,13 @@ impl<P: Port> Worker<P> {
             }
             Verdict::Answer { error, reason, source } => {
                 self.answer(error, source, packet, &frame, now);
+                self.blame(packet, interface);
                 self.discard(frame, reason);
             }
-            Verdict::Drop(reason) => self.discard(frame, reason),
+            Verdict::Drop(reason) => {
+                self.blame(packet, interface);
+                self.discard(frame, reason);
+            }
             // On its way round it is looked for as any other is.
             Verdict::Hand(keeper) if visits == 0 => self.hand(keeper, frame, interface, 0),
             Verdict::Unclaimed
@@ -363,7 +372,7 @@ impl<P: Port> Worker<P> {
                 continue;
             }
             let sent = self.port.transmit(interface, unsent);
-            self.counters.transmitted.add(sent as u64);
+            self.counters.count_transmitted(interface, sent as u64);
             // What the ring did not take goes with the next burst, up to a
             // limit: beyond it the link is too slow, and the newest are lost.
             while unsent.len() > MOST_UNSENT {
@@ -473,15 +482,16 @@ impl<P: Port> Worker<P> {
         self.expire_fragments(now);
     }
 
-    /// Does a bounded portion of what control asked for.
-    fn obey(&mut self, now: u64) {
+    /// Does a bounded portion of what control asked for; returns whether there
+    /// is more of it to do at once.
+    fn obey(&mut self, now: u64) -> bool {
         while let Some(command) = self.exchange().commands.pop() {
             match command {
-                Command::List(answer) => {
+                Command::List(filter, answer) => {
                     if self.listings.len() >= MOST_LISTINGS {
                         self.listings.remove(0);
                     }
-                    self.listings.push(Listing::new(answer));
+                    self.listings.push(Listing::new(filter, answer));
                 }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
@@ -490,13 +500,17 @@ impl<P: Port> Worker<P> {
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
         if self.listings.is_empty() {
-            return;
+            return false;
         }
         // Each has its turn to look at entries, one between two bursts.
-        self.listings.rotate_left(1);
-        let (flows, mut may_look) = (&self.flows, true);
-        let services = &self.view.services;
-        self.listings.retain_mut(|listing| listing.proceed(flows, services, tick(now), &mut may_look));
+        let (flows, services, count) = (&self.flows, &self.view.services, self.listings.len());
+        self.turn = (self.turn + 1) % count;
+        let mut may_look = true;
+        for place in (self.turn..count).chain(0..self.turn) {
+            self.listings[place].proceed(flows, services, tick(now), &mut may_look);
+        }
+        self.listings.retain(|listing| !listing.is_over());
+        self.listings.iter().any(Listing::is_ready)
     }
 
     /// Whether a packet that nobody claims is a NAT server's that is to be told

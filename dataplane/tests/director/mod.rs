@@ -18,13 +18,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use sluice_dataplane::conn::{ConnectionRecord, Timeouts};
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Timeouts};
 use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::{
     Encapsulation, Family, MarkCounters, MarkRule, MarkRules, Method, PortRange, Protocol, RealServer,
-    SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceOptions, ServiceTableBuilder,
-    Thresholds, Tunables, VirtualService,
+    SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey, ServiceOptions, ServiceTable,
+    ServiceTableBuilder, Thresholds, Tunables, VirtualService,
 };
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::steer::SteeringRules;
@@ -285,6 +285,11 @@ impl Director {
         self.published.services.store(Arc::new(table.build()));
     }
 
+    /// The services that it goes by.
+    pub fn table(&self) -> Arc<ServiceTable> {
+        Arc::clone(&self.published.services.load())
+    }
+
     /// What is to be steered to it.
     pub fn steering(&mut self) -> SteeringRules {
         self.publish();
@@ -366,7 +371,7 @@ impl Director {
         let mut all = Vec::new();
         for worker in 0..self.workers.len() {
             let (answer, slices) = crossbeam::channel::bounded(1);
-            assert!(self.exchanges[worker].commands.push(Command::List(answer)).is_ok());
+            assert!(self.exchanges[worker].commands.push(Command::List(Arc::default(), answer)).is_ok());
             loop {
                 self.workers[worker].poll(self.now);
                 match slices.try_recv() {
@@ -378,6 +383,19 @@ impl Director {
         }
         all.sort_by_key(|record| (record.client, record.service));
         all
+    }
+
+    /// The connections of worker 0 that a filter takes, in the order of their
+    /// clients, and how many slices they came in.
+    pub fn list_some(&mut self, filter: ConnectionFilter) -> (Vec<ConnectionRecord>, usize) {
+        let (answer, slices) = crossbeam::channel::bounded(64);
+        assert!(self.exchanges[0].commands.push(Command::List(Arc::new(filter), answer)).is_ok());
+        self.settle();
+        let slices: Vec<_> = slices.iter().collect();
+        let number = slices.len();
+        let mut some: Vec<_> = slices.into_iter().flatten().collect();
+        some.sort_by_key(|record| (record.client, record.service));
+        (some, number)
     }
 
     /// The only connection: its state and the seconds it has left.

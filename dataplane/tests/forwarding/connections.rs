@@ -1,5 +1,7 @@
 //! The life of a connection: what makes it, ends it, and refuses it.
 
+use std::sync::Arc;
+
 use sluice_dataplane::conn::ConnectionRecord;
 use sluice_dataplane::service::{Method, Protocol, ServerId};
 use sluice_dataplane::stats::DropReason;
@@ -363,7 +365,7 @@ fn a_listing_comes_in_slices_and_stalls_nothing() {
     let (unwanted, dropped) = crossbeam::channel::bounded(1);
     drop(dropped);
     for sender in [answer, unread, unwanted] {
-        assert!(director.exchange(0).commands.push(Command::List(sender)).is_ok());
+        assert!(director.exchange(0).commands.push(Command::List(Arc::default(), sender)).is_ok());
     }
     let mut seen = Vec::new();
     for _ in 0..20 {
@@ -391,7 +393,7 @@ fn listings_that_nobody_reads_are_given_up() {
     let unread: Vec<_> = (0..200)
         .map(|_| {
             let (answer, slices) = crossbeam::channel::bounded(1);
-            assert!(director.exchange(0).commands.push(Command::List(answer)).is_ok());
+            assert!(director.exchange(0).commands.push(Command::List(Arc::default(), answer)).is_ok());
             director.settle();
             slices
         })

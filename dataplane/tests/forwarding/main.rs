@@ -16,6 +16,7 @@ mod fullnat;
 mod icmp;
 mod ipv6;
 mod link;
+mod listing;
 mod marks;
 mod nat;
 mod next_hops;

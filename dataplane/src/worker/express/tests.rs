@@ -1,0 +1,295 @@
+//! The short way against the long one: the same packets, one after the other,
+//! through two workers' connections.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::conn::{Entry, Seed, Tuple};
+use crate::forward::put_link_header;
+use crate::local::Claims;
+use crate::neigh::{Egress, NextHops, NextHopsBuilder, Prefix};
+use crate::port::Port;
+use crate::port::memory::{MemoryFrame, MemoryPort};
+use crate::service::{
+    Encapsulation, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey,
+    ServiceOptions, ServiceTable, ServiceTableBuilder, Thresholds, VirtualService,
+};
+use crate::stats::{ServerCounters, Traffic, TrafficCounters};
+use crate::wire::{Address, checksum};
+use crate::worker::flow::Verdict;
+use crate::worker::owners::Owners;
+
+const CLIENT: ([u8; 4], u16) = ([198, 51, 100, 7], 40000);
+const VIP: ([u8; 4], u16) = ([192, 0, 2, 10], 53);
+const RIP: ([u8; 4], u16) = ([10, 0, 2, 1], 5353);
+const LIP: [u8; 4] = [10, 0, 2, 200];
+const MTU: u16 = 100;
+
+/// A director of one service with one server.
+struct Director {
+    flows: Flows,
+    view: View,
+    port: MemoryPort,
+    counters: Arc<ServerCounters>,
+    short: bool,
+    /// Packets that went the short way
+    quick: usize,
+}
+
+fn services(method: Method, protocol: Protocol, counters: &Arc<ServerCounters>) -> ServiceTable {
+    let key = ServiceKey::Address { protocol, address: Address::from_v4(VIP.0), port: VIP.1 };
+    let service_counters = Arc::new(TrafficCounters::new(1));
+    let mut builder = ServiceTableBuilder::new(1);
+    builder.server(
+        ServerId(0),
+        RealServer {
+            service: ServiceId(0),
+            service_key: key,
+            address: Address::from_v4(RIP.0),
+            port: RIP.1,
+            method,
+            encapsulation: Encapsulation::Ipip,
+            weight: 1,
+            last_weight: 1,
+            timeouts: None,
+            thresholds: Thresholds::default(),
+            edits: 0,
+            available: true,
+            counters: Arc::clone(counters),
+            service_counters: Arc::clone(&service_counters),
+        },
+    );
+    builder.service(
+        ServiceId(0),
+        VirtualService {
+            key,
+            scheduler: SchedulerKind::Rr,
+            scheduler_flags: SchedulerFlags::default(),
+            servers: vec![ServerId(0)],
+            local_addresses: vec![Address::from_v4(LIP)],
+            options: ServiceOptions::default(),
+            counters: service_counters,
+        },
+    );
+    builder.build()
+}
+
+fn hops(vlan: Option<u16>) -> NextHops {
+    let mut hops = NextHopsBuilder::new(1);
+    let clients = hops.egress(Egress { mtu: MTU, ..Egress::new(0, [2, 0, 0, 0, 1, 254]) });
+    let servers = hops.egress(Egress { mtu: MTU, vlan, ..Egress::new(1, [2, 0, 0, 0, 2, 254]) });
+    hops.neighbour(servers, Address::from_v4(RIP.0), Some([2, 0, 0, 0, 2, 1]));
+    hops.neighbour(clients, Address::from_v4(CLIENT.0), Some([2, 0, 0, 0, 1, 7]));
+    let prefix = |text: &str| text.parse::<Prefix>().unwrap();
+    hops.connected(prefix("198.51.100.0/24"), clients);
+    hops.connected(prefix("10.0.2.0/24"), servers);
+    hops.build()
+}
+
+impl Director {
+    fn new(method: Method, protocol: Protocol, vlan: Option<u16>, short: bool) -> Self {
+        let counters = Arc::new(ServerCounters::new(1));
+        let services = Arc::new(services(method, protocol, &counters));
+        let claims = vec![Arc::<Claims>::default()];
+        let seed = Seed::new([3; 16]);
+        let mut flows = Flows::new(0, claims, Arc::new(Owners::new(1, 8, seed)), 8, seed, 0);
+        flows.begin_adoption(Arc::default());
+        assert!(flows.adopt(&services, 0), "one portion will do");
+        let view = View { services, hops: Arc::new(hops(vlan)) };
+        Director { flows, view, port: MemoryPort::new(1, 2), counters, short, quick: 0 }
+    }
+
+    fn frame(&mut self, bytes: &[u8]) -> MemoryFrame {
+        assert!(self.port.inject(0, bytes));
+        let mut burst = Vec::new();
+        self.port.receive(0, &mut burst);
+        burst.pop().unwrap()
+    }
+
+    /// What leaves by which interface, or what else became of the packet.
+    fn forward(&mut self, bytes: &[u8], now: u32) -> Result<(usize, Vec<u8>), String> {
+        let mut frame = self.frame(bytes);
+        let result = self.carry(&mut frame, now);
+        let bytes = frame.bytes().to_vec();
+        self.port.release(frame);
+        result.map(|out| (out, bytes))
+    }
+
+    fn carry(&mut self, frame: &mut MemoryFrame, now: u32) -> Result<usize, String> {
+        let packet = Packet::parse(frame.bytes()).map_err(|error| format!("{error:?}"))?;
+        let found = self.flows.table.find(&packet.tuple, self.flows.table.hash(&packet.tuple));
+        if self.short
+            && let Some(found) = found
+        {
+            let before = frame.bytes().to_vec();
+            if let Some(out) = self.flows.express(&self.view, frame, &packet, found, now) {
+                self.quick += 1;
+                return Ok(out);
+            }
+            assert_eq!(before, frame.bytes(), "what is refused is as it was");
+        }
+        match self.flows.process(&self.view, frame, &packet, 0, found, now) {
+            Verdict::Send(rewritten, hop) => {
+                let hop = self.view.hops.hop(hop).unwrap();
+                put_link_header(frame, rewritten, hop, hop.mac.unwrap()).unwrap();
+                Ok(hop.interface.into())
+            }
+            verdict => Err(format!("{verdict:?}")),
+        }
+    }
+
+    /// All that is kept, in words.
+    fn state(&self) -> (String, Option<u32>, Traffic, [u64; 2]) {
+        let entry = self.flows.table.get(0);
+        let counts = [self.counters.active(), self.counters.inactive()];
+        let kept = entry.map(|entry: &Entry| format!("{entry:?}")).unwrap_or_default();
+        (kept, self.flows.wheel.deadline(0), self.counters.traffic(), counts)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    from_server: bool,
+    flags: u8,
+    ttl: u8,
+    data: u8,
+    padding: u8,
+    dont_fragment: bool,
+    without_checksum: bool,
+    after: u32,
+}
+
+fn sent() -> impl Strategy<Value = Sent> {
+    let flags = prop::sample::select(vec![
+        tcp::ACK,
+        tcp::ACK,
+        tcp::ACK,
+        tcp::ACK | 0x08,
+        tcp::SYN,
+        tcp::SYN | tcp::ACK,
+        tcp::FIN | tcp::ACK,
+        tcp::RST,
+        0,
+    ]);
+    let ttl = prop::sample::select(vec![64, 64, 64, 255, 2, 1]);
+    (any::<bool>(), flags, ttl, 0u8..70, 0u8..10, any::<bool>(), any::<bool>(), 0u32..100).prop_map(
+        |(from_server, flags, ttl, data, padding, dont_fragment, without_checksum, after)| Sent {
+            from_server,
+            flags,
+            ttl,
+            data,
+            padding,
+            dont_fragment,
+            without_checksum,
+            after,
+        },
+    )
+}
+
+fn bytes(sent: Sent, tuple: &Tuple) -> Vec<u8> {
+    let is_tcp = tuple.protocol == Protocol::Tcp;
+    let header = if is_tcp { 20 } else { 8 };
+    let segment = header + usize::from(sent.data);
+    let mut frame = vec![0xaa; TRANSPORT + segment + usize::from(sent.padding)];
+    frame[12..14].copy_from_slice(&ethernet::IPV4.to_be_bytes());
+    let ip = &mut frame[ethernet::LEN..];
+    (ip[0], ip[8], ip[9]) = (0x45, sent.ttl, tuple.protocol.number());
+    ip[2..4].copy_from_slice(&((ipv4::LEN + segment) as u16).to_be_bytes());
+    let fragment = if sent.dont_fragment { ipv4::DONT_FRAGMENT } else { 0 };
+    ip[6..8].copy_from_slice(&fragment.to_be_bytes());
+    ip[12..16].copy_from_slice(&tuple.source.v4_bytes());
+    ip[16..20].copy_from_slice(&tuple.destination.v4_bytes());
+    ipv4::fill_checksum(&mut ip[..ipv4::LEN]);
+    let (number, length) = (tuple.protocol.number(), segment as u16);
+    let pseudo = checksum::pseudo_v4(tuple.source.v4_bytes(), tuple.destination.v4_bytes(), number, length);
+    let transport = &mut ip[ipv4::LEN..][..segment];
+    transport[..2].copy_from_slice(&tuple.source_port.to_be_bytes());
+    transport[2..4].copy_from_slice(&tuple.destination_port.to_be_bytes());
+    let field = if is_tcp {
+        (transport[12], transport[13]) = (0x50, sent.flags);
+        16
+    } else {
+        transport[4..6].copy_from_slice(&length.to_be_bytes());
+        6
+    };
+    transport[field..field + 2].fill(0);
+    let sum = !checksum::sum(pseudo, transport);
+    if is_tcp || !sent.without_checksum {
+        transport[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+    frame
+}
+
+proptest! {
+    #[test]
+    fn both_ways_do_the_same(
+        method in prop::sample::select(vec![
+            Method::Nat, Method::FullNat, Method::DirectRoute, Method::Tunnel,
+        ]),
+        protocol in prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]),
+        vlan in prop::sample::select(vec![None, None, Some(7)]),
+        packets in prop::collection::vec(sent(), 1..30),
+    ) {
+        let mut long = Director::new(method, protocol, vlan, false);
+        let mut short = Director::new(method, protocol, vlan, true);
+        let client = Tuple {
+            source: Address::from_v4(CLIENT.0),
+            destination: Address::from_v4(VIP.0),
+            source_port: CLIENT.1,
+            destination_port: VIP.1,
+            protocol,
+        };
+        let mut now = 0;
+        for sent in packets {
+            now += sent.after;
+            let server = long.flows.table.get(0).map(|entry| entry.server);
+            let tuple = server.filter(|_| sent.from_server).unwrap_or(client);
+            let bytes = bytes(sent, &tuple);
+            prop_assert_eq!(long.forward(&bytes, now), short.forward(&bytes, now), "{:?}", sent);
+            prop_assert_eq!(long.state(), short.state(), "{:?}", sent);
+        }
+    }
+}
+
+#[test]
+fn established_connections_go_the_short_way() {
+    for (method, protocol, vlan, expected) in [
+        (Method::Nat, Protocol::Tcp, None, 2),
+        (Method::FullNat, Protocol::Tcp, None, 2),
+        (Method::FullNat, Protocol::Udp, None, 2),
+        (Method::DirectRoute, Protocol::Tcp, None, 2),
+        (Method::DirectRoute, Protocol::Tcp, Some(7), 0),
+        (Method::Tunnel, Protocol::Tcp, None, 0),
+    ] {
+        let mut director = Director::new(method, protocol, vlan, true);
+        let client = Tuple {
+            source: Address::from_v4(CLIENT.0),
+            destination: Address::from_v4(VIP.0),
+            source_port: CLIENT.1,
+            destination_port: VIP.1,
+            protocol,
+        };
+        // UDP is there with its first packet, TCP with that which answers the answer.
+        let packets: &[u8] = match protocol {
+            Protocol::Udp => &[0, 0, 0],
+            _ => &[tcp::SYN, tcp::ACK, tcp::ACK, tcp::ACK],
+        };
+        for flags in packets {
+            let sent = Sent {
+                from_server: false,
+                flags: *flags,
+                ttl: 64,
+                data: 10,
+                padding: 0,
+                dont_fragment: true,
+                without_checksum: false,
+                after: 0,
+            };
+            let forwarded = director.forward(&bytes(sent, &client), 1);
+            assert!(forwarded.is_ok(), "{method:?} {protocol:?} {vlan:?}: {forwarded:?}");
+        }
+        assert_eq!(director.quick, expected, "{method:?} {protocol:?} {vlan:?}");
+    }
+}
