@@ -15,6 +15,7 @@ pub mod role;
 pub mod rules;
 pub mod run;
 pub mod status;
+pub mod sync;
 pub mod top;
 pub mod web;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
-use sluice_control::{connections, events, ipvsadm, marks, realserver, reload, role, run, status, top};
+use sluice_control::{connections, events, ipvsadm, marks, realserver, reload, role, run, status, sync, top};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -57,6 +57,11 @@ enum Command {
     },
     /// Rules that mark packets for services of marks (ipvsadm -f)
     Mark(marks::Arguments),
+    /// Make a key for session synchronisation; the peer needs a copy of it
+    SyncKey {
+        /// The file to write it to
+        file: PathBuf,
+    },
     /// Make this host a real server for direct routing or tunnelling
     #[command(subcommand)]
     Realserver(realserver::Command),
@@ -89,6 +94,7 @@ fn main() -> ExitCode {
         Command::Ipvsadm { arguments } => {
             return ipvsadm::main(std::iter::once("ipvsadm".into()).chain(arguments));
         }
+        Command::SyncKey { file } => sync::make_key(&file).map_err(Into::into),
         Command::Realserver(command) => match realserver::run(&command, &mut std::io::stdout()) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,

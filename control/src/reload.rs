@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use crate::api::{Answer, Client, DataPlane, Director, Request};
 use crate::config::{self, Config};
 use crate::rules::{Action, Change, LoadError, Rules};
+use crate::sync;
 
 /// Where a running director has its settings from.
 #[derive(Clone, Debug)]
@@ -20,6 +21,8 @@ pub struct Source {
     pub running: config::Director,
     /// So does this
     pub web: config::Web,
+    /// And this
+    pub sync: Option<sync::Settings>,
 }
 
 /// Why nothing was reloaded; then nothing has changed.
@@ -97,6 +100,7 @@ impl Source {
             ("socket", *socket == new.socket),
             ("when_gone", *when_gone == new.when_gone),
             ("[web]", self.web == config.web),
+            ("[sync]", self.sync == config.sync),
         ];
         keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect()
     }

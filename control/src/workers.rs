@@ -15,6 +15,8 @@ use sluice_dataplane::steer::Mode;
 use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Worker};
 use thiserror::Error;
 
+use crate::sync;
+
 use crate::config::Idle;
 
 /// How long an idle worker sleeps at most before it looks for new snapshots.
@@ -45,6 +47,7 @@ pub struct Workers {
     published: Arc<Published>,
     stop: Arc<AtomicBool>,
     ports: Vec<PortStatus>,
+    clock: Instant,
 }
 
 /// What is known of a worker's queue on an interface since it was opened.
@@ -94,7 +97,9 @@ impl Workers {
             published: Arc::clone(&published),
             stop: Arc::new(AtomicBool::new(false)),
             ports: Vec::new(),
+            clock: Instant::now(),
         };
+        let clock = workers.clock;
         for (number, (port, core)) in ports.into_iter().zip(cores).enumerate() {
             for (index, (interface, _)) in interfaces.iter().enumerate() {
                 workers.ports.push(PortStatus {
@@ -114,7 +119,6 @@ impl Workers {
                 if !core_affinity::set_for_current(core) {
                     tracing::warn!(worker = number, cpu = core.id, "could not be pinned to its CPU");
                 }
-                let clock = Instant::now();
                 let now = || clock.elapsed().as_nanos() as u64;
                 let mut worker = Worker::new(settings, port, published, exchanges, counters, now());
                 while !stop.load(Ordering::Relaxed) {
@@ -145,6 +149,12 @@ impl Workers {
     /// The oldest generation of the service table that a worker goes by.
     pub fn adopted_generation(&self) -> u64 {
         self.counters.iter().map(|counters| counters.generation.get()).min().unwrap_or(0)
+    }
+
+    /// What session synchronisation works on.
+    pub fn plane(&self) -> sync::Plane {
+        let (exchanges, published) = (Arc::clone(&self.exchanges), Arc::clone(&self.published));
+        sync::Plane { exchanges, published, clock: self.clock }
     }
 
     /// The next event of any worker.

@@ -90,9 +90,10 @@ fn the_example_of_a_method_uses_it() {
 #[test]
 fn the_explanation_of_every_key_is_complete() {
     let text = read("all.toml");
-    for table in ["director", "web", "service", "service.server", "mark"] {
+    for table in ["director", "web", "sync", "service", "service.server", "mark"] {
         // The error for an unknown key lists the known ones.
-        let (open, close) = if ["director", "web"].contains(&table) { ("[", "]") } else { ("[[", "]]") };
+        let (open, close) =
+            if ["director", "web", "sync"].contains(&table) { ("[", "]") } else { ("[[", "]]") };
         let header = format!("{open}{table}{close}");
         let wrong = text.replacen(&header, &format!("{header}\nno_such_key = 1"), 1);
         let error = Config::parse(&wrong, Path::new("all.toml")).unwrap_err().to_string();

@@ -74,6 +74,12 @@ pub fn owner(port: u16, workers: usize) -> usize {
     usize::from(port) % workers.max(1)
 }
 
+/// The worker out of `workers` that gets a server's `answer` to a LIP, by what
+/// `hops` says of the interfaces.
+pub fn owner_by(hops: &NextHops, answer: &Tuple, workers: usize) -> usize {
+    plan::owner_by(hops, &PoolKey::of(answer), answer.destination_port, workers)
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct PoolKey {
     lip: Address,
@@ -83,6 +89,12 @@ struct PoolKey {
 }
 
 impl PoolKey {
+    /// The pool that a server's answer goes to.
+    fn of(answer: &Tuple) -> Self {
+        let Tuple { source, destination, source_port, protocol, .. } = *answer;
+        PoolKey { lip: destination, server: source, port: source_port, protocol }
+    }
+
     /// What the server answers to one of its ports.
     fn answer(&self, port: u16) -> Tuple {
         Tuple {
@@ -191,9 +203,7 @@ impl LocalPorts {
     /// The worker that has the connection of a server's `answer` to a LIP, if
     /// it has begun since the last change of RSS.
     pub fn owner_of(&self, answer: &Tuple) -> usize {
-        let Tuple { source, destination, source_port, destination_port, protocol } = *answer;
-        let key = PoolKey { lip: destination, server: source, port: source_port, protocol };
-        self.plans.owner(&key, destination_port)
+        self.plans.owner(&PoolKey::of(answer), answer.destination_port)
     }
 
     /// Takes a port of one of `lips` for a connection to `server`. The LIPs of
@@ -236,6 +246,24 @@ impl LocalPorts {
             }
         }
         Err(failure)
+    }
+
+    /// Takes this very port, for a connection that another director began, to be
+    /// given back as any other. Returns false, and takes nothing, where it is in
+    /// use, or another worker's by a plan that some worker goes by.
+    pub fn claim(&mut self, lip: Address, port: u16, server: (Address, u16), protocol: Protocol) -> bool {
+        let key = PoolKey { lip, server: server.0, port: server.1, protocol };
+        if port < MIN_LOCAL_PORT || !self.plans.owns(&key, port) {
+            return false;
+        }
+        let Some(slot) = self.pool_for(key) else { return false };
+        let Some(pool) = self.pools.get_mut(slot as usize).and_then(Option::as_mut) else { return false };
+        let was_idle = pool.taken == 0;
+        let claimed = pool.claim(port, &mut self.spare);
+        if claimed && was_idle {
+            self.leave_idle(slot);
+        }
+        claimed
     }
 
     fn take(&mut self, key: PoolKey) -> Result<u16, Exhausted> {

@@ -51,8 +51,9 @@ pub(super) fn check(text: &str) -> Result<Config, Vec<Problem>> {
     let services = check.services(file, &director);
     let marks = check.marks(&file.mark, &director);
     let web = check.web(file.web.as_ref());
+    let sync = check.sync(file.sync.as_ref());
     if check.problems.is_empty() {
-        Ok(Config { director, services, marks, web })
+        Ok(Config { director, services, marks, web, sync })
     } else {
         check.problems.sort_by_key(|problem| (problem.line, problem.column));
         Err(check.problems)

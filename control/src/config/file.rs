@@ -14,6 +14,15 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) mark: Vec<Spanned<Mark>>,
     pub(super) web: Option<Web>,
+    pub(super) sync: Option<Spanned<Sync>>,
+}
+
+#[derive(Deserialize, Debug)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Sync {
+    pub(super) listen: Spanned<String>,
+    pub(super) peer: Spanned<String>,
+    pub(super) key: Spanned<String>,
 }
 
 /// Numbers and names are taken loosely here, and keys that must be there are

@@ -18,6 +18,7 @@ mod read;
 mod server;
 mod service;
 mod suggest;
+mod sync;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,8 @@ pub struct Config {
     pub marks: Vec<(usize, MarkRule)>,
     /// The web page and metrics
     pub web: Web,
+    /// The other director that connections are told to, if there is one
+    pub sync: Option<crate::sync::Settings>,
 }
 
 /// The `[director]` table.

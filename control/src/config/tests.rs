@@ -85,6 +85,7 @@ fn the_example_of_the_documentation_resolves() {
             }],
             marks: vec![],
             web: Web::default(),
+            sync: None,
         }
     );
 }

@@ -23,6 +23,7 @@ use crate::api::DataPlane;
 use crate::netlink;
 use crate::observe::{InterfaceState, Observatory, SyncState};
 use crate::role::{Announcer, Role};
+use crate::sync::Sync;
 use crate::workers::Workers;
 
 /// Workers with the XDP programs that feed them.
@@ -45,6 +46,8 @@ pub(super) struct Forwarding {
     /// Whether it is about to stop
     leaving: Cell<bool>,
     announcer: RefCell<Announcer>,
+    /// Session synchronisation with a peer
+    sync: RefCell<Option<Sync>>,
     observatory: Arc<Observatory>,
 }
 
@@ -74,8 +77,14 @@ impl Forwarding {
             role: Cell::default(),
             leaving: Cell::default(),
             announcer: RefCell::default(),
+            sync: RefCell::default(),
             observatory,
         }
+    }
+
+    /// Takes over session synchronisation, of whose state the director reports.
+    pub(super) fn synchronise(&self, sync: Option<Sync>) {
+        *self.sync.borrow_mut() = sync;
     }
 
     pub(super) fn workers(&self) -> &Workers {
@@ -315,12 +324,14 @@ impl DataPlane for Forwarding {
             })
             .collect();
         let workers: Vec<_> = counters.iter().map(|c| worker_status(c)).collect();
+        let sync = self.sync.borrow().as_ref().map(Sync::status);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "role": self.role.get(),
             "problems": self.problems(),
             "interfaces": interfaces,
             "workers": workers,
+            "sync": sync,
         })
     }
 

@@ -26,6 +26,7 @@ use crate::observe::Observatory;
 use crate::reload::Source;
 use crate::role::Role;
 use crate::rules::Rules;
+use crate::sync::Sync;
 use crate::web::Observer;
 use crate::workers::Workers;
 use forwarding::Forwarding;
@@ -118,8 +119,17 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
         next_hops.clone(),
         Arc::clone(&observatory),
     );
+    // With the peer's first words there are workers, and soon the services that
+    // these are about; what comes sooner is told again.
+    let sync = config.sync.clone().map(|sync| Sync::start(sync, forwarding.workers().plane())).transpose()?;
+    forwarding.synchronise(sync);
     let director = Director::new(rules, forwarding);
-    director.configured_by(Source { file, running: config.director.clone(), web: config.web.clone() });
+    director.configured_by(Source {
+        file,
+        running: config.director.clone(),
+        web: config.web.clone(),
+        sync: config.sync.clone(),
+    });
     director.publish_and_wait().await;
     director.plane().set_role(settings.role);
     resolve_servers(&config, &next_hops).await;

@@ -23,6 +23,14 @@ use crate::wire::Address;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TemplateId(u32);
 
+impl TemplateId {
+    /// The number, as [`Templates::at`] takes it.
+    #[inline]
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
 /// No template: the connection is not of a persistent service.
 pub const NO_TEMPLATE: TemplateId = TemplateId(u32::MAX);
 
@@ -86,6 +94,11 @@ impl Template {
     /// The name of its state in listings.
     pub fn state(&self) -> &'static str {
         if self.assured { "ASSURED" } else { "NONE" }
+    }
+
+    /// Whether connections are made by it, and it was not put away.
+    pub fn is_found(&self) -> bool {
+        (self.key.port, self.server.1) != (NOWHERE, NOWHERE)
     }
 }
 
@@ -212,6 +225,14 @@ impl Templates {
         }
     }
 
+    /// Counts a connection that was made by a template elsewhere; its time goes
+    /// on as it is.
+    pub fn join(&mut self, id: TemplateId) {
+        if let Some(template) = self.templates.get_mut(id.0 as usize).and_then(Option::as_mut) {
+            template.children += 1;
+        }
+    }
+
     /// Takes note that a connection of the template is gone.
     pub fn let_go(&mut self, id: TemplateId) {
         if let Some(template) = self.templates.get_mut(id.0 as usize).and_then(Option::as_mut) {
@@ -253,15 +274,30 @@ impl Templates {
         Some(template)
     }
 
-    /// The next template whose time is over, removed. As in [`Wheel::pop`],
-    /// each that is looked at takes one off `budget`.
-    pub fn pop_expired(&mut self, now: u32, budget: &mut usize) -> Option<Template> {
+    /// Brings a template up to date that another director told of: it is over
+    /// in so many seconds.
+    pub fn renew(&mut self, id: TemplateId, timeout: u32, assured: bool, expires: u32, now: u32) {
+        if let Some(template) = self.templates.get_mut(id.0 as usize).and_then(Option::as_mut) {
+            template.timeout = timeout;
+            template.assured |= assured;
+            self.prolong(id, expires, now);
+        }
+    }
+
+    /// Lets a template be over in so many seconds.
+    pub fn prolong(&mut self, id: TemplateId, expires: u32, now: u32) {
+        self.wheel.schedule(id.0, after(now, expires));
+    }
+
+    /// The next template whose time is over, to be removed or prolonged. As in
+    /// [`Wheel::pop`], each that is looked at takes one off `budget`.
+    pub fn pop_expired(&mut self, now: u32, budget: &mut usize) -> Option<TemplateId> {
         while let Some(id) = self.wheel.pop(now, budget) {
             let Some(template) = self.templates.get_mut(id as usize).and_then(Option::as_mut) else {
                 continue;
             };
             if template.children == 0 {
-                return self.remove(TemplateId(id));
+                return Some(TemplateId(id));
             }
             template.timeout = ANOTHER_MINUTE;
             self.wheel.schedule(id, after(now, ANOTHER_MINUTE));
@@ -302,7 +338,8 @@ mod tests {
 
     fn expired(templates: &mut Templates, now: u32) -> usize {
         let mut budget = usize::MAX;
-        std::iter::from_fn(|| templates.pop_expired(now, &mut budget)).count()
+        std::iter::from_fn(|| templates.pop_expired(now, &mut budget).and_then(|id| templates.remove(id)))
+            .count()
     }
 
     #[test]

@@ -14,6 +14,7 @@
 //! bytes before, the receiver has and does not look at.
 
 use super::command::Text;
+use crate::sync::Adjustment;
 
 /// Edits that may be unacknowledged at once. A client waits for the reply to
 /// one command before it sends the next, so one does.
@@ -74,6 +75,8 @@ pub struct Stream {
     line: [u8; LINE_START],
     /// Bytes of that line, which may be more than are kept; 0 at its start
     line_length: u16,
+    /// Another director followed it, and `next` is not known yet
+    resumed: bool,
 }
 
 /// What a stream has to say of a part of a line.
@@ -88,7 +91,48 @@ pub enum Line<'a> {
 impl Stream {
     /// A stream whose sender's next byte has this number.
     pub fn new(next: u32) -> Self {
-        Stream { next, shift: 0, edits: None, count: 0, line: [0; LINE_START], line_length: 0 }
+        Stream {
+            next,
+            shift: 0,
+            edits: None,
+            count: 0,
+            line: [0; LINE_START],
+            line_length: 0,
+            resumed: false,
+        }
+    }
+
+    /// A stream that another director followed up to somewhere: where its sender
+    /// is, the first segment tells. What the receiver had not acknowledged of
+    /// replaced text is lost.
+    pub fn resumed(adjustment: &Adjustment) -> Self {
+        Stream { shift: adjustment.delta as u32, resumed: true, ..Stream::new(0) }
+    }
+
+    /// What another director needs to go on.
+    pub fn adjustment(&self) -> Adjustment {
+        let shift = |edits: &[Edit]| {
+            edits.iter().fold(self.shift, |shift, edit| shift.wrapping_add(edit.shift())) as i32
+        };
+        let edits = self.edits();
+        let before = &edits[..edits.len().saturating_sub(1)];
+        Adjustment {
+            from: edits.last().map_or(self.next, Edit::end),
+            delta: shift(edits),
+            previous_delta: shift(before),
+        }
+    }
+
+    /// Takes up where the sender is, should that not be known.
+    pub fn catch_up(&mut self, sequence: u32) {
+        if std::mem::take(&mut self.resumed) {
+            self.next = sequence;
+        }
+    }
+
+    /// The same from what the receiver acknowledges.
+    pub fn catch_up_acknowledged(&mut self, acknowledged: u32) {
+        self.catch_up(acknowledged.wrapping_sub(self.shift));
     }
 
     /// Number of the first byte that was not seen yet.

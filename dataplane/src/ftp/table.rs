@@ -5,11 +5,14 @@
 //! for half of them as data connections, is set aside, so that nothing grows or is hashed anew for a packet; the memory
 //! is the kernel's until it is used.
 
+use super::segment::Segment;
 use super::slots::Slots;
 use super::stream::Stream;
+use crate::wire::tcp;
 
 pub use super::slots::Full;
 use crate::conn::{EntryId, Side};
+use crate::sync::FtpControl;
 
 /// Data connections that a control connection may have announced at once: of
 /// more, the oldest is not waited for any longer.
@@ -49,6 +52,21 @@ impl Streams {
             auth: false,
             encrypted: false,
         }
+    }
+
+    /// Takes up where both are by a segment of `side`, should that not be known.
+    pub fn catch_up(&mut self, side: Side, segment: &Segment) {
+        let (sent, other) = self.of(side);
+        sent.catch_up(segment.sequence);
+        if segment.flags & tcp::ACK != 0 {
+            other.catch_up_acknowledged(segment.acknowledgment);
+        }
+    }
+
+    /// How much is added to numbers in each direction, and whether anything can
+    /// be read still: others have to know when it changes.
+    pub fn shifts(&self) -> (i32, i32, bool) {
+        (self.client.adjustment().delta, self.server.adjustment().delta, self.encrypted)
     }
 
     /// What `side` sends, and what the other side does.
@@ -127,6 +145,38 @@ impl Sessions {
         self.serials += 1;
         let new = Session { streams, serial: self.serials, children: 0, expected: Vec::new() };
         self.controls.insert(control, new)
+    }
+
+    /// Goes on with a control connection that another director followed, or with
+    /// what it says of one that was gone on with and had no packet yet.
+    pub fn resume(&mut self, control: EntryId, told: &FtpControl) -> Result<(), Full> {
+        let streams = Streams {
+            client: Stream::resumed(&told.client),
+            server: Stream::resumed(&told.server),
+            encrypted: told.encrypted,
+            ..Streams::new(0, 0)
+        };
+        self.begin(control, streams)
+    }
+
+    /// What another director needs to go on with a control connection; `None`
+    /// where that is nothing.
+    pub fn adjustments(&self, control: EntryId) -> Option<FtpControl> {
+        let streams = &self.controls.get(control)?.streams;
+        let changed = !(streams.client.is_unchanged() && streams.server.is_unchanged());
+        (changed || streams.encrypted).then(|| FtpControl {
+            client: streams.client.adjustment(),
+            server: streams.server.adjustment(),
+            encrypted: streams.encrypted,
+        })
+    }
+
+    /// Takes note of a data connection that another director expected, or saw
+    /// come. It goes on without its control connection.
+    pub fn adopt(&mut self, id: EntryId, listed_port: u16, expected: bool) -> Result<(), Full> {
+        self.data.insert(id, Data { control: EntryId::MAX, serial: 0, listed_port })?;
+        self.expected += usize::from(expected);
+        Ok(())
     }
 
     /// Lends the directions of a control connection that is followed; they are

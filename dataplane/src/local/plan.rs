@@ -117,14 +117,13 @@ impl Plans {
 
     /// The owner of a port by the newest plan.
     pub(super) fn owner(&self, key: &PoolKey, port: u16) -> usize {
-        let plan = self.newest();
-        match Rule::of(plan, key) {
-            Rule::Number => super::owner(port, self.workers),
-            Rule::Queue { interface, base } => {
-                let rss = plan.rss(interface.into());
-                rss.map_or(self.worker, |rss| rss.port_owner(base, key.server.is_v4(), port))
-            }
-        }
+        owner_by(self.newest(), key, port, self.workers)
+    }
+
+    /// Whether a port is this worker's by all plans.
+    pub(super) fn owns(&self, key: &PoolKey, port: u16) -> bool {
+        let (word, bit) = (usize::from(port) / 64, 1 << (port % 64));
+        self.ours(&self.rules(key), key, word) & !self.others_strays(key, word) & bit != 0
     }
 
     /// Whether answers land on this worker's queue whatever the port is, or do
@@ -238,6 +237,17 @@ impl Plans {
                 self.claims[self.worker].clear();
             }
         }
+    }
+}
+
+/// The owner of a port by one plan.
+pub(super) fn owner_by(plan: &NextHops, key: &PoolKey, port: u16, workers: usize) -> usize {
+    match Rule::of(plan, key) {
+        Rule::Number => super::owner(port, workers),
+        Rule::Queue { interface, base } => plan.rss(interface.into()).map_or_else(
+            || super::owner(port, workers),
+            |rss| rss.port_owner(base, key.server.is_v4(), port),
+        ),
     }
 }
 

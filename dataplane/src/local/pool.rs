@@ -153,6 +153,15 @@ impl Pool {
         self.taken += 1;
     }
 
+    /// Takes this very port; false when it is in use.
+    pub(super) fn claim(&mut self, port: u16, spare: &mut Vec<Chunk>) -> bool {
+        if self.used(usize::from(port) / 64) >> (port % 64) & 1 != 0 {
+            return false;
+        }
+        self.mark(port, spare);
+        true
+    }
+
     /// Gives a port back; false when it was not taken.
     pub(super) fn put_back(&mut self, port: u16, spare: &mut Vec<Chunk>) -> bool {
         let (word, bit) = (usize::from(port) / 64, 1 << (port % 64));

@@ -18,6 +18,8 @@ pub struct ServiceTable {
     services: Vec<Option<VirtualService>>,
     servers: Vec<Option<RealServer>>,
     by_key: HashMap<ServiceKey, ServiceId>,
+    /// Available servers by service, address and port
+    by_address: HashMap<(ServiceId, Address, u16), ServerId>,
     marks: Arc<MarkRules>,
     /// Whether some server was removed and is there for its connections only
     has_removed: bool,
@@ -122,6 +124,25 @@ impl ServiceTable {
         self.service(id).filter(|service| service.options.persistence.is_some()).map(|_| id)
     }
 
+    /// The service of a key.
+    #[inline]
+    pub fn id_of(&self, key: &ServiceKey) -> Option<ServiceId> {
+        self.by_key.get(key).copied()
+    }
+
+    /// The server of a service that has connections to `address:port`: that of
+    /// the port, else one that takes every port, else one that a connection to
+    /// another port than the service's may have (`ip_vs_find_dest`).
+    pub fn server_at(&self, service: ServiceId, address: Address, port: u16) -> Option<ServerId> {
+        let at = |port| self.by_address.get(&(service, address, port)).copied();
+        at(port).or_else(|| at(0)).or_else(|| {
+            let servers = self.service(service)?.servers.iter().copied();
+            let mut of_address =
+                servers.filter(|id| self.server(*id).is_some_and(|server| server.address == address));
+            of_address.next()
+        })
+    }
+
     /// The service in a slot.
     #[inline]
     pub fn service(&self, id: ServiceId) -> Option<&VirtualService> {
@@ -210,6 +231,9 @@ impl ServiceTableBuilder {
             let (address, port) = (server.address, server.port);
             let ends = server.service_key.protocols().iter().map(|protocol| (*protocol, address, port));
             self.table.nat_servers.extend(ends);
+        }
+        if server.available {
+            self.table.by_address.insert((server.service, server.address, server.port), id);
         }
         self.table.has_removed |= !server.available;
         put(&mut self.table.servers, id.0, server);

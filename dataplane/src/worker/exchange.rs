@@ -13,6 +13,7 @@ use crate::conn::{ConnectionFilter, ConnectionRecord, Seed};
 use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::service::ServiceTable;
+use crate::sync::{Import, Tap};
 use crate::wire::Address;
 
 /// The snapshots that control publishes and every worker takes up between two
@@ -51,6 +52,8 @@ pub enum Command {
     List(Arc<ConnectionFilter>, Sender<Vec<ConnectionRecord>>),
     /// Open all interfaces anew, and say how that went
     Reopen(Sender<Result<(), String>>),
+    /// Tell of connections from now on
+    Tell(Arc<Tap>),
 }
 
 /// Frames of one worker that may be on their way to others.
@@ -83,9 +86,14 @@ pub struct Exchange {
     /// The worker writes, control reads. When it is full, events are lost:
     /// each of them comes again with the next packet.
     pub events: ArrayQueue<Event>,
+    /// What others told of connections. Control writes, the worker reads.
+    pub imports: ArrayQueue<Import>,
     /// The same of all workers
     pub(super) owners: Arc<Owners>,
 }
+
+/// Pieces of what others told that may wait at a worker.
+const MOST_IMPORTS: usize = 16;
 
 impl Exchange {
     /// Those of all workers, which have room for `connections` each. `seed` is
@@ -102,6 +110,7 @@ impl Exchange {
             buffers: ArrayQueue::new(MOST_HANDED),
             claims: Arc::default(),
             events: ArrayQueue::new(1024),
+            imports: ArrayQueue::new(MOST_IMPORTS),
             owners,
         }
     }

@@ -92,6 +92,9 @@ impl Flows {
                 *field = after.to_be_bytes();
             }
         }
+        if self.sync.is_on() {
+            self.sync.packet(id, entry.template, false);
+        }
         put(head, 0, mac);
         put(head, 6, hop.source_mac);
         frame.set_len(length);

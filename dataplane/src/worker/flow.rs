@@ -8,6 +8,7 @@ use super::defense::Overload;
 use super::owners::Owners;
 use super::persist::{Kept, Unserved, Wanted};
 use super::sweep::Sweep;
+use super::sync::Syncing;
 use crate::conn::timer::{Wheel, ticks};
 use crate::conn::{
     Direction, Entry, EntryId, NO_HOP, NO_TEMPLATE, Seed, Side, State, Table, Templates, Tuple,
@@ -67,7 +68,8 @@ pub(super) struct Flows {
     pub(super) local_ports: LocalPorts,
     pub(super) ftp: Sessions,
     pub(super) overload: Overload,
-    owners: Arc<Owners>,
+    pub(super) sync: Syncing,
+    pub(super) owners: Arc<Owners>,
     pub(super) schedulers: Schedulers,
     pub(super) adoption: Option<Adoption>,
     /// Whether another director has the VIPs: connections are not begun here
@@ -94,6 +96,7 @@ impl Flows {
             templates: Templates::new(capacity, seed, now),
             sweep: Sweep::Done,
             overload: Overload::new(seed, now),
+            sync: Syncing::new(capacity),
             workers: claims.len(),
             local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
             ftp: Sessions::new(capacity),
@@ -241,6 +244,10 @@ impl Flows {
             false => entry.state.next(direction, packet.flags, self.overload.secure_tcp()),
             true => entry.state,
         };
+        if self.sync.is_on() {
+            let changed = state != entry.state || entry.packets == 1 && side == Side::Client;
+            self.sync.packet(id, entry.template, changed);
+        }
         entry.state = state;
         // `ip_vs_control_assure_ct`
         if matches!(state, State::Established | State::SctpEstablished)
@@ -477,6 +484,7 @@ impl Flows {
     pub(super) fn expire(&mut self, view: &View, id: EntryId) {
         self.wheel.cancel(id);
         let Some(entry) = self.table.remove(id) else { return };
+        self.sync.gone(id, &entry.client);
         self.owners.over(&entry.client, self.worker);
         self.templates.let_go(entry.template);
         let entry = self.forget_ftp(id, entry);

@@ -87,8 +87,13 @@ impl Flows {
             self.ftp.begin(id, streams).map_err(|_| Verdict::Drop(DropReason::TableFull))?;
         }
         let Some(mut streams) = self.ftp.lend(id) else { return Ok(*packet) };
+        streams.catch_up(side, &segment);
+        let before = streams.shifts();
         let followed =
             self.follow_streams(view, frame, packet, &mut streams, segment, (id, &entry, side), room, now);
+        if self.sync.is_on() {
+            self.sync.packet(id, entry.template, streams.shifts() != before);
+        }
         self.ftp.keep(id, streams);
         followed
     }
@@ -385,6 +390,7 @@ impl Flows {
     pub(super) fn claim(&mut self, packet: &Packet) -> Option<(EntryId, Side)> {
         let (id, side) = self.expects(packet)?;
         let mut entry = self.table.remove(id)?;
+        self.sync.gone(id, &entry.client);
         let (mut client, mut server) = (entry.client, (entry.server.source, entry.server.source_port));
         let mut local = (entry.server.destination, entry.server.destination_port);
         match side {
@@ -434,7 +440,7 @@ impl Flows {
 }
 
 /// The entry of a data connection as its local port was taken.
-fn of_pool(mut entry: Entry) -> Entry {
+pub(super) fn of_pool(mut entry: Entry) -> Entry {
     entry.server.source_port = 0;
     entry
 }

@@ -18,13 +18,14 @@ mod handoff;
 mod held;
 mod listing;
 mod owners;
-mod persist;
+pub(crate) mod persist;
 mod pieces;
 mod related;
 mod sip;
 mod snapshot;
 mod standby;
 mod sweep;
+mod sync;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -179,6 +180,7 @@ impl<P: Port> Worker<P> {
         self.transmit();
         self.expire(now);
         let listing = self.obey(now);
+        handled += usize::from(self.synchronise(now));
         self.counters.polls.add(1);
         handled + usize::from(listing)
     }
@@ -465,7 +467,7 @@ impl<P: Port> Worker<P> {
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
         while let Some(id) = self.flows.wheel.pop(tick(now), &mut budget) {
-            if self.flows.outlives(id, tick(now)) {
+            if self.flows.outlives(id, tick(now)) || self.flows.awaits_word(id, tick(now)) {
                 continue;
             }
             self.flows.expire(&self.view, id);
@@ -496,6 +498,7 @@ impl<P: Port> Worker<P> {
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
                 }
+                Command::Tell(tap) => self.flows.sync.follow(tap),
             }
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));

@@ -118,6 +118,30 @@ fn address_of_mark(mark: u32, family: Family) -> Address {
     }
 }
 
+/// The worker out of `workers` that keeps a template; the call has a part in it
+/// where each datagram is scheduled by itself.
+#[inline]
+pub(crate) fn keeper(key: &TemplateKey, call: Option<&[u8]>, workers: usize) -> usize {
+    // The same on all workers, so none of their seeds.
+    let seed = Seed::new([0x5a; 16]);
+    let hash = key.hash(seed);
+    call.map_or(hash, |call| seed.hash_bytes(hash, call)) as usize % workers.max(1)
+}
+
+/// The worker that keeps the template for a client's connections to `service`,
+/// if that is persistent.
+pub(crate) fn keeper_of_client(service: &VirtualService, client: &Tuple, workers: usize) -> Option<usize> {
+    let persistence = service.options.persistence?;
+    Some(keeper(&key(service, persistence, client), None, workers))
+}
+
+/// What the template of a client's connection to `service` is found by, if
+/// that is persistent and goes by the client alone.
+pub(super) fn key_of_client(service: &VirtualService, client: &Tuple) -> Option<TemplateKey> {
+    let persistence = service.options.persistence.filter(|_| service.options.engine.is_none())?;
+    Some(key(service, persistence, client))
+}
+
 impl Flows {
     /// The worker that keeps the template for a packet that begins a
     /// connection, where that is not this one.
@@ -126,15 +150,13 @@ impl Flows {
         if self.workers == 1 {
             return None;
         }
-        // The same on all workers, so none of their seeds.
-        let seed = Seed::new([0x5a; 16]);
-        let hash = match (wanted.key.hash(seed), wanted.call) {
-            (hash, Call::Of(call)) if wanted.one_packet => seed.hash_bytes(hash, call),
+        let call = match wanted.call {
+            Call::Of(call) if wanted.one_packet => Some(call),
             // It is dropped wherever it is.
-            (_, Call::Missing) if wanted.one_packet => return None,
-            (hash, _) => hash,
+            Call::Missing if wanted.one_packet => return None,
+            _ => None,
         };
-        let keeper = hash as usize % self.workers;
+        let keeper = keeper(&wanted.key, call, self.workers);
         (keeper != self.worker).then_some(keeper)
     }
 
@@ -168,8 +190,10 @@ impl Flows {
         }
         if let Some(template) = self.template(wanted) {
             if let Some(server) = self.holds(view, template) {
+                self.sync.used_template(template);
                 return Ok(Kept { server, template });
             }
+            self.template_gone(template);
             self.templates.put_away(template);
         }
         let server_id = self.schedule(view, id, service, tuple, now).ok_or(Unserved::NoServer)?;
@@ -209,6 +233,7 @@ impl Flows {
         };
         let template = made.map_err(|_| Unserved::Drop(DropReason::TableFull))?;
         server.counters.share(self.worker).persistent.add(1);
+        self.sync.used_template(template);
         Ok(Kept { server: server_id, template })
     }
 
@@ -229,13 +254,17 @@ impl Flows {
 
     /// Ends templates whose time is over.
     pub(super) fn expire_templates(&mut self, view: &View, now: u32, mut budget: usize) {
-        while let Some(template) = self.templates.pop_expired(now, &mut budget) {
-            self.forget(view, &template);
+        while let Some(id) = self.templates.pop_expired(now, &mut budget) {
+            if !self.template_outlives(id, now) {
+                self.end_template(view, id);
+            }
         }
     }
 
-    /// Takes a template that is gone off its server's count.
-    pub(super) fn forget(&self, view: &View, template: &Template) {
+    /// Ends a template.
+    pub(super) fn end_template(&mut self, view: &View, id: TemplateId) {
+        self.template_gone(id);
+        let Some(template) = self.templates.remove(id) else { return };
         // Control keeps a server in the table as long as it has templates.
         if let Some(server) = view.services.server(template.server_id) {
             server.counters.share(self.worker).persistent.sub(1);

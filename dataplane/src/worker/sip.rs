@@ -59,6 +59,7 @@ impl Flows {
             Some(template) if self.holds(view, template) == Some(caller) => Kept { server: caller, template },
             other => {
                 if let Some(template) = other {
+                    self.template_gone(template);
                     self.templates.put_away(template);
                 }
                 self.keep_to(caller, server, &wanted, now).map_err(|unserved| match unserved {

@@ -54,9 +54,7 @@ impl Flows {
                     if template.children > 0 || available {
                         continue;
                     }
-                    if let Some(template) = self.templates.remove(id) {
-                        self.forget(view, &template);
-                    }
+                    self.end_template(view, id);
                 }
                 if end == self.templates.high_water() { Sweep::Done } else { Sweep::Templates(end) }
             }

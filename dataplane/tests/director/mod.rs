@@ -362,6 +362,16 @@ impl Director {
         std::iter::from_fn(|| self.exchanges[0].events.pop()).collect()
     }
 
+    /// The queues of all workers.
+    pub fn exchanges(&self) -> Arc<[Exchange]> {
+        Arc::clone(&self.exchanges)
+    }
+
+    /// The snapshots that workers go by.
+    pub fn published(&self) -> &Published {
+        &self.published
+    }
+
     pub fn exchange(&self, worker: usize) -> &Exchange {
         &self.exchanges[worker]
     }

@@ -29,6 +29,8 @@ mod sctp;
 mod sip;
 mod spread;
 mod standby;
+mod sync;
+mod sync_model;
 mod thresholds;
 mod tun;
 mod tunables;

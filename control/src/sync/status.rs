@@ -1,0 +1,207 @@
+//! What is known of both streams.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::Settings;
+
+/// Delays that are kept for the quantiles.
+const SAMPLES: usize = 4096;
+
+/// Between two warnings of the same stream.
+const WARNINGS: Duration = Duration::from_secs(10);
+
+/// Synchronisation at one instant, for status and metrics.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SyncStatus {
+    /// Where this director hears
+    pub listen: String,
+    /// Where the peer hears
+    pub peer: String,
+    /// What it is told
+    pub outgoing: Outgoing,
+    /// What it tells
+    pub incoming: Incoming,
+}
+
+/// What the peer is told.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Outgoing {
+    /// Whether it is connected
+    pub connected: bool,
+    /// Whether it was told everything since
+    pub complete: bool,
+    /// Records sent
+    pub sent: u64,
+    /// Records that its workers took, or had a reason not to
+    pub taken: u64,
+    /// Records that wait at the workers or on the way
+    pub behind: u64,
+    /// Milliseconds from a change until the peer's workers took it: the last
+    pub milliseconds: f64,
+    /// The same, exceeded by one in a hundred lately
+    pub milliseconds_p99: f64,
+    /// Times that everything was told
+    pub transfers: u64,
+    /// Changes that there was no room for, made good by a transfer
+    pub overflowed: u64,
+    /// Why it was disconnected last
+    pub error: Option<String>,
+}
+
+/// What the peer tells.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Incoming {
+    /// Whether it is connected
+    pub connected: bool,
+    /// Whether it told everything since
+    pub complete: bool,
+    /// Records received
+    pub received: u64,
+    /// Records that workers took
+    pub taken: u64,
+    /// Records that wait for workers here, and at the peer by its own word
+    pub behind: u64,
+    /// Milliseconds from a change until it was taken here, by the peer's word
+    pub milliseconds: f64,
+    /// Records of connections that are this director's own
+    pub own: u64,
+    /// Records of services or servers that are not configured here
+    pub unknown: u64,
+    /// Records whose local port is in use otherwise
+    pub port_taken: u64,
+    /// Records that there was no room for
+    pub full: u64,
+    /// Why it was disconnected last
+    pub error: Option<String>,
+}
+
+/// Counters of both streams. The thread of synchronisation writes, all read.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    pub(super) outgoing: Sending,
+    pub(super) incoming: Receiving,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Sending {
+    pub(super) connected: AtomicBool,
+    pub(super) complete: AtomicBool,
+    pub(super) sent: AtomicU64,
+    pub(super) taken: AtomicU64,
+    pub(super) behind: AtomicU64,
+    pub(super) transfers: AtomicU64,
+    pub(super) overflowed: AtomicU64,
+    delays: Mutex<Delays>,
+    pub(super) trouble: Trouble,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Receiving {
+    pub(super) connected: AtomicBool,
+    pub(super) complete: AtomicBool,
+    pub(super) received: AtomicU64,
+    pub(super) taken: AtomicU64,
+    pub(super) behind: AtomicU64,
+    pub(super) milliseconds: AtomicU64,
+    pub(super) own: AtomicU64,
+    pub(super) unknown: AtomicU64,
+    pub(super) port_taken: AtomicU64,
+    pub(super) full: AtomicU64,
+    pub(super) trouble: Trouble,
+}
+
+/// The newest delays, nanoseconds.
+#[derive(Debug, Default)]
+struct Delays {
+    samples: Vec<u64>,
+    next: usize,
+}
+
+/// Why a stream broke last, said not too often.
+#[derive(Debug, Default)]
+pub(super) struct Trouble(Mutex<(Option<String>, Option<Instant>)>);
+
+impl Trouble {
+    /// Takes note of it; returns whether it is to be logged.
+    pub(super) fn note(&self, text: String) -> bool {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = state.0.as_ref() != Some(&text);
+        let due = state.1.is_none_or(|last| last.elapsed() >= WARNINGS);
+        state.0 = Some(text);
+        // Two that take turns are not to fill a log either.
+        let say = due || is_news && state.1.is_none_or(|last| last.elapsed() >= WARNINGS / 10);
+        if say {
+            state.1 = Some(Instant::now());
+        }
+        say
+    }
+
+    fn text(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+}
+
+impl Sending {
+    /// Takes note of how long a change took to arrive.
+    pub(super) fn arrived(&self, nanoseconds: u64) {
+        let mut delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = delays.next % SAMPLES;
+        match delays.samples.get_mut(next) {
+            Some(sample) => *sample = nanoseconds,
+            None => delays.samples.push(nanoseconds),
+        }
+        delays.next = next + 1;
+    }
+
+    /// The last delay, and that which one in a hundred exceeds, milliseconds.
+    pub(super) fn delays(&self) -> (f64, f64) {
+        let delays = self.delays.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = delays.next.checked_sub(1).and_then(|last| delays.samples.get(last)).copied();
+        let mut sorted = delays.samples.clone();
+        drop(delays);
+        sorted.sort_unstable();
+        let p99 = sorted.get((sorted.len() * 99).div_ceil(100).saturating_sub(1)).copied();
+        let milliseconds = |nanoseconds: Option<u64>| nanoseconds.unwrap_or(0) as f64 / 1e6;
+        (milliseconds(last), milliseconds(p99))
+    }
+}
+
+impl Statistics {
+    pub(super) fn status(&self, settings: &Settings) -> SyncStatus {
+        let Statistics { outgoing, incoming } = self;
+        let (milliseconds, milliseconds_p99) = outgoing.delays();
+        SyncStatus {
+            listen: settings.listen.to_string(),
+            peer: settings.peer.to_string(),
+            outgoing: Outgoing {
+                connected: outgoing.connected.load(Relaxed),
+                complete: outgoing.complete.load(Relaxed),
+                sent: outgoing.sent.load(Relaxed),
+                taken: outgoing.taken.load(Relaxed),
+                behind: outgoing.behind.load(Relaxed),
+                milliseconds,
+                milliseconds_p99,
+                transfers: outgoing.transfers.load(Relaxed),
+                overflowed: outgoing.overflowed.load(Relaxed),
+                error: outgoing.trouble.text(),
+            },
+            incoming: Incoming {
+                connected: incoming.connected.load(Relaxed),
+                complete: incoming.complete.load(Relaxed),
+                received: incoming.received.load(Relaxed),
+                taken: incoming.taken.load(Relaxed),
+                behind: incoming.behind.load(Relaxed),
+                milliseconds: incoming.milliseconds.load(Relaxed) as f64,
+                own: incoming.own.load(Relaxed),
+                unknown: incoming.unknown.load(Relaxed),
+                port_taken: incoming.port_taken.load(Relaxed),
+                full: incoming.full.load(Relaxed),
+                error: incoming.trouble.text(),
+            },
+        }
+    }
+}
