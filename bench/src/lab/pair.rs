@@ -22,13 +22,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 
 use super::site::{SERVERS, VIP, realserver, server_address};
-use super::{Director, End, Lab, Link, Method, Netns, Process, sluice_binary, wait_for};
+use super::{Director, End, Lab, Link, Method, Netns, Process, run, sluice_binary, wait_for};
 
 const CLIENT_GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 const ROUTER_FRONT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 253);
 const ROUTER_LAN: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 253);
 /// The servers' gateway for NAT, which keepalived moves.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 254);
+/// Where directors hear of each other's sessions.
+const SYNC_PORT: u16 = 7946;
 /// How many addresses the client has, from 10.0.0.1 on.
 pub const CLIENTS: u8 = 4;
 
@@ -67,6 +69,7 @@ impl Pair {
         let pair = Self { client, router, switch, directors, servers, lab };
         pair.wire_up()?;
         pair.route(method)?;
+        run(Command::new(sluice_binary()?).arg("sync-key").arg(pair.key()))?;
         Ok(pair)
     }
 
@@ -134,7 +137,11 @@ impl Pair {
             "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{cpu}]\nidle = \"sleep\"\n\
              connections_per_worker = 100_000\nlocal_addresses = [\"10.0.2.200\"]\nrole = \"backup\"\n\
              when_gone = \"drop\"\n\n\
-             [[service]]\naddress = \"{VIP}:{port}\"\nprotocol = \"tcp\"\nscheduler = \"rr\"\n"
+             [sync]\nlisten = \"{}:{SYNC_PORT}\"\npeer = \"{}:{SYNC_PORT}\"\nkey = \"{}\"\n\n\
+             [[service]]\naddress = \"{VIP}:{port}\"\nprotocol = \"tcp\"\nscheduler = \"rr\"\n",
+            director_address(number),
+            director_address(1 - number),
+            self.key().display(),
         );
         for server in 1..=SERVERS {
             let (address, method) = (server_address(server), method.name());
@@ -196,6 +203,11 @@ impl Pair {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
         std::fs::write(roles, "")?;
         Ok(path)
+    }
+
+    /// The key for session synchronisation.
+    fn key(&self) -> PathBuf {
+        self.lab.dir().join("sync.key")
     }
 
     fn socket(&self, number: usize) -> PathBuf {

@@ -43,6 +43,7 @@ pub(super) struct Forwarding {
     exhaustion: RefCell<Exhaustion>,
     progress: RefCell<Progress>,
     role: Cell<Role>,
+    begun: Instant,
     /// Whether it is about to stop
     leaving: Cell<bool>,
     announcer: RefCell<Announcer>,
@@ -75,6 +76,7 @@ impl Forwarding {
             exhaustion: RefCell::default(),
             progress: RefCell::default(),
             role: Cell::default(),
+            begun: Instant::now(),
             leaving: Cell::default(),
             announcer: RefCell::default(),
             sync: RefCell::default(),
@@ -163,6 +165,10 @@ impl Forwarding {
         let interfaces: Vec<_> =
             self.steering.borrow().iter().map(|steering| steering.interface().to_owned()).collect();
         let mut problems = condition::problems(&self.workers, &self.progress.borrow(), &interfaces);
+        let sync = self.sync.borrow().as_ref().map(Sync::status);
+        if condition::lacks_sessions(self.role.get(), sync.as_ref(), self.begun.elapsed()) {
+            problems.push("the sessions of the peer are not here yet".to_owned());
+        }
         if self.leaving.get() {
             problems.push("it is stopping".to_owned());
         }
