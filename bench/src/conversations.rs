@@ -8,8 +8,7 @@
 mod client;
 mod server;
 
-use std::io;
-
+use anyhow::{Context, Result};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 pub use client::Conversations;
@@ -18,14 +17,16 @@ pub use server::EchoServer;
 /// Bytes of a message.
 const MESSAGE: usize = 64;
 
-/// Lets this process have so many more descriptors than most need.
+/// Lets this process have so many descriptors.
 ///
 /// # Errors
 /// When the system refuses.
-pub fn allow_descriptors(count: u64) -> io::Result<()> {
+pub fn allow_descriptors(count: u64) -> Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < count {
-        setrlimit(Resource::RLIMIT_NOFILE, count, hard.max(count))?;
+        setrlimit(Resource::RLIMIT_NOFILE, count, hard.max(count)).with_context(|| {
+            format!("{count} descriptors are needed and {hard} allowed: raise the limit (ulimit -n)")
+        })?;
     }
     Ok(())
 }

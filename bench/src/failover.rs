@@ -104,7 +104,7 @@ impl Stand {
     /// # Errors
     /// When anything does not come up.
     pub fn new(method: Method, connections: usize, interval: Duration) -> Result<Self> {
-        allow_descriptors(2 * connections as u64 + 1024)?;
+        allow_descriptors(connections as u64 + 1024)?;
         let pair = Pair::new(method)?;
         let address = |number| match method.replies_bypass() {
             true => SocketAddr::from((VIP, PORT)),

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::MESSAGE;
@@ -29,18 +30,21 @@ impl EchoServer {
     /// # Errors
     /// When the address cannot be had.
     pub fn start(netns: &Netns, address: SocketAddr) -> Result<Self> {
-        let listener = netns
-            .enter(|| TcpListener::bind(address))?
-            .with_context(|| format!("cannot listen on {address} in {}", netns.name()))?;
-        listener.set_nonblocking(true)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&listener, event(&listener))?;
         let (resets, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let (listens, listening) = mpsc::channel();
         let thread = std::thread::Builder::new().name("echo-server".into()).spawn({
-            let (resets, stop) = (Arc::clone(&resets), Arc::clone(&stop));
-            move || serve(&listener, &epoll, &resets, &stop)
+            let (netns, resets, stop) = (netns.clone(), Arc::clone(&resets), Arc::clone(&stop));
+            move || match listen(&netns, address) {
+                Ok((listener, epoll)) => {
+                    let _ = listens.send(Ok(()));
+                    serve(&listener, &epoll, &resets, &stop);
+                }
+                Err(error) => _ = listens.send(Err(error)),
+            }
         })?;
-        Ok(Self { resets, stop, thread: Some(thread) })
+        let server = Self { resets, stop, thread: Some(thread) };
+        listening.recv().context("an echo server ended")??;
+        Ok(server)
     }
 
     /// Connections that were reset.
@@ -57,6 +61,19 @@ impl Drop for EchoServer {
             let _ = thread.join();
         }
     }
+}
+
+/// Listens inside a namespace, with descriptors of the thread's own: of those of the process there may be too few for
+/// both ends of all connections.
+fn listen(netns: &Netns, address: SocketAddr) -> Result<(TcpListener, Epoll)> {
+    unshare(CloneFlags::CLONE_FILES).context("cannot have descriptors of its own")?;
+    netns.join_thread()?;
+    let listener = TcpListener::bind(address)
+        .with_context(|| format!("cannot listen on {address} in {}", netns.name()))?;
+    listener.set_nonblocking(true)?;
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    epoll.add(&listener, event(&listener))?;
+    Ok((listener, epoll))
 }
 
 fn event(descriptor: &impl AsRawFd) -> EpollEvent {

@@ -12,11 +12,12 @@ use crate::role::Role;
 /// once a second whether this one is healthy.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long packets that are still on their way here are waited for, once the
-/// addresses are the other director's.
-const STRAGGLERS: Duration = Duration::from_millis(300);
+/// For how long no packet may have come, once it is the backup, until all
+/// neighbours seem to know where the addresses are now.
+const QUIET: Duration = Duration::from_secs(1);
 
-/// Forwards on, and says that it is not healthy, until it is the backup.
+/// Forwards on, and says that it is not healthy, until it is the backup and no
+/// packet comes any more: the kernel would answer it with a reset.
 pub(super) async fn hand_over(director: &Director<Forwarding>) {
     if director.plane().role() == Role::Backup {
         return;
@@ -31,5 +32,13 @@ pub(super) async fn hand_over(director: &Director<Forwarding>) {
         }
         sleep(Duration::from_millis(5)).await;
     }
-    sleep(STRAGGLERS).await;
+    let received = || director.plane().workers().counters().iter().map(|c| c.received.get()).sum::<u64>();
+    let (mut last, mut since) = (received(), Instant::now());
+    while since.elapsed() < QUIET && Instant::now() < deadline {
+        sleep(Duration::from_millis(20)).await;
+        let now = received();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+    }
 }
