@@ -90,12 +90,13 @@ impl fmt::Display for Outcome {
 
 /// Two directors, and clients that talk to servers through whichever is active.
 pub struct Stand {
-    pair: Pair,
-    method: Method,
-    directors: [Option<Director>; 2],
-    keepalived: [Keepalived; 2],
-    servers: Vec<EchoServer>,
+    // Dropped in this order: servers hold descriptors of the process, by whose end it is known to be gone.
     conversations: Conversations,
+    servers: Vec<EchoServer>,
+    keepalived: [Keepalived; 2],
+    directors: [Option<Director>; 2],
+    method: Method,
+    pair: Pair,
 }
 
 impl Stand {
@@ -218,7 +219,9 @@ impl Stand {
         self.conversations.resets().max(self.servers.iter().map(EchoServer::resets).sum())
     }
 
-    fn logs(&self) -> String {
+    /// What directors and their keepalived said.
+    #[must_use]
+    pub fn logs(&self) -> String {
         let mut text = String::new();
         for (number, (director, keepalived)) in self.directors.iter().zip(&self.keepalived).enumerate() {
             let director = director.as_ref().map_or_else(|| "it is gone".to_owned(), Director::log);

@@ -16,6 +16,7 @@ pub mod rules;
 pub mod run;
 pub mod status;
 pub mod sync;
+pub mod takeover;
 pub mod top;
 pub mod web;
 

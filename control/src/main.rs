@@ -30,6 +30,10 @@ enum Command {
         /// $SLUICE_SOCKET, else /run/sluice/sluice.sock]
         #[arg(long)]
         socket: Option<PathBuf>,
+        /// Take the place of the director that runs there: its services,
+        /// connections and queues. It ends, and nothing is interrupted
+        #[arg(long)]
+        takeover: bool,
     },
     /// Say all that is wrong with a configuration file
     Check(reload::CheckArguments),
@@ -78,10 +82,10 @@ fn main() -> ExitCode {
         return ipvsadm::main(words);
     }
     let result = match Arguments::parse().command {
-        Command::Run { config, socket } => {
+        Command::Run { config, socket, takeover } => {
             let events = Arc::new(EventLog::default());
             log(Arc::clone(&events));
-            run::run(&config, socket, events)
+            run::run(&config, socket, takeover, events)
         }
         Command::Top(arguments) => return top::main(&arguments),
         Command::Connections(arguments) => return connections::main(&arguments),

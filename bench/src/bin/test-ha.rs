@@ -49,6 +49,9 @@ fn run(arguments: &Arguments) -> Result<bool> {
         for fault in &faults {
             for outcome in stand.suffer(*fault)? {
                 println!("{outcome}");
+                if !outcome.holds() {
+                    eprintln!("{}", stand.logs());
+                }
                 all_hold &= outcome.holds();
             }
         }

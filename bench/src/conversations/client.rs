@@ -226,6 +226,10 @@ impl Round {
         let living = || self.conversations.iter().filter(|conversation| conversation.stream.is_some());
         let waiting = living().filter_map(|conversation| conversation.waiting_since).min();
         if let Some(since) = waiting {
+            if now - since > 1_000_000 && std::env::var_os("HA_DEBUG").is_some() {
+                let all = living().filter(|c| c.waiting_since.is_some_and(|s| now - s > 1_000_000)).count();
+                eprintln!("{now} slow {all}");
+            }
             self.shared.longest.fetch_max(now - since, Ordering::Relaxed);
         }
         let settled = living().map(|conversation| conversation.settled).min().unwrap_or(u64::MAX);

@@ -181,12 +181,41 @@ pub enum Request {
         /// then, so that both sides know of each other.
         follow: bool,
     },
+    /// `sluice run --takeover`: another process takes this one's place. After
+    /// [`Answer::Done`] the connection is the one of
+    /// [`takeover`](crate::takeover).
+    TakeOver {
+        /// Those that it has
+        interfaces: Vec<String>,
+    },
     /// `sluice reload`: answered by any number of [`Answer::Changes`], then
     /// [`Answer::Done`]
     Reload {
         /// Only say what would change
         dry_run: bool,
     },
+}
+
+impl Request {
+    /// Whether it leaves the rules as they are.
+    pub fn only_asks(&self) -> bool {
+        matches!(
+            self,
+            Request::Services { .. }
+                | Request::LocalAddresses { .. }
+                | Request::Connections
+                | Request::FindConnections { .. }
+                | Request::Timeouts
+                | Request::Daemons
+                | Request::Marks
+                | Request::Status
+                | Request::Overview { .. }
+                | Request::Events { .. }
+                | Request::Role
+                // keepalived says it once only.
+                | Request::SetRole { .. }
+        )
+    }
 }
 
 /// An answer, or a part of one: one line to the client.

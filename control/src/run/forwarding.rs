@@ -26,10 +26,16 @@ use crate::role::{Announcer, Role};
 use crate::sync::Sync;
 use crate::workers::Workers;
 
+mod queues;
+
 /// Workers with the XDP programs that feed them.
 pub(super) struct Forwarding {
     workers: Workers,
+    interfaces: Vec<String>,
+    /// One for each interface, but for a process that has not the queues
     steering: RefCell<Vec<Steering>>,
+    /// Whether another process has the queues
+    released: Cell<bool>,
     in_force: RefCell<SteeringRules>,
     next_hops: netlink::Handle,
     mode: ModeChoice,
@@ -57,7 +63,7 @@ impl Forwarding {
     /// `in_force`.
     pub(super) fn new(
         workers: Workers,
-        steering: Vec<Steering>,
+        (interfaces, steering): (Vec<String>, Vec<Steering>),
         (mode, without_socket): (ModeChoice, WithoutSocket),
         in_force: SteeringRules,
         next_hops: netlink::Handle,
@@ -65,6 +71,8 @@ impl Forwarding {
     ) -> Self {
         Forwarding {
             workers,
+            released: Cell::new(steering.is_empty()),
+            interfaces,
             steering: RefCell::new(steering),
             in_force: RefCell::new(in_force),
             next_hops,
@@ -99,6 +107,9 @@ impl Forwarding {
         self.warn_of_exhaustion();
         self.progress.borrow_mut().look(self.workers.counters().iter().map(|c| c.polls.get()));
         self.workers.published().release();
+        if self.released.get() {
+            return;
+        }
         if self.unsteered.get() {
             self.adopted();
         }

@@ -21,7 +21,12 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// Exits with 0 if the director is healthy, and stays so for the time given.
 pub(super) fn main(client: Client, watch: Option<Duration>) -> ExitCode {
     let until = watch.map(|watch| Instant::now() + watch);
-    let result = client.session(PATIENCE).and_then(|session| look(session, until));
+    let result =
+        client.session(PATIENCE).and_then(|session| look(session, until)).or_else(|error| match error {
+            // Another process may have taken its place, which listens by then.
+            ClientError::Lost { .. } => client.session(PATIENCE).and_then(|session| look(session, until)),
+            error => Err(error),
+        });
     match result {
         Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
         Ok(problems) => {

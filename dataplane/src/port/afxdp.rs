@@ -163,6 +163,17 @@ impl AfXdpPort {
     /// Opens queue `queue` of each interface, for packets of at most `mtu`
     /// bytes. The steering program must be attached to each, in the mode given.
     pub fn open(interfaces: &[(String, Mode)], queue: usize, mtu: usize) -> Result<Self, OpenError> {
+        let mut port = AfXdpPort::closed(interfaces, queue, mtu)?;
+        for index in 0..interfaces.len() {
+            port.open_within(index, QUEUE_RELEASE_AT_START)?;
+        }
+        port.reclaim();
+        Ok(port)
+    }
+
+    /// The same without its sockets, which [`Port::reopen`] opens. Another
+    /// process may have the queues until then.
+    pub fn closed(interfaces: &[(String, Mode)], queue: usize, mtu: usize) -> Result<Self, OpenError> {
         // Chunks of 2 KiB spread packet headers over twice as many cache sets
         // as those of 4 KiB would.
         let chunk = if mtu + 32 + super::TAIL_ROOM + RESERVED <= 2048 { 2048 } else { 4096 };
@@ -176,7 +187,7 @@ impl AfXdpPort {
             Ok(Interface { name: name.clone(), sockets: None, punt })
         });
         let with_punt = with_punt.collect::<Result<_, PuntError>>()?;
-        let mut port = AfXdpPort {
+        Ok(AfXdpPort {
             interfaces: with_punt,
             area,
             all: free.iter().map(duplicate).collect(),
@@ -184,12 +195,7 @@ impl AfXdpPort {
             outstanding: 0,
             queue,
             scratch: Box::new(ArrayDeque::new()),
-        };
-        for index in 0..interfaces.len() {
-            port.open_within(index, QUEUE_RELEASE_AT_START)?;
-        }
-        port.reclaim();
-        Ok(port)
+        })
     }
 
     /// Opens an interface's socket. The kernel takes its time to let go of the
@@ -341,6 +347,12 @@ impl Port for AfXdpPort {
 
     fn failed(&self) -> Option<&str> {
         self.interfaces.iter().find(|i| i.sockets.is_none()).map(|i| i.name.as_str())
+    }
+
+    fn close(&mut self) {
+        for interface in &mut self.interfaces {
+            interface.sockets = None;
+        }
     }
 
     fn reopen(&mut self) -> Result<(), String> {

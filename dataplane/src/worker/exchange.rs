@@ -52,6 +52,9 @@ pub enum Command {
     List(Arc<ConnectionFilter>, Sender<Vec<ConnectionRecord>>),
     /// Open all interfaces anew, and say how that went
     Reopen(Sender<Result<(), String>>),
+    /// Close all interfaces, and say so once listeners were told all that
+    /// happened until then
+    Close(Sender<()>),
     /// Tell of connections from now on
     Tell(Arc<Tap>),
 }

@@ -31,6 +31,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crossbeam::channel::Sender;
+
 use crate::conn::{Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
@@ -101,6 +103,8 @@ pub struct Worker<P: Port> {
     receiving: bool,
     /// The address that control was last asked for, and when
     asked: Option<(Address, u32)>,
+    /// Who is to be told once listeners know all
+    closing: Option<Sender<()>>,
 }
 
 impl<P: Port> Worker<P> {
@@ -137,6 +141,7 @@ impl<P: Port> Worker<P> {
             icmp_limit: icmp::Limit::new(now),
             receiving: false,
             asked: None,
+            closing: None,
         }
     }
 
@@ -181,6 +186,9 @@ impl<P: Port> Worker<P> {
         self.expire(now);
         let listing = self.obey(now);
         handled += usize::from(self.synchronise(now));
+        if let Some(answer) = self.closing.take() {
+            let _ = answer.try_send(());
+        }
         self.counters.polls.add(1);
         handled + usize::from(listing)
     }
@@ -497,6 +505,10 @@ impl<P: Port> Worker<P> {
                 }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
+                }
+                Command::Close(answer) => {
+                    self.port.close();
+                    self.closing = Some(answer);
                 }
                 Command::Tell(tap) => self.flows.sync.follow(tap),
             }
