@@ -225,6 +225,10 @@ impl Stand {
         let mut text = String::new();
         for (number, (director, keepalived)) in self.directors.iter().zip(&self.keepalived).enumerate() {
             let director = director.as_ref().map_or_else(|| "it is gone".to_owned(), Director::log);
+            let status = self.directors[number].as_ref().map(|director| director.sluice("status"));
+            if let Some(Ok(status)) = status {
+                text += &status;
+            }
             text += &format!("director {number} said:\n{director}\nits keepalived:\n{}\n", keepalived.log());
         }
         text
