@@ -30,7 +30,8 @@ demo: build
 	@$(SUDO) $(RELEASE)/demo
 
 # End-to-end tests run the release build of the director, two at a time: each director keeps a CPU busy.
-test: deps
+test:
+	@bench/deps.sh test
 	cargo test --locked --workspace --exclude sluice-bench
 	cargo build --release --locked -p sluice-control
 	SLUICE_BIN=$(abspath $(RELEASE))/sluice RUST_TEST_THREADS=2 cargo test --locked -p sluice-bench

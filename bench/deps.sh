@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building and trying Sluice needs, those that are missing only, and says which first.
-# With the argument "bench", also those of the forwarders that `make bench-apps` compares it with.
+# With the argument "bench", also those of the forwarders that `make bench-apps` compares it with; with "test", those
+# that look at what the director says of itself.
 set -euo pipefail
 
 build=(clang gcc libbpf-dev libelf-dev linux-libc-dev make pkg-config zlib1g-dev)
 try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping keepalived lftp libusrsctp-examples nginx-light vsftpd wrk)
+look=(chromium prometheus)
 compare=(haproxy libnginx-mod-stream nftables)
 
 needed=("${build[@]}" "${try[@]}")
 case "${1:-}" in
 "") ;;
 bench) needed+=("${compare[@]}") ;;
+test) needed+=("${look[@]}") ;;
 *)
-    echo "deps: there is no set of packages \"$1\"; give none, or \"bench\"" >&2
+    echo "deps: there is no set of packages \"$1\"; give none, \"bench\" or \"test\"" >&2
     exit 2
     ;;
 esac
@@ -37,7 +40,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-# Debian starts servers as soon as nginx, vsftpd and haproxy are installed. Only the programs are wanted.
+# Debian starts servers as soon as nginx, vsftpd, haproxy and prometheus are installed. Only the programs are wanted.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy
@@ -47,7 +50,7 @@ fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
 apt-get install -q -y --no-install-recommends "${missing[@]}"
-for service in nginx-light:nginx vsftpd:vsftpd haproxy:haproxy; do
+for service in nginx-light:nginx vsftpd:vsftpd haproxy:haproxy prometheus:prometheus; do
     if [[ " ${missing[*]} " == *" ${service%:*} "* ]] && command -v systemctl >/dev/null; then
         systemctl disable "${service#*:}" >/dev/null 2>&1 || true
     fi

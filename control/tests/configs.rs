@@ -57,7 +57,9 @@ fn every_file_is_looked_at() {
         .filter(|name| !name.ends_with(".toml"))
         .collect();
     others.sort();
-    assert_eq!(others, ["bird.conf", "keepalived.conf", "sluice.service"], "each has a test below");
+    let tested =
+        ["bird.conf", "grafana-dashboard.json", "keepalived.conf", "prometheus-alerts.yml", "sluice.service"];
+    assert_eq!(others, tested, "each has a test below, or one beside the metrics");
 }
 
 #[test]
@@ -136,6 +138,14 @@ fn bird_takes_its_example() {
         assert!(text.contains(word), "{word}");
     }
     if let Some(output) = checker(Command::new("bird").arg("-p").arg("-c").arg(configs().join("bird.conf"))) {
+        assert_accepted(&output);
+    }
+}
+
+#[test]
+fn prometheus_takes_the_alerts() {
+    let file = configs().join("prometheus-alerts.yml");
+    if let Some(output) = checker(Command::new("promtool").args(["check", "rules"]).arg(file)) {
         assert_accepted(&output);
     }
 }

@@ -6,6 +6,7 @@
 //! [`Site`] is the network that most things are tried in: a client, a router, a director and three real servers.
 //! [`Wire`] is the shortest one, for measuring: a source, a director, a sink.
 
+mod browser;
 pub mod curl;
 mod director;
 mod dns;
@@ -30,6 +31,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
+pub use browser::Browser;
 pub use director::{Director, sluice_binary};
 pub use dns::{Dns, ask_big, ask_name};
 pub use far::FarServer;

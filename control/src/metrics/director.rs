@@ -8,7 +8,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 use sluice_dataplane::stats::{Counter, DropReason, WorkerCounters};
 
-use super::family::{Family, NONE};
+use super::family::Family;
 use crate::observe::{Observatory, PeerState};
 
 pub(super) fn encode(observatory: &Observatory, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -16,9 +16,9 @@ pub(super) fn encode(observatory: &Observatory, encoder: &mut DescriptorEncoder<
         .gauges(encoder, [([("version", env!("CARGO_PKG_VERSION"))], 1_u64)])?;
     let started = observatory.started().duration_since(UNIX_EPOCH).unwrap_or_default();
     Family::with_unit("start_time", "When the director started, since 1970.", Unit::Seconds)
-        .gauges(encoder, [(NONE, started.as_secs_f64())])?;
+        .gauge(encoder, started.as_secs_f64())?;
     Family::new("table_generation", "Number of the newest table of services.")
-        .gauges(encoder, [(NONE, observatory.services().generation())])?;
+        .gauge(encoder, observatory.services().generation())?;
     encode_workers(observatory, encoder)?;
     encode_drops(observatory, encoder)?;
     encode_interfaces(observatory, encoder)?;
@@ -123,7 +123,7 @@ fn encode_peers(observatory: &Observatory, encoder: &mut DescriptorEncoder<'_>) 
     let sync = observatory.sync();
     if let Some(role) = &sync.role {
         Family::new("active", "Whether the director is the one that takes packets.")
-            .gauges(encoder, [(NONE, u64::from(role == "active"))])?;
+            .gauge(encoder, u64::from(role == "active"))?;
     }
     let each = || sync.peers.iter().map(|peer| ([("peer", peer.name.as_str())], peer));
     Family::new("sync_connected", "Whether sessions flow between this director and another.")
@@ -145,11 +145,10 @@ fn encode_peers(observatory: &Observatory, encoder: &mut DescriptorEncoder<'_>) 
 fn encode_process(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let Some(process) = Process::read() else { return Ok(()) };
     Family::with_unit("process_cpu", "CPU time of the process, workers included.", Unit::Seconds)
-        .counters(encoder, [(NONE, process.cpu_seconds)])?;
+        .counter(encoder, process.cpu_seconds)?;
     Family::with_unit("process_resident_memory", "Memory of the process.", Unit::Bytes)
-        .gauges(encoder, [(NONE, process.resident)])?;
-    Family::new("process_open_fds", "File descriptors of the process.")
-        .gauges(encoder, [(NONE, process.descriptors)])
+        .gauge(encoder, process.resident)?;
+    Family::new("process_open_fds", "File descriptors of the process.").gauge(encoder, process.descriptors)
 }
 
 struct Process {

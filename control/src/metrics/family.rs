@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
@@ -23,6 +25,32 @@ impl Family {
         Family { name, help, unit: Some(unit) }
     }
 
+    /// A number without labels that only grows.
+    pub(super) fn counter(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        value: impl EncodeCounterValue,
+    ) -> fmt::Result {
+        self.describe(encoder, MetricType::Counter)?.encode_counter::<[(&str, &str); 0], _, f64>(&value, None)
+    }
+
+    /// A number without labels that goes up and down.
+    pub(super) fn gauge(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        value: impl EncodeGaugeValue,
+    ) -> fmt::Result {
+        self.describe(encoder, MetricType::Gauge)?.encode_gauge(&value)
+    }
+
+    fn describe<'a>(
+        &'a self,
+        encoder: &'a mut DescriptorEncoder<'_>,
+        kind: MetricType,
+    ) -> Result<MetricEncoder<'a>, fmt::Error> {
+        encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), kind)
+    }
+
     /// Numbers that only grow. A family without members is left out.
     pub(super) fn counters<L: EncodeLabelSet, V: EncodeCounterValue>(
         &self,
@@ -33,8 +61,7 @@ impl Family {
         if members.peek().is_none() {
             return Ok(());
         }
-        let mut metric =
-            encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Counter)?;
+        let mut metric = self.describe(encoder, MetricType::Counter)?;
         for (labels, value) in members {
             metric.encode_family(&labels)?.encode_counter::<[(&str, &str); 0], _, f64>(&value, None)?;
         }
@@ -51,14 +78,10 @@ impl Family {
         if members.peek().is_none() {
             return Ok(());
         }
-        let mut metric =
-            encoder.encode_descriptor(self.name, self.help, self.unit.as_ref(), MetricType::Gauge)?;
+        let mut metric = self.describe(encoder, MetricType::Gauge)?;
         for (labels, value) in members {
             metric.encode_family(&labels)?.encode_gauge(&value)?;
         }
         Ok(())
     }
 }
-
-/// No labels.
-pub(super) const NONE: [(&str, &str); 0] = [];

@@ -79,6 +79,34 @@ fn families_are_whole() {
     }
 }
 
+/// What looks like the name of a metric, in a text of another language.
+fn names_in(text: &str) -> BTreeSet<&str> {
+    let of_a_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
+    text.split(|character| !of_a_name(character)).filter(|word| word.starts_with("sluice_")).collect()
+}
+
+/// A dashboard and alerts that name what is not there would be silent.
+#[test]
+fn dashboard_and_alerts_name_what_there_is() {
+    let text = scrape(&busy(), Selection::default(), Format::Plain);
+    let known = names_in(&text);
+    for (file, least) in [
+        (include_str!("../../../configs/grafana-dashboard.json"), 15),
+        (include_str!("../../../configs/prometheus-alerts.yml"), 10),
+    ] {
+        let named = names_in(file);
+        let missing: Vec<_> = named.difference(&known).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(named.len() >= least, "only {named:?}");
+        for reason in file.split("reason=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            assert!(text.contains(&format!("reason=\"{reason}\"")), "{reason}");
+        }
+    }
+    let dashboard: serde_json::Value =
+        serde_json::from_str(include_str!("../../../configs/grafana-dashboard.json")).unwrap();
+    assert!(dashboard["panels"].as_array().is_some_and(|panels| panels.len() > 10));
+}
+
 #[test]
 fn who_wants_no_more_gets_no_more() {
     let sample = Sample::new(5000, 2);

@@ -101,6 +101,8 @@ async fn attend(responder: Arc<Responder>, stream: TcpStream, patience: Patience
         async move { Ok::<_, std::convert::Infallible>(responder.respond(request).await) }
     });
     let connection = http1::Builder::new()
+        // Who has asked may end its own side and still wants the answer.
+        .half_close(true)
         .timer(TokioTimer::new())
         .header_read_timeout(patience.request)
         .max_headers(MAX_HEADERS)
