@@ -16,6 +16,9 @@ const PORT: u16 = 7;
 /// How much longer than VRRP takes to notice a connection may be silent.
 pub const GRACE: Duration = Duration::from_millis(500);
 
+/// How long nothing may be forwarded while one process takes another one's place.
+pub const BLINK: Duration = Duration::from_millis(50);
+
 /// How long keepalived, or getting all sessions, may take before a test gives up.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -88,6 +91,42 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What it did to the connections that another process took a director's place.
+#[derive(Clone, Debug)]
+pub struct Renewal {
+    /// How packets get to the servers.
+    pub method: Method,
+    /// Connections that there were.
+    pub connections: usize,
+    /// Those that broke.
+    pub resets: u64,
+    /// The longest that one was silent.
+    pub longest_stall: Duration,
+    /// The longest that all were.
+    pub without_forwarding: Duration,
+}
+
+impl Renewal {
+    /// Whether no connection broke, and forwarding was interrupted for less than [`BLINK`].
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.resets == 0 && self.without_forwarding < BLINK
+    }
+}
+
+impl fmt::Display for Renewal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, connections, resets, longest_stall, without_forwarding } = self;
+        let (method, stall, without) =
+            (method.name(), longest_stall.as_millis(), without_forwarding.as_millis());
+        write!(
+            f,
+            "ha {method} takeover connections={connections} resets={resets} longest_stall_ms={stall} \
+             without_forwarding_ms={without}"
+        )
+    }
+}
+
 /// Two directors, and clients that talk to servers through whichever is active.
 pub struct Stand {
     // Dropped in this order: servers hold descriptors of the process, by whose end it is known to be gone.
@@ -136,6 +175,34 @@ impl Stand {
         // Whoever comes back has to have what happened meanwhile, too.
         let back = self.change(fault, true)?;
         Ok([there, back])
+    }
+
+    /// Has another process take the place of the first director's.
+    ///
+    /// # Errors
+    /// When it does not, or keepalived takes notice.
+    pub fn renew(&mut self) -> Result<Renewal> {
+        self.in_step()?;
+        let resets = self.resets();
+        let begun = now();
+        let _ = (self.conversations.take_longest(), self.conversations.take_gap());
+        let director = self.directors[0].take().context("the first director is there")?;
+        self.directors[0] = Some(director.taken_over()?);
+        self.conversations.settle(Instant::now(), TIMEOUT).with_context(|| self.logs())?;
+        let renewal = Renewal {
+            method: self.method,
+            connections: self.conversations.count(),
+            resets: self.resets() - resets,
+            longest_stall: self.conversations.take_longest(),
+            without_forwarding: self.conversations.take_gap(),
+        };
+        self.in_step()?;
+        for (keepalived, role) in self.keepalived.iter().zip(["active", "backup"]) {
+            let told = keepalived.told()?;
+            let changed = told.iter().any(|told| told.at >= begun && told.role != role);
+            ensure!(!changed, "keepalived changed roles: {}", self.logs());
+        }
+        Ok(renewal)
     }
 
     /// Waits until both directors have all connections.

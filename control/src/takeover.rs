@@ -15,6 +15,8 @@
 //!    ends                                        goes on
 //! ```
 //!
+//! The program of the running process stays on the interfaces, and the new one's
+//! sockets are entered there as they are opened; its own program comes after.
 //! Packets are not forwarded from the closing to the opening. Up to `Ready` the
 //! running process goes on as if nothing were if the new one fails; after that
 //! it opens its sockets again. While it gives, it refuses changes, which would

@@ -29,6 +29,8 @@ struct Shared {
     resets: AtomicU64,
     /// The longest that a message waited, or waits, for its echo
     longest: AtomicU64,
+    /// The longest that none of all had an echo
+    gap: AtomicU64,
     /// Every connection has had an echo of a message sent after this
     settled: AtomicU64,
     echoes: AtomicU64,
@@ -89,6 +91,13 @@ impl Conversations {
     #[must_use]
     pub fn take_longest(&self) -> Duration {
         Duration::from_micros(self.shared.longest.swap(0, Ordering::Relaxed))
+    }
+
+    /// The longest time without an echo on any connection since this was called last: how long nothing was forwarded,
+    /// but for the time from one message to the next.
+    #[must_use]
+    pub fn take_gap(&self) -> Duration {
+        Duration::from_micros(self.shared.gap.swap(0, Ordering::Relaxed))
     }
 
     /// Waits until every connection that is not broken has had an echo of what it
@@ -157,6 +166,8 @@ struct Round {
     interval: u64,
     /// Whose turn is next, counted over all rounds
     turn: u64,
+    /// When the last echo came
+    last_echo: Option<u64>,
 }
 
 impl Round {
@@ -174,6 +185,7 @@ impl Round {
             clock,
             interval: interval.as_micros().max(1) as u64,
             turn: 0,
+            last_echo: None,
         }
     }
 
@@ -191,9 +203,16 @@ impl Round {
                 let number = event.data() as usize;
                 let now = self.now();
                 let Some(conversation) = self.conversations.get_mut(number) else { continue };
-                if conversation.listen(now, &self.shared).is_err() {
-                    conversation.stream = None;
-                    self.shared.resets.fetch_add(1, Ordering::Relaxed);
+                match conversation.listen(now, &self.shared) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        let gap = self.last_echo.replace(now).map_or(0, |last| now.saturating_sub(last));
+                        self.shared.gap.fetch_max(gap, Ordering::Relaxed);
+                    }
+                    Err(_) => {
+                        conversation.stream = None;
+                        self.shared.resets.fetch_add(1, Ordering::Relaxed);
+                    }
                 }
             }
             if self.now() >= look_at {
@@ -226,10 +245,6 @@ impl Round {
         let living = || self.conversations.iter().filter(|conversation| conversation.stream.is_some());
         let waiting = living().filter_map(|conversation| conversation.waiting_since).min();
         if let Some(since) = waiting {
-            if now - since > 1_000_000 && std::env::var_os("HA_DEBUG").is_some() {
-                let all = living().filter(|c| c.waiting_since.is_some_and(|s| now - s > 1_000_000)).count();
-                eprintln!("{now} slow {all}");
-            }
             self.shared.longest.fetch_max(now - since, Ordering::Relaxed);
         }
         let settled = living().map(|conversation| conversation.settled).min().unwrap_or(u64::MAX);
@@ -251,9 +266,9 @@ impl Conversation {
         Ok(())
     }
 
-    /// Takes what has come of the echo.
-    fn listen(&mut self, now: u64, shared: &Shared) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
+    /// Takes what has come of the echo; whether that was all of it.
+    fn listen(&mut self, now: u64, shared: &Shared) -> io::Result<bool> {
+        let Some(stream) = &mut self.stream else { return Ok(false) };
         let mut buffer = [0; MESSAGE];
         loop {
             match stream.read(&mut buffer) {
@@ -264,7 +279,7 @@ impl Conversation {
             }
         }
         if self.heard.len() < MESSAGE {
-            return Ok(());
+            return Ok(false);
         }
         let number = u64::from_be_bytes(self.heard[..8].try_into().expect("eight bytes"));
         if self.heard != message(number, self.said) {
@@ -275,7 +290,7 @@ impl Conversation {
             shared.echoes.fetch_add(1, Ordering::Relaxed);
             self.settled = since;
         }
-        Ok(())
+        Ok(true)
     }
 }
 

@@ -69,8 +69,15 @@ fn announce(interfaces: &[String], service_addresses: &BTreeSet<IpAddr>) {
             return;
         }
     };
+    let socket = match open_socket() {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::warn!(%error, "addresses are not announced: no socket");
+            return;
+        }
+    };
     for Announcement { interface, address } in announcements {
-        match send(&interface, address) {
+        match send(&socket, &interface, address) {
             Ok(()) => tracing::debug!(interface, %address, "announced"),
             Err(error) => tracing::warn!(interface, %address, %error, "an address cannot be announced"),
         }
@@ -111,14 +118,14 @@ fn is_link_local(address: IpAddr) -> bool {
     }
 }
 
-fn send(interface: &str, address: IpAddr) -> io::Result<()> {
+fn send(socket: &OwnedFd, interface: &str, address: IpAddr) -> io::Result<()> {
     let link = Link::new(interface)?;
     let mac = link.mac()?;
     let frame = match address {
         IpAddr::V4(v4) => gratuitous_arp(mac, v4),
         IpAddr::V6(v6) => neighbour_advertisement(mac, v6, forwards_ipv6(interface)),
     };
-    send_frame(link.index()?, &frame)
+    send_frame(socket, link.index()?, &frame)
 }
 
 /// Whether the kernel is a router on an interface. One that says that it is
@@ -172,31 +179,38 @@ fn neighbour_advertisement(mac: Mac, address: Ipv6Addr, router: bool) -> Vec<u8>
     frame
 }
 
+/// A socket that sends whole frames and receives nothing. The kernel takes some
+/// milliseconds to close one.
+#[allow(unsafe_code)]
+fn open_socket() -> io::Result<OwnedFd> {
+    // SAFETY: no pointer is passed; the descriptor is new and nobody else's.
+    unsafe {
+        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
+        if socket < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(socket)) }
+    }
+}
+
 /// Sends a whole frame by an interface.
 #[allow(unsafe_code)]
-fn send_frame(index: u32, frame: &[u8]) -> io::Result<()> {
-    let last_error = |result: isize| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
-    // SAFETY: the descriptor is new and nobody else's; an all-zero sockaddr_ll
-    // is valid; address and frame outlive the call, which reads so many bytes.
-    unsafe {
-        // Protocol 0: nothing is received.
-        let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0);
-        last_error(socket as isize)?;
-        let socket = OwnedFd::from_raw_fd(socket);
+fn send_frame(socket: &OwnedFd, index: u32, frame: &[u8]) -> io::Result<()> {
+    // SAFETY: an all-zero sockaddr_ll is valid; address and frame outlive the
+    // call, which reads so many bytes.
+    let sent = unsafe {
         let mut to: libc::sockaddr_ll = std::mem::zeroed();
         to.sll_family = libc::AF_PACKET as u16;
         to.sll_ifindex = index as i32;
         to.sll_halen = 6;
         to.sll_addr[..6].copy_from_slice(&frame[..6]);
-        last_error(libc::sendto(
+        libc::sendto(
             socket.as_raw_fd(),
             frame.as_ptr().cast(),
             frame.len(),
             libc::MSG_DONTWAIT,
             (&raw const to).cast(),
             size_of_val(&to) as libc::socklen_t,
-        ))
-    }
+        )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 #[cfg(test)]

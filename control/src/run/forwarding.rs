@@ -97,6 +97,11 @@ impl Forwarding {
         *self.sync.borrow_mut() = sync;
     }
 
+    /// Has workers act by a role.
+    pub(super) fn stand_by(&self, role: Role) {
+        self.workers.published().standby.store(role == Role::Backup, Ordering::Relaxed);
+    }
+
     pub(super) fn workers(&self) -> &Workers {
         &self.workers
     }
@@ -175,6 +180,10 @@ impl Forwarding {
     pub(super) fn problems(&self) -> Vec<String> {
         let interfaces: Vec<_> =
             self.steering.borrow().iter().map(|steering| steering.interface().to_owned()).collect();
+        if self.released.get() {
+            // For a moment: another process has the queues, or gives them back.
+            return Vec::new();
+        }
         let mut problems = condition::problems(&self.workers, &self.progress.borrow(), &interfaces);
         let sync = self.sync.borrow().as_ref().map(Sync::status);
         if condition::lacks_sessions(self.role.get(), sync.as_ref(), self.begun.elapsed()) {
@@ -358,7 +367,7 @@ impl DataPlane for Forwarding {
 
     fn set_role(&self, role: Role) {
         let before = self.role.replace(role);
-        self.workers.published().standby.store(role == Role::Backup, Ordering::Relaxed);
+        self.stand_by(role);
         if before != role {
             tracing::info!(event = "role", %role, "the role changed");
         }

@@ -26,22 +26,28 @@ const RUNNING: Duration = Duration::from_secs(5);
 /// Messages that are sent before the other side is listened to.
 const TURN: usize = 64;
 
-/// Gives everything to a new process; whether that has it now.
-pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) -> bool {
+/// A connection whose end tells the new process that this one has ended.
+pub(super) struct Given {
+    _reader: BufReader<OwnedReadHalf>,
+    _writer: OwnedWriteHalf,
+}
+
+/// Gives everything to a new process, if that takes it.
+pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) -> Option<Given> {
     let Takeover { stream, interfaces } = takeover;
     let (reader, mut writer) = stream.into_split();
     let plane = director.plane();
     if !plane.has_interfaces(&interfaces) {
         let message = "its interfaces are not those of the running director: restart it instead";
         let _ = api::send(&mut writer, &Answer::error("other_interfaces", message)).await;
-        return false;
+        return None;
     }
     tracing::info!("another process is taking over");
     director.freeze(true);
     match hand_over(plane, BufReader::new(reader), writer).await {
-        Ok(()) => {
+        Ok(given) => {
             tracing::info!("the other process has taken over");
-            true
+            Some(given)
         }
         Err(error) => {
             tracing::warn!("nobody took over, this process goes on: {error}");
@@ -49,7 +55,7 @@ pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) ->
                 tracing::error!("its interfaces cannot be had back yet: {error}");
             }
             director.freeze(false);
-            false
+            None
         }
     }
 }
@@ -58,7 +64,7 @@ async fn hand_over(
     plane: &Forwarding,
     mut reader: BufReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
-) -> Result<(), TakeoverError> {
+) -> Result<Given, TakeoverError> {
     let exchanges = plane.workers().plane().exchanges;
     let subscription = Subscription::new(&exchanges, CAPACITY)
         .ok_or_else(|| TakeoverError::Workers("a worker does not obey".into()))?;
@@ -86,7 +92,7 @@ async fn hand_over(
     }
     Frame::Yours(plane.role()).send(&mut teller.writer).await?;
     match timeout(RUNNING, Frame::receive(&mut reader)).await {
-        Ok(Ok(Frame::Running)) => Ok(()),
+        Ok(Ok(Frame::Running)) => Ok(Given { _reader: reader, _writer: teller.writer }),
         Ok(Ok(_)) => Err(TakeoverError::Unexpected),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(TakeoverError::Silent("did not open its sockets")),

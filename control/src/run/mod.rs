@@ -61,6 +61,8 @@ async fn direct(
     takeover: bool,
     events: Arc<EventLog>,
 ) -> Result<()> {
+    // Dropped last of all.
+    let mut given = None;
     // First of all, so that a signal during start-up ends it in good order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -210,7 +212,8 @@ async fn direct(
         () = reload_on(&mut hangup, &director) => Ok(()),
         () = async {
             while let Some(takeover) = takeovers.recv().await {
-                if giving::give(&director, takeover).await {
+                given = giving::give(&director, takeover).await;
+                if given.is_some() {
                     return;
                 }
             }

@@ -115,9 +115,11 @@ impl Predecessor {
     /// Takes sessions, and then the queues.
     pub(super) async fn take(&self, director: &Director<Forwarding>) -> Result<Parting> {
         let failed = |error: TakeoverError| anyhow!("cannot take over: {error}");
-        let (mut reader, mut writer) = self.begin(director).await.map_err(failed)?;
         let plane = director.plane();
+        // The kernel takes its time to look at them, in which the other one can
+        // still be changed by its clients.
         let programs = plane.load()?;
+        let (mut reader, mut writer) = self.begin(director).await.map_err(failed)?;
         let mut taker = Taker::new(plane);
         let mut ready = false;
         let role = loop {
@@ -135,9 +137,10 @@ impl Predecessor {
         };
         let begun = Instant::now();
         let sessions = taker.end().await;
-        // Before the first packet comes.
-        plane.set_role(role);
+        // Before the first packet comes; the rest of it takes its time.
+        plane.stand_by(role);
         plane.open(programs).await.map_err(failed)?;
+        plane.set_role(role);
         let milliseconds = begun.elapsed().as_millis() as u64;
         tracing::info!(sessions, milliseconds, "the queues are this process's");
         Ok(Parting { reader, writer })

@@ -15,10 +15,11 @@
 //!   (`TX_BATCH_SIZE` in `net/xdp/xsk.c`), so frames are handed over in such
 //!   portions.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -133,6 +134,9 @@ pub struct AfXdpPort {
     outstanding: usize,
     queue: usize,
     scratch: Box<Pending>,
+    /// Whether the interfaces are those that the ways back to the kernel lead to:
+    /// nothing happened but that sockets were not opened, or closed
+    punts_hold: bool,
 }
 
 type Pending = ArrayDeque<[Buffer; PENDING_LEN], Wrapping>;
@@ -147,6 +151,7 @@ struct Interface {
 /// Fields are dropped in this order: sockets before the queues that they
 /// point into.
 struct Sockets {
+    _listed: Listed,
     rx: SocketRx<'static, ()>,
     tx: SocketTx<'static, ()>,
     completion: UmemCompletionQueue<'static, ()>,
@@ -159,6 +164,34 @@ struct Sockets {
     in_flight: usize,
 }
 
+/// Descriptors of this process's sockets, by interface and queue: who attaches
+/// another program has to enter them there.
+static LISTED: Mutex<BTreeMap<(String, u32), RawFd>> = Mutex::new(BTreeMap::new());
+
+/// Keeps a socket in the list.
+struct Listed((String, u32));
+
+impl Listed {
+    fn new(interface: &str, queue: usize, socket: RawFd) -> Self {
+        let key = (interface.to_owned(), queue as u32);
+        LISTED.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), socket);
+        Listed(key)
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        LISTED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
+/// This process's sockets on an interface, by queue. A worker may close them at
+/// any time.
+pub(crate) fn sockets_of(interface: &str) -> Vec<(u32, RawFd)> {
+    let listed = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
+    listed.iter().filter(|((of, _), _)| of == interface).map(|((_, queue), fd)| (*queue, *fd)).collect()
+}
+
 impl AfXdpPort {
     /// Opens queue `queue` of each interface, for packets of at most `mtu`
     /// bytes. The steering program must be attached to each, in the mode given.
@@ -167,6 +200,7 @@ impl AfXdpPort {
         for index in 0..interfaces.len() {
             port.open_within(index, QUEUE_RELEASE_AT_START)?;
         }
+        port.punts_hold = false;
         port.reclaim();
         Ok(port)
     }
@@ -195,6 +229,7 @@ impl AfXdpPort {
             outstanding: 0,
             queue,
             scratch: Box::new(ArrayDeque::new()),
+            punts_hold: true,
         })
     }
 
@@ -242,7 +277,17 @@ impl AfXdpPort {
             hint: " (its descriptor was not found in /proc/self/fd: is /proc mounted?)",
         })?;
         let zero_copy = is_zero_copy(fd);
-        let sockets = Sockets { rx, tx, completion, fill, fd, zero_copy, filled: 0, in_flight: 0 };
+        let sockets = Sockets {
+            _listed: Listed::new(&self.interfaces[index].name, queue, fd),
+            rx,
+            tx,
+            completion,
+            fill,
+            fd,
+            zero_copy,
+            filled: 0,
+            in_flight: 0,
+        };
         self.interfaces[index].sockets = Some(sockets);
         Ok(())
     }
@@ -350,9 +395,15 @@ impl Port for AfXdpPort {
     }
 
     fn close(&mut self) {
-        for interface in &mut self.interfaces {
-            interface.sockets = None;
-        }
+        self.punts_hold = self.failed().is_none();
+        // Closing one waits until no CPU uses it any more: all at once.
+        thread::scope(|scope| {
+            for interface in &mut self.interfaces {
+                if let Some(sockets) = interface.sockets.take() {
+                    scope.spawn(move || drop(sockets));
+                }
+            }
+        });
     }
 
     fn reopen(&mut self) -> Result<(), String> {
@@ -361,9 +412,13 @@ impl Port for AfXdpPort {
         }
         for interface in &mut self.interfaces {
             interface.sockets = None;
-            interface.punt =
-                Punt::open(&interface.name, interface.punt.generic()).map_err(|e| crate::error_chain(&e))?;
+            // Making and taking off the device takes a while.
+            if !self.punts_hold {
+                interface.punt = Punt::open(&interface.name, interface.punt.generic())
+                    .map_err(|e| crate::error_chain(&e))?;
+            }
         }
+        self.punts_hold = false;
         // No socket and no worker holds a frame now: all of them are free.
         self.free.clear();
         self.free.extend(self.all.iter().map(|frame| ManuallyDrop::into_inner(duplicate(frame))));

@@ -5,7 +5,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, XskMap};
 use aya::programs::ProgramError;
 use aya::programs::xdp::Xdp;
 use aya::{Ebpf, include_bytes_aligned};
@@ -18,8 +18,12 @@ use super::{
     read_mac,
 };
 use crate::local::MIN_LOCAL_PORT;
+use crate::port::afxdp;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// The map of sockets, as the library that opens them looks for it.
+const SOCKETS: &str = "xsks_map";
 
 /// How often loading the program is tried.
 const LOAD_ATTEMPTS: u32 = 5;
@@ -89,6 +93,22 @@ impl Loaded {
         let program = program(&mut self.ebpf, &self.interface)?;
         let attachment = Attachment::new(program, &self.interface, self.index, choice, owner)?;
         Ok(Steering { attachment, loaded: self })
+    }
+
+    /// Enters the sockets that this process has on the interface, which it opened
+    /// while another program was there, so that attaching this one loses nothing.
+    pub fn admit_sockets(&mut self) -> Result<(), SteerError> {
+        let interface = self.interface.clone();
+        let failed = |source| SteerError::Map { interface: interface.clone(), map: SOCKETS, source };
+        let map = self
+            .ebpf
+            .map_mut(SOCKETS)
+            .ok_or_else(|| failed(MapError::InvalidName { name: SOCKETS.into() }))?;
+        let mut sockets = XskMap::try_from(map).map_err(failed)?;
+        for (queue, socket) in afxdp::sockets_of(&self.interface) {
+            sockets.set(queue, socket, 0).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Says what becomes of packets where there is no socket.

@@ -43,16 +43,11 @@ impl Forwarding {
         all.map_err(|error| TakeoverError::Workers(error.to_string()))
     }
 
-    /// Attaches programs and opens sockets.
+    /// Opens sockets, and then attaches programs. Until then packets come by the
+    /// ones that another process left, which has the same rules.
     pub(in crate::run) async fn open(&self, programs: Vec<Loaded>) -> Result<(), TakeoverError> {
-        let mut steering = Vec::new();
-        for (loaded, interface) in programs.into_iter().zip(&self.interfaces) {
-            let attached = loaded.attach(self.mode);
-            steering.push(attached.map_err(|error| TakeoverError::Workers(error.to_string()))?);
-            super::super::renew_rss(interface);
-        }
-        *self.steering.borrow_mut() = steering;
-        let (results, begun) = (self.workers.reopen(), Instant::now());
+        let begun = Instant::now();
+        let results = self.workers.reopen();
         for _ in 0..self.workers.counters().len() {
             let result = loop {
                 match results.try_recv() {
@@ -63,12 +58,20 @@ impl Forwarding {
             };
             result.map_err(TakeoverError::Workers)?;
         }
+        tracing::info!(milliseconds = begun.elapsed().as_millis() as u64, "sockets are open");
+        let mut steering = Vec::new();
+        for (mut loaded, interface) in programs.into_iter().zip(&self.interfaces) {
+            let attached = loaded.admit_sockets().and_then(|()| loaded.attach(self.mode));
+            steering.push(attached.map_err(|error| TakeoverError::Workers(error.to_string()))?);
+            super::super::renew_rss(interface);
+        }
+        *self.steering.borrow_mut() = steering;
         self.released.set(false);
         Ok(())
     }
 
     /// Leaves the queues to another process: programs stay, and drop what comes
-    /// until that one has put its own there.
+    /// while there is no socket.
     pub(in crate::run) async fn release(&self) -> Result<(), TakeoverError> {
         self.released.set(true);
         for mut steering in self.steering.borrow_mut().drain(..) {
@@ -83,6 +86,7 @@ impl Forwarding {
                 sleep(PAUSE).await;
             }
         }
+        tracing::info!(milliseconds = begun.elapsed().as_millis() as u64, "sockets are closed");
         Ok(())
     }
 
