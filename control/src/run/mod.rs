@@ -6,6 +6,7 @@ mod exhaustion;
 mod forwarding;
 mod giving;
 mod taking;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -67,6 +68,7 @@ async fn direct(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut upgrade = signal(SignalKind::user_defined2())?;
 
     let settings = &config.director;
     let client = api::Client::new(socket.or_else(|| settings.socket.clone()).as_deref());
@@ -210,6 +212,7 @@ async fn direct(
         () = api::serve(Rc::clone(&director), listener) => Ok(()),
         result = look_after(&director, &next_hops) => result,
         () = reload_on(&mut hangup, &director) => Ok(()),
+        () = upgrade::upgrade_on(&mut upgrade) => Ok(()),
         () = async {
             while let Some(takeover) = takeovers.recv().await {
                 given = giving::give(&director, takeover).await;

@@ -276,6 +276,7 @@ impl AfXdpPort {
             source: io::Error::from_raw_os_error(libc::EBADF),
             hint: " (its descriptor was not found in /proc/self/fd: is /proc mounted?)",
         })?;
+        close_on_exec(fd);
         let zero_copy = is_zero_copy(fd);
         let sockets = Sockets {
             _listed: Listed::new(&self.interfaces[index].name, queue, fd),
@@ -487,6 +488,13 @@ fn is_zero_copy(fd: i32) -> bool {
         libc::getsockopt(fd, libc::SOL_XDP, libc::XDP_OPTIONS, (&raw mut options).cast(), &mut len)
     };
     result == 0 && options & libc::XDP_OPTIONS_ZEROCOPY != 0
+}
+
+/// Keeps a socket from programs that this process runs: they would keep its queue.
+#[allow(unsafe_code)]
+fn close_on_exec(fd: i32) {
+    // SAFETY: no pointer is passed; the descriptor is ours.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
 #[allow(unsafe_code)]
