@@ -5,18 +5,20 @@ RELEASE := $(TARGET)/release
 # Namespaces need root, cargo does not: it may only be there for the user.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help deps build demo test test-ha bench bench-growth bench-wire bench-apps lint
+.PHONY: help deps build demo test test-ha test-operate bench bench-growth bench-sync bench-wire bench-apps lint
 
 help:
 	@echo 'make demo        see it forward real traffic, in all four methods'
 	@echo 'make test        unit, property and end-to-end tests (the last need root)'
 	@echo 'make test-ha     failover between two directors, all methods and faults, under load'
+	@echo 'make test-operate  stories of operating a director (STORY=NAME for some only)'
 	@echo 'make lint        formatting and clippy'
 	@echo 'make deps        install the Debian packages that are missing'
 	@echo
 	@echo 'What these show is in bench/README.md; results go to target/bench.'
 	@echo 'make bench         time the parts of the packet path (BENCH=ID for some only)'
 	@echo 'make bench-growth  memory for each connection, longest gap between two polls'
+	@echo 'make bench-sync    session synchronisation: lag, cost to forwarding, full transfer'
 	@echo 'make bench-wire    packets a second on a wire, by each method'
 	@echo 'make bench-apps    real programs through Sluice, haproxy, nginx and nftables'
 
@@ -40,12 +42,21 @@ test:
 test-ha: build
 	@$(SUDO) $(RELEASE)/test-ha
 
+# STORY is a part of the names to run. They have figures in them, so they run one after the other.
+test-operate:
+	@bench/deps.sh test
+	cargo build --release --locked -p sluice-control
+	@SLUICE_BIN=$(abspath $(RELEASE))/sluice cargo run --quiet --locked -p sluice-bench --bin test-operate -- $(STORY)
+
 # BENCH is a part of the ids to run, as criterion takes it.
 bench: deps
 	cargo bench --locked -p sluice-bench -- $(BENCH)
 
 bench-growth: build
 	@$(RELEASE)/bench-growth --output target/bench/growth.json
+
+bench-sync: build
+	@$(RELEASE)/bench-sync --output target/bench/sync.json
 
 bench-wire: build
 	@$(SUDO) $(RELEASE)/bench-wire --output target/bench/wire.json

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sluice_bench::pipeline::rules::{Rules, SERVICE_PORT, VIP, server_address};
 use sluice_dataplane::conn::timer::Wheel;
-use sluice_dataplane::conn::{Entry, NO_HOP, NO_TEMPLATE, Seed, State, Table, Tuple};
+use sluice_dataplane::conn::{Entry, Likely, Seed, Table, Tuple};
 use sluice_dataplane::forward::Plan;
 use sluice_dataplane::port::BURST;
 use sluice_dataplane::rss::{MIN_KEY, Toeplitz};
@@ -149,22 +149,7 @@ fn entry(number: u32) -> Entry {
     let server = (Address::from_v4(server_address(0)), SERVICE_PORT);
     let local = (Address::from_v4([100, 64 + a, b, c]), port);
     let plan = Plan::new(Method::FullNat, client, server, local);
-    Entry {
-        client,
-        server: plan.server,
-        server_id: ServerId(0),
-        hops: [NO_HOP; 2],
-        hop_generation: 0,
-        packets: 0,
-        ip_delta: plan.ip_delta,
-        transport_delta: plan.transport_delta,
-        state: State::Udp,
-        method: Method::FullNat,
-        active: false,
-        one_packet: false,
-        ftp: Default::default(),
-        template: NO_TEMPLATE,
-    }
+    Entry::new(client, plan.server, plan.deltas(), ServerId(0), Method::FullNat)
 }
 
 /// Looking up the connections of 64 packets, one by one and as a worker does it.
@@ -174,7 +159,7 @@ fn table(criterion: &mut Criterion) {
     for connections in [1_000, 100_000, 1_000_000] {
         let mut made: Option<Table> = None;
         let make = || {
-            let mut table = Table::new(connections as usize, Seed::new([7; 16]));
+            let mut table = Table::new(connections as usize, Seed::new([7; 16]), 0);
             for number in 0..connections {
                 table.insert(entry(number)).expect("there is room");
             }
@@ -197,14 +182,22 @@ fn table(criterion: &mut Criterion) {
                         let tuples = tuples();
                         let begun = Instant::now();
                         let hashes = tuples.map(|tuple| table.hash(&tuple));
+                        let mut likely = [Likely::NONE; BURST];
                         if prefetching {
                             hashes.iter().for_each(|hash| table.prefetch(*hash));
-                            for hash in hashes {
-                                black_box(table.prefetch_entry(hash));
+                            for ((likely, tuple), hash) in likely.iter_mut().zip(&tuples).zip(hashes) {
+                                *likely = table.likely(tuple, hash);
+                            }
+                            for ((likely, tuple), hash) in likely.iter_mut().zip(&tuples).zip(hashes) {
+                                table.go_on(tuple, hash, likely);
                             }
                         }
-                        for (tuple, hash) in tuples.iter().zip(hashes) {
-                            let found = table.find(tuple, hash);
+                        for ((tuple, hash), likely) in tuples.iter().zip(hashes).zip(likely) {
+                            let found = if prefetching {
+                                table.find_likely(tuple, hash, likely)
+                            } else {
+                                table.find(tuple, hash)
+                            };
                             assert!(black_box(found).is_some(), "it was entered");
                         }
                         total += begun.elapsed();

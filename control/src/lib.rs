@@ -4,6 +4,7 @@ pub mod api;
 pub mod config;
 pub mod connections;
 pub mod events;
+pub mod health;
 pub mod ipvsadm;
 pub mod marks;
 pub mod metrics;

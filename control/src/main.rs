@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
-use sluice_control::{connections, events, ipvsadm, marks, realserver, reload, role, run, status, sync, top};
+use sluice_control::{
+    connections, events, health, ipvsadm, marks, realserver, reload, role, run, status, sync, top,
+};
 use sluice_dataplane::error_chain;
 
 /// A layer-4 director on AF_XDP.
@@ -46,6 +48,11 @@ enum Command {
     },
     /// Make it the active director or the backup of another one
     Role(role::Arguments),
+    /// Show what health checks say of servers
+    Health {
+        #[command(flatten)]
+        health: health::Arguments,
+    },
     /// Watch services, servers and workers in the terminal
     Top(top::Arguments),
     /// Show connections, all or those that are looked for
@@ -94,6 +101,7 @@ fn main() -> ExitCode {
         Command::Reload(arguments) => return reload::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
         Command::Role(arguments) => return role::main(&arguments),
+        Command::Health { health } => return health::main(&health),
         Command::Status { status } => return status::main(&status),
         Command::Ipvsadm { arguments } => {
             return ipvsadm::main(std::iter::once("ipvsadm".into()).chain(arguments));

@@ -9,7 +9,8 @@ use std::process::ExitCode;
 
 use crate::api::{Answer, Client, DataPlane, Director, Request};
 use crate::config::{self, Config};
-use crate::rules::{Action, Change, LoadError, Rules};
+use crate::health::ServicePlan;
+use crate::rules::{Action, Change, LoadError, Rules, ServiceName};
 use crate::sync;
 
 /// Where a running director has its settings from.
@@ -107,7 +108,7 @@ impl Source {
 }
 
 /// Reads a file and makes its rules; takes its time with a large one.
-fn read(source: &Source) -> Result<Rules, ReloadError> {
+fn read(source: &Source) -> Result<(Rules, Vec<(ServiceName, ServicePlan)>), ReloadError> {
     let config = Config::load(&source.file)?;
     let file = || source.file.clone();
     let keys = source.fixed(&config);
@@ -115,8 +116,9 @@ fn read(source: &Source) -> Result<Rules, ReloadError> {
         return Err(ReloadError::Fixed { file: file(), keys });
     }
     let interfaces = config.director.interfaces.clone();
-    Rules::configured(config.director.workers.len(), interfaces, config.target())
-        .map_err(|source| ReloadError::Refused { file: file(), source })
+    let rules = Rules::configured(config.director.workers.len(), interfaces, config.target())
+        .map_err(|source| ReloadError::Refused { file: file(), source })?;
+    Ok((rules, config.plans()))
 }
 
 impl<D: DataPlane> Director<D> {
@@ -129,8 +131,13 @@ impl<D: DataPlane> Director<D> {
         let source = self.source().ok_or(ReloadError::NoFile)?;
         // Other clients, and questions of workers, do not wait meanwhile.
         let read = tokio::task::spawn_blocking(move || read(&source)).await;
-        let wanted = read.map_err(|error| ReloadError::Reader(error.to_string()))??;
-        let changes = self.rules().differences(&wanted);
+        let (wanted, plans) = read.map_err(|error| ReloadError::Reader(error.to_string()))??;
+        let mut changes = self.rules().differences(&wanted);
+        changes.extend(self.health().differing(&plans).into_iter().map(|service| Change {
+            action: Action::Change,
+            subject: format!("service {service}"),
+            detail: "health checks".into(),
+        }));
         if dry_run || changes.is_empty() {
             return Ok(changes);
         }
@@ -145,6 +152,7 @@ impl<D: DataPlane> Director<D> {
             Ok::<(), std::convert::Infallible>(())
         });
         let Ok(()) = done.await;
+        self.health().set_plans(plans);
         Ok(changes)
     }
 }
@@ -275,4 +283,105 @@ enum CheckError {
     Config(#[from] config::Error),
     #[error(transparent)]
     Rules(#[from] LoadError),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::fs;
+
+    use super::*;
+    use crate::api::fake::FakePlane;
+
+    const DIRECTOR: &str = "[director]\ninterfaces = [\"eth0\"]\nworkers = [1]\n";
+
+    fn services(count: usize, servers: usize) -> String {
+        let mut text = DIRECTOR.to_owned();
+        for service in 0..count {
+            let (high, low) = (service / 250, service % 250 + 1);
+            let _ = write!(text, "[[service]]\naddress = \"192.0.{high}.{low}:80\"\nprotocol = \"tcp\"\n");
+            for server in 1..=servers {
+                let _ = write!(
+                    text,
+                    "[[service.server]]\naddress = \"10.{server}.{high}.{low}\"\nmethod = \"nat\"\n"
+                );
+            }
+        }
+        text
+    }
+
+    /// Starts with one file and reloads others: what is said of each, and how
+    /// many services there are then.
+    fn reloaded(first: &str, others: &[(&str, bool)]) -> Vec<(Result<Vec<String>, String>, usize)> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("s.toml");
+        fs::write(&file, first).unwrap();
+        let config = Config::load(&file).unwrap();
+        let rules = Rules::configured(1, vec!["eth0".into()], config.target()).unwrap();
+        let director = Director::new(rules, FakePlane::default());
+        let Config { director: running, web, sync, .. } = config;
+        director.configured_by(Source { file: file.clone(), running, web, sync });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let reload = |(text, dry_run): &(&str, bool)| {
+            fs::write(&file, text).unwrap();
+            let result = runtime.block_on(director.reload(*dry_run));
+            let result = result.map(|changes| changes.iter().map(ToString::to_string).collect());
+            let services = director.rules().list(None).unwrap().len();
+            (result.map_err(|error| format!("{}: {error}", error.code())), services)
+        };
+        others.iter().map(reload).collect()
+    }
+
+    #[test]
+    fn a_file_is_taken_whole_or_not_at_all() {
+        let (two, three) = (services(2, 1), services(3, 1));
+        let broken = three.replace("[1]", "[1]\nidle = \"nap\"");
+        let fixed = three.replace("[1]", "[1]\nidle = \"sleep\"\nconnections_per_worker = 5000");
+        let seen = reloaded(
+            &two,
+            &[
+                (&two, false),
+                (&three, true),
+                (&broken, false),
+                (&fixed, false),
+                (&three, false),
+                (&two, false),
+            ],
+        );
+        let added = "+ service tcp 192.0.0.3:80: wlc, 1 server".to_owned();
+        assert_eq!(seen[0], (Ok(vec![]), 2));
+        assert_eq!(seen[1], (Ok(vec![added.clone()]), 2));
+        let (error, services) = &seen[2];
+        let error = error.as_ref().unwrap_err();
+        assert!(
+            error.starts_with("bad_configuration: ") && error.contains("\n4 | idle = \"nap\"\n"),
+            "{error}"
+        );
+        assert_eq!(*services, 2);
+        let (error, services) = &seen[3];
+        let error = error.as_ref().unwrap_err();
+        assert!(error.starts_with("restart_needed: "), "{error}");
+        assert!(error.contains("connections_per_worker, idle cannot change"), "{error}");
+        assert_eq!(*services, 2);
+        assert_eq!(seen[4], (Ok(vec![added]), 3));
+        assert_eq!(seen[5], (Ok(vec!["- service tcp 192.0.0.3:80".into()]), 2));
+    }
+
+    #[test]
+    fn a_check_says_all_in_json() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("s.toml");
+        fs::write(&file, services(2, 3)).unwrap();
+        let (text, valid) = checked(&file, false);
+        assert!(valid && text.ends_with("s.toml: valid; services: 2, servers: 6\n"), "{text}");
+        fs::write(&file, DIRECTOR.replace("[1]", "[-1, 5000]")).unwrap();
+        let (text, valid) = checked(&file, false);
+        assert!(!valid && text.ends_with("\n2 mistakes\n"), "{text}");
+        let (text, _) = checked(&file, true);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let places: Vec<_> = (0..2).map(|i| json["problems"][i]["column"].as_u64().unwrap()).collect();
+        assert_eq!((json["valid"].as_bool(), places), (Some(false), vec![12, 16]));
+        let (text, _) = checked(&directory.path().join("none"), true);
+        assert!(text.contains("cannot read the configuration"), "{text}");
+    }
 }

@@ -7,9 +7,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::{Answer, Client, Request};
+use crate::sync::{self, SyncStatus};
 
 /// A check that takes longer is of no use to anybody.
 const LONGEST_WATCH: Duration = Duration::from_secs(3600);
@@ -77,32 +79,8 @@ fn render(status: &Value) -> String {
         let (answers, handed_off) = (&interface["answers"], &interface["handed_off"]);
         let _ = writeln!(out, ", answers by {}, handed off {}", text(answers), number(handed_off));
     }
-    for (stream, name) in [("outgoing", "to"), ("incoming", "from")] {
-        let (sync, peer) = (&status["sync"][stream], &status["sync"]["peer"]);
-        if sync.is_null() {
-            continue;
-        }
-        let state = match (sync["connected"].as_bool(), sync["complete"].as_bool()) {
-            (Some(true), Some(true)) => "in step",
-            (Some(true), _) => "transferring",
-            _ => "not connected",
-        };
-        let _ = write!(out, "sync {name} {}: {state}", text(peer));
-        for count in ["sent", "received", "taken", "behind"] {
-            if let Some(number) = sync[count].as_u64() {
-                let _ = write!(out, " {count} {number}");
-            }
-        }
-        let _ = write!(out, " milliseconds {:.1}", sync["milliseconds"].as_f64().unwrap_or(0.0));
-        for count in ["overflowed", "unknown", "port_taken", "full"] {
-            if number(&sync[count]) > 0 {
-                let _ = write!(out, " {count} {}", number(&sync[count]));
-            }
-        }
-        out.push('\n');
-        if let Some(error) = sync["error"].as_str() {
-            let _ = writeln!(out, "  last error: {error}");
-        }
+    if let Ok(sync) = SyncStatus::deserialize(&status["sync"]) {
+        out += &sync::show(&sync);
     }
     for (place, worker) in list("workers").iter().enumerate() {
         let _ = write!(out, "worker {place}:");

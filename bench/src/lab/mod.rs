@@ -21,6 +21,7 @@ pub mod others;
 pub mod pair;
 mod process;
 mod sctp;
+mod second;
 pub mod site;
 pub mod wire;
 pub mod wrk;
@@ -43,6 +44,7 @@ pub use nginx::Nginx;
 pub use pair::Pair;
 pub use process::{Process, run, wait_for};
 pub use sctp::{SctpServer, send as send_by_sctp};
+pub use second::Second;
 pub use site::{Gateway, Method, ReversePath, Site, SiteOptions};
 pub use wire::Wire;
 

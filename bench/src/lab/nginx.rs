@@ -9,7 +9,8 @@ use anyhow::{Context, Result, bail};
 use super::Netns;
 use super::process::{Process, wait_for};
 
-/// nginx on port 80, and on 443 without TLS. `/` tells the server's name and the client's address, `/blob` is the site's file, and what is PUT to
+/// nginx on port 80, and on 443 without TLS. `/` tells the server's name and the client's address, `/blob` is the site's file, `/.health.html` is what
+/// [`Nginx::set_health`] last said, and what is PUT to
 /// `/upload/NAME` is kept.
 #[derive(Debug)]
 pub struct Nginx {
@@ -49,6 +50,14 @@ impl Nginx {
         Ok(Self { _process: process, dir })
     }
 
+    /// Makes this the page `/.health.html`; before, there is none.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_health(&self, text: &str) -> Result<()> {
+        std::fs::write(self.dir.join(".health.html"), text).context("cannot write the page")
+    }
+
     /// Where it keeps what was PUT to `/upload/NAME`.
     #[must_use]
     pub fn uploaded(&self, name: &str) -> PathBuf {
@@ -81,6 +90,7 @@ http {{
         listen 443;
         listen [::]:443 ipv6only=on;
         location / {{ return 200 \"{name} $remote_addr\\n\"; }}
+        location = /.health.html {{ root {dir}; }}
         location = /blob {{ root {lab_dir}; }}
         location /upload/ {{ root {dir}; dav_methods PUT; }}
     }}

@@ -369,6 +369,15 @@ impl Site {
         Director::start(&self.director, self.lab.dir(), config)
     }
 
+    /// Starts nginx on one real server, counted from 1, again.
+    ///
+    /// # Errors
+    /// When there is no such server, or it does not come up; the error has its log.
+    pub fn start_nginx_of(&self, number: usize) -> Result<Nginx> {
+        let (name, netns) = self.named().nth(number.wrapping_sub(1)).context("no such server")?;
+        Nginx::start(netns, &name, self.lab.dir())
+    }
+
     /// Starts nginx on every real server.
     ///
     /// # Errors

@@ -55,7 +55,16 @@ impl Pipeline {
     /// When the worker does not forward all of them.
     #[must_use]
     pub fn new(method: Method, flows: u32) -> Self {
-        let mut pipeline = Pipeline::empty(method, flows as usize + BURST);
+        Pipeline::with_room(method, flows, flows as usize + BURST)
+    }
+
+    /// The same with room for so many connections altogether.
+    ///
+    /// # Panics
+    /// When the worker does not forward all of them.
+    #[must_use]
+    pub fn with_room(method: Method, flows: u32, connections: usize) -> Self {
+        let mut pipeline = Pipeline::empty(method, connections);
         if method.has_replies() {
             pipeline.paths.reserve_exact(flows as usize);
         } else {
@@ -108,11 +117,12 @@ impl Pipeline {
     }
 
     /// Lets a burst of packets of random connections arrive, as many from servers as from clients where servers
-    /// answer.
+    /// answer: there, of the connections that it was made with.
     pub fn arrive(&mut self) {
         let directions = if self.paths.is_empty() { 1 } else { 2 };
+        let flows = if self.paths.is_empty() { self.flows.into() } else { self.paths.len() as u64 };
         for _ in 0..BURST {
-            let random = self.random(u64::from(self.flows) * directions);
+            let random = self.random(flows * directions);
             let flow = (random / directions) as u32;
             if random.is_multiple_of(directions) {
                 self.inject(CLIENT_SIDE, &frames::request(flow));
@@ -137,7 +147,12 @@ impl Pipeline {
 
     /// Forwards what arrived. Returns how many packets were handled.
     pub fn forward(&mut self) -> usize {
-        self.now += BURST_TIME;
+        self.forward_at(self.now + BURST_TIME)
+    }
+
+    /// The same at a time in nanoseconds, which is not to go back.
+    pub fn forward_at(&mut self, now: u64) -> usize {
+        self.now = now.max(self.now);
         self.worker.poll(self.now)
     }
 

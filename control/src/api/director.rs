@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
 use crate::events::{self, Kind, Severity};
+use crate::health::Health;
 use crate::observe::Observatory;
 use crate::reload::Source;
 use crate::role::Role;
@@ -73,6 +74,7 @@ pub struct Director<D> {
     rules: RefCell<Rules>,
     plane: D,
     generation: Cell<u64>,
+    health: Health,
     source: RefCell<Option<Source>>,
     takeovers: RefCell<Option<mpsc::Sender<Takeover>>>,
     frozen: Cell<bool>,
@@ -86,6 +88,7 @@ impl<D: DataPlane> Director<D> {
             rules: RefCell::new(rules),
             plane,
             generation: Cell::new(0),
+            health: Health::default(),
             source: RefCell::default(),
             takeovers: RefCell::default(),
             frozen: Cell::default(),
@@ -131,6 +134,11 @@ impl<D: DataPlane> Director<D> {
         self.rules.borrow()
     }
 
+    /// What is checked, and what came of it.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
     /// Says which file the rules are from, for [`Director::reload`].
     pub fn configured_by(&self, source: Source) {
         self.source.replace(Some(source));
@@ -166,6 +174,22 @@ impl<D: DataPlane> Director<D> {
         change(&mut self.rules.borrow_mut())?;
         self.publish_and_wait().await;
         Ok(())
+    }
+
+    /// Changes the rules where `change` says that it did; then publishes them
+    /// and waits until every worker forwards by them.
+    pub async fn adjust(&self, change: impl FnOnce(&mut Rules) -> bool) {
+        // The borrow ends here: nothing is held across the waiting.
+        let changed = change(&mut self.rules.borrow_mut());
+        if changed {
+            self.publish_and_wait().await;
+        }
+    }
+
+    /// The number of the table published last, which every change of the
+    /// rules raises.
+    pub fn generation(&self) -> u64 {
+        self.generation.get()
     }
 
     /// Publishes the rules of now and waits until every worker forwards by
@@ -324,6 +348,7 @@ impl<D: DataPlane> Director<D> {
             // The server sends these part by part.
             Request::TakeOver { .. }
             | Request::Services { .. }
+            | Request::Health
             | Request::Connections
             | Request::FindConnections { .. }
             | Request::Overview { .. }

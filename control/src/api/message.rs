@@ -10,6 +10,7 @@ use sluice_dataplane::conn::ConnectionRecord;
 
 use super::query::ConnectionQuery;
 use crate::events::{EventRecord, Kind};
+use crate::health::ServiceHealth;
 use crate::marks::{MarkListing, MarkRule};
 use crate::observe::{Overview, OverviewQuery};
 use crate::role::Role;
@@ -163,6 +164,9 @@ pub enum Request {
         /// From now on
         role: Role,
     },
+    /// `sluice health`: answered by a [`Answer::Health`] for each service that
+    /// is checked, then [`Answer::Done`]
+    Health,
     /// `sluice top`: state and rates, cut to what a screen shows
     Overview {
         /// Which part
@@ -209,6 +213,7 @@ impl Request {
                 | Request::Daemons
                 | Request::Marks
                 | Request::Status
+                | Request::Health
                 | Request::Overview { .. }
                 | Request::Events { .. }
                 | Request::Role
@@ -233,6 +238,8 @@ pub enum Answer {
     },
     /// Part of the answer to [`Request::Services`]
     Service(ServiceListing),
+    /// Part of the answer to [`Request::Health`]
+    Health(ServiceHealth),
     /// Part of the answer to [`Request::Connections`]
     Connections(Vec<ConnectionListing>),
     /// To [`Request::FindConnections`]: how many there are
@@ -260,7 +267,14 @@ pub enum Answer {
 impl Answer {
     /// Whether no further line follows.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Answer::Service(_) | Answer::Connections(_) | Answer::Events(_) | Answer::Changes(_))
+        !matches!(
+            self,
+            Answer::Service(_)
+                | Answer::Health(_)
+                | Answer::Connections(_)
+                | Answer::Events(_)
+                | Answer::Changes(_)
+        )
     }
 
     /// An error that is not one of the rules.

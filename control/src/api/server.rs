@@ -189,6 +189,13 @@ async fn respond<D: DataPlane>(
                 Err(error) => send(writer, &error.into()).await,
             }
         }
+        Request::Health => {
+            let services = director.health().overview(&director.rules());
+            for service in services {
+                send(writer, &Answer::Health(service)).await?;
+            }
+            send(writer, &Answer::Done).await
+        }
         Request::Connections => {
             let slices = director.plane().connections(ConnectionFilter::default());
             listing::connections(slices, None, writer).await

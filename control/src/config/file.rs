@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
+use super::health::{HealthCheck, SorryServer};
+
 #[derive(Deserialize, Default, Debug)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
@@ -81,6 +83,19 @@ pub(super) struct Service {
     pub(super) local_addresses: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) server: Vec<Spanned<Server>>,
+    #[serde(default)]
+    pub(super) check: Vec<Spanned<HealthCheck>>,
+    #[serde(default)]
+    pub(super) alpha: bool,
+    #[serde(default)]
+    pub(super) inhibit_on_failure: bool,
+    pub(super) quorum: Option<Spanned<i64>>,
+    pub(super) hysteresis: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) quorum_up: Vec<String>,
+    #[serde(default)]
+    pub(super) quorum_down: Vec<String>,
+    pub(super) sorry_server: Option<Spanned<SorryServer>>,
 }
 
 #[derive(Deserialize, Debug)]
@@ -94,6 +109,7 @@ pub(super) struct Server {
     pub(super) weight: Option<Spanned<i64>>,
     pub(super) upper_threshold: Option<Spanned<i64>>,
     pub(super) lower_threshold: Option<Spanned<i64>>,
+    pub(super) check: Option<Vec<Spanned<HealthCheck>>>,
 }
 
 #[derive(Deserialize, Debug)]

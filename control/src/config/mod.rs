@@ -8,6 +8,9 @@ mod check;
 mod director;
 mod file;
 mod ftp;
+mod health;
+#[cfg(test)]
+mod health_tests;
 mod mark;
 #[cfg(test)]
 mod mark_tests;
@@ -34,6 +37,7 @@ use sluice_dataplane::conn::TimeoutOverrides;
 use sluice_dataplane::service::{Encapsulation, Method, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
 use sluice_dataplane::wire::Address;
 
+use crate::health::ServicePlan;
 use crate::marks::MarkRule;
 use crate::role::Role;
 
@@ -136,6 +140,8 @@ pub struct Service {
     pub local_addresses: Vec<Address>,
     /// Real servers in the order of the file, in which they are to be added
     pub servers: Vec<Server>,
+    /// How its servers are checked, and what follows from that
+    pub health: ServicePlan,
 }
 
 /// A `[[service.server]]` table.

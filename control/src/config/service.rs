@@ -41,8 +41,18 @@ impl Check<'_> {
                 if local_addresses.is_empty() { &director.local_addresses } else { &local_addresses };
             let key = key.map(|(key, _)| key);
             let servers = self.servers(&service.server, key, options, locals);
+            let health = self.health(service, key, &servers, locals);
             if let Some(key) = key {
-                services.push(Service { key, scheduler, flags, options, timeouts, local_addresses, servers });
+                services.push(Service {
+                    key,
+                    scheduler,
+                    flags,
+                    options,
+                    timeouts,
+                    local_addresses,
+                    servers,
+                    health,
+                });
             }
         }
         self.addresses_apart(file, &vips);

@@ -1,9 +1,15 @@
 //! What a configuration asks of the rules.
 
 use super::{Config, Service};
+use crate::health::ServicePlan;
 use crate::rules::{self, ServiceName, ServiceRules, ServiceSettings, Target};
 
 impl Config {
+    /// How servers are checked.
+    pub fn plans(&self) -> Vec<(ServiceName, ServicePlan)> {
+        self.services.iter().map(|service| (service.key.into(), service.health.clone())).collect()
+    }
+
     /// The rules that it asks for.
     pub fn target(&self) -> Target {
         Target {

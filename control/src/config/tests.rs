@@ -78,6 +78,7 @@ fn the_example_of_the_documentation_resolves() {
                 options: ServiceOptions::default(),
                 timeouts: TimeoutOverrides::default(),
                 local_addresses: vec![],
+                health: Default::default(),
                 servers: vec![
                     server("10.0.2.1", 8080, Method::FullNat, 3),
                     server("10.0.2.2", 80, Method::DirectRoute, 1),

@@ -11,6 +11,7 @@
 //! when it is added again to the service of the same name.
 
 mod error;
+mod health;
 mod listing;
 mod marks;
 mod model;
@@ -33,6 +34,7 @@ use sluice_dataplane::service::{ServerId, ServiceId, ServiceKey, Tunables};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
 pub use error::{LoadError, RulesError};
+pub use health::CheckedServer;
 pub use listing::{LocalAddressListing, ServerListing, ServiceListing, TrafficListing};
 pub use model::{
     Daemon, DaemonRole, Family, Granularity, Method, Protocol, Server, ServiceName, ServiceRules,
@@ -89,6 +91,8 @@ struct ServiceEntry {
     local_addresses: Vec<IpAddr>,
     /// Newest last
     servers: Vec<ServerEntry>,
+    /// Taken out by health checks
+    suspended: Vec<Server>,
     counters: Arc<TrafficCounters>,
     measured: Measured,
 }
@@ -97,6 +101,10 @@ struct ServiceEntry {
 struct ServerEntry {
     slot: ServerId,
     server: Server,
+    /// The weight to return to, while health checks set another
+    own_weight: Option<u32>,
+    /// In place of the others while their quorum is lost
+    sorry: bool,
     /// The last weight but 0 since the server was added
     last_weight: u32,
     edits: u32,
@@ -208,6 +216,7 @@ impl Rules {
             timeouts: TimeoutOverrides::default(),
             local_addresses: Vec::new(),
             servers: Vec::new(),
+            suspended: Vec::new(),
             counters: Arc::new(TrafficCounters::new(self.workers)),
             measured: Measured::default(),
         });

@@ -191,24 +191,44 @@ impl Rules {
 
     fn edited(&mut self, old: ServiceEntry, new: ServiceEntry) -> ServiceEntry {
         let owner = old.owner();
-        let ServiceEntry { slot, counters, measured, .. } = old;
+        let ServiceEntry { slot, counters, measured, suspended: out, .. } = old;
         let mut kept: HashMap<(IpAddr, u16), ServerEntry> =
             old.servers.into_iter().map(|entry| ((entry.server.address, entry.server.port), entry)).collect();
         let mut servers = Vec::with_capacity(new.servers.len());
+        // What health checks took out stays out, and is as it is said to be now.
+        let mut suspended = Vec::new();
         for ServerEntry { server, .. } in new.servers {
             servers.push(match kept.remove(&(server.address, server.port)) {
                 Some(mut entry) => {
-                    if entry.server != server {
+                    entry.sorry = false;
+                    if entry.own() != server {
                         entry.edit(server);
                     }
                     entry
                 }
+                None if out.iter().any(|s| (s.address, s.port) == (server.address, server.port)) => {
+                    suspended.push(server);
+                    continue;
+                }
                 None => self.enlist(&new.name, slot, server),
             });
         }
-        kept.into_values().for_each(|gone| self.put_aside(&owner, gone));
+        for gone in kept.into_values() {
+            // Health checks put it in, and take it out.
+            if gone.sorry { servers.push(gone) } else { self.put_aside(&owner, gone) }
+        }
         let ServiceEntry { name, settings, timeouts, local_addresses, .. } = new;
-        ServiceEntry { slot, name, settings, timeouts, local_addresses, servers, counters, measured }
+        ServiceEntry {
+            slot,
+            name,
+            settings,
+            timeouts,
+            local_addresses,
+            servers,
+            suspended,
+            counters,
+            measured,
+        }
     }
 }
 
@@ -226,10 +246,11 @@ fn compare_services(old: &ServiceEntry, new: &ServiceEntry, subject: &str, chang
         };
         changes.compare(subject, &text(&old.local_addresses), &text(&new.local_addresses));
     }
-    let servers = |service: &ServiceEntry| -> Vec<(IpAddr, u16)> {
-        service.servers.iter().map(|entry| (entry.server.address, entry.server.port)).collect()
+    let keys = |servers: &[Server]| -> Vec<(IpAddr, u16)> {
+        servers.iter().map(|server| (server.address, server.port)).collect()
     };
-    let (before, after) = (servers(old), servers(new));
+    let (own, in_use) = (old.own_servers(), old.own_servers().len() - old.suspended.len());
+    let (before, after) = (keys(&own), keys(&new.own_servers()));
     let in_order = before == after;
     let named = |(address, port): (IpAddr, u16)| {
         format!("{subject}, server {}", std::net::SocketAddr::new(address, port))
@@ -248,8 +269,9 @@ fn compare_services(old: &ServiceEntry, new: &ServiceEntry, subject: &str, chang
         match if in_order { Some(place) } else { old_places.get(server).copied() } {
             None => changes.add(Action::Add, named(*server), entry.server.to_string()),
             Some(place) => {
-                places_before.push(place);
-                let was = &old.servers[place].server;
+                // One that is out has no place.
+                places_before.extend((place < in_use).then_some(place));
+                let was = &own[place];
                 if *was != entry.server {
                     changes.compare(named(*server), &was.to_string(), &entry.server.to_string());
                 }

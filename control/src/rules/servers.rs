@@ -32,7 +32,9 @@ impl Rules {
         }
         let slot = entry.slot;
         let entry = self.enlist(service, slot, server);
-        self.services[index].servers.push(entry);
+        let owner = &mut self.services[index];
+        owner.forget_suspended(entry.server.address, entry.server.port);
+        owner.servers.push(entry);
         Ok(())
     }
 
@@ -49,11 +51,13 @@ impl Rules {
                 } else {
                     Measured::from_zero(removed.entry.counters.traffic())
                 };
-                ServerEntry { server, last_weight, measured, ..removed.entry }
+                ServerEntry { server, own_weight: None, sorry: false, last_weight, measured, ..removed.entry }
             }
             None => ServerEntry {
                 slot: self.server_slots.take_server(),
                 server,
+                own_weight: None,
+                sorry: false,
                 last_weight,
                 edits: 0,
                 counters: Arc::new(ServerCounters::new(self.workers)),
@@ -71,8 +75,9 @@ impl Rules {
         let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
         let server = at_the_services_port(service, server);
         check_ranges(&server)?;
-        let position =
-            self.services[index].server(server.address, server.port).ok_or(RulesError::NoSuchServer)?;
+        let Some(position) = self.services[index].server(server.address, server.port) else {
+            return self.edit_suspended(index, server);
+        };
         self.check_server(service, &server)?;
         self.services[index].servers[position].edit(server);
         Ok(())
@@ -91,7 +96,10 @@ impl Rules {
     ) -> Result<(), RulesError> {
         let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
         let owner = &mut self.services[index];
-        let position = owner.server(address, port).ok_or(RulesError::NoSuchServer)?;
+        let Some(position) = owner.server(address, port) else {
+            let there = owner.forget_suspended(address, port);
+            return if there { Ok(()) } else { Err(RulesError::NoSuchServer) };
+        };
         let entry = owner.servers.remove(position);
         let (owner, removed) = (owner.owner(), entry);
         self.put_aside(&owner, removed);
@@ -126,7 +134,7 @@ impl Rules {
         Ok(())
     }
 
-    fn check_server(&self, service: &ServiceName, server: &Server) -> Result<(), RulesError> {
+    pub(super) fn check_server(&self, service: &ServiceName, server: &Server) -> Result<(), RulesError> {
         let same_family = Family::of(server.address) == service.family();
         // IPVS crosses families by tunnels only, and has no FULLNAT.
         if !same_family && !matches!(server.method, Method::Tun | Method::FullNat) {
@@ -156,8 +164,12 @@ impl ServerEntry {
         (self.server.address, self.server.port) == (address, port)
     }
 
-    /// Replaces all but address and port.
-    pub(super) fn edit(&mut self, server: Server) {
+    /// Replaces all but address and port. A weight that is held stays, and the
+    /// new one waits.
+    pub(super) fn edit(&mut self, mut server: Server) {
+        if let Some(own) = &mut self.own_weight {
+            *own = std::mem::replace(&mut server.weight, self.server.weight);
+        }
         if server.weight > 0 {
             self.last_weight = server.weight;
         }

@@ -21,7 +21,7 @@ use super::condition::{self, Progress};
 use super::exhaustion::Exhaustion;
 use crate::api::DataPlane;
 use crate::netlink;
-use crate::observe::{InterfaceState, Observatory, SyncState};
+use crate::observe::{InterfaceState, Observatory, PeerState, SyncState};
 use crate::role::{Announcer, Role};
 use crate::sync::Sync;
 use crate::workers::Workers;
@@ -110,8 +110,9 @@ impl Forwarding {
     /// them up again after they were gone. To be called every second or so.
     pub(super) fn look_after(&self) {
         self.warn_of_exhaustion();
+        self.show_sync();
         self.progress.borrow_mut().look(self.workers.counters().iter().map(|c| c.polls.get()));
-        self.workers.published().release();
+        self.workers.release();
         if self.released.get() {
             return;
         }
@@ -219,6 +220,15 @@ impl Forwarding {
         let single = marked.filter(|prefix| *prefix == Prefix::host(prefix.address()));
         addresses.extend(single.map(|prefix| IpAddr::from(prefix.address())));
         addresses
+    }
+
+    /// Leaves what is known of the peer where all can see it.
+    fn show_sync(&self) {
+        if let Some(sync) = &*self.sync.borrow() {
+            let role = self.observatory.sync().role.clone();
+            let peers = vec![PeerState::from(&sync.status())];
+            self.observatory.set_sync(Arc::new(SyncState { role, peers }));
+        }
     }
 
     /// How FULLNAT's answers on an interface reach their worker: `rss` where

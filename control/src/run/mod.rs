@@ -24,6 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::api::{self, DataPlane, Director};
 use crate::config::{Config, WhenGone, XdpMode};
 use crate::events::EventLog;
+use crate::health::supervise;
 use crate::netlink;
 use crate::observe::Observatory;
 use crate::reload::Source;
@@ -177,6 +178,7 @@ async fn direct(
     if predecessor.is_none() {
         director.plane().set_role(settings.role);
     }
+    director.health().set_plans(config.plans());
     resolve_servers(&config, &next_hops).await;
     let listener = match (listener, predecessor) {
         (Some(listener), _) => listener,
@@ -211,6 +213,7 @@ async fn direct(
     let result = tokio::select! {
         () = api::serve(Rc::clone(&director), listener) => Ok(()),
         result = look_after(&director, &next_hops) => result,
+        error = supervise(&director) => Err(error).context("health checks"),
         () = reload_on(&mut hangup, &director) => Ok(()),
         () = upgrade::upgrade_on(&mut upgrade) => Ok(()),
         () = async {

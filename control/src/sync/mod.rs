@@ -13,6 +13,7 @@
 //! | `receiver.rs` | hearing, and saying what was taken |
 //! | `key.rs`      | the key file |
 //! | `status.rs`   | what is known of both streams, and how far behind they are |
+//! | `show.rs`     | the same in words |
 //!
 //! What happens when something is wrong:
 //!
@@ -30,6 +31,7 @@ mod key;
 mod noise;
 mod receiver;
 mod sender;
+mod show;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 pub use key::{Key, KeyError, make as make_key};
+pub use show::show;
 pub use status::{Incoming, Outgoing, Statistics, SyncStatus};
 
 /// Changes that may wait at each worker.

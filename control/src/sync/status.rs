@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use crate::observe::PeerState;
 
 /// Delays that are kept for the quantiles.
 const SAMPLES: usize = 4096;
@@ -15,7 +16,8 @@ const SAMPLES: usize = 4096;
 const WARNINGS: Duration = Duration::from_secs(10);
 
 /// Synchronisation at one instant, for status and metrics.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct SyncStatus {
     /// Where this director hears
     pub listen: String,
@@ -28,7 +30,8 @@ pub struct SyncStatus {
 }
 
 /// What the peer is told.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Outgoing {
     /// Whether it is connected
     pub connected: bool,
@@ -53,7 +56,8 @@ pub struct Outgoing {
 }
 
 /// What the peer tells.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Incoming {
     /// Whether it is connected
     pub connected: bool,
@@ -79,6 +83,30 @@ pub struct Incoming {
     pub full: u64,
     /// Why it was disconnected last
     pub error: Option<String>,
+}
+
+impl From<&SyncStatus> for PeerState {
+    fn from(status: &SyncStatus) -> Self {
+        let SyncStatus { peer, outgoing, incoming, .. } = status;
+        let state = match (outgoing.connected, incoming.connected) {
+            (true, true) if outgoing.complete && incoming.complete => "in step",
+            (true, true) => "transferring",
+            (true, false) => "it is told, and tells nothing",
+            (false, true) => "it tells, and is not told",
+            (false, false) => "not connected",
+        };
+        let error = if outgoing.connected { &None } else { &outgoing.error };
+        let error = error.as_ref().or(if incoming.connected { None } else { incoming.error.as_ref() });
+        PeerState {
+            name: peer.clone(),
+            connected: outgoing.connected && incoming.connected,
+            state: error.map_or_else(|| state.to_owned(), |error| format!("{state}: {error}")),
+            lag: outgoing.connected.then_some(outgoing.milliseconds / 1000.0),
+            sent: outgoing.sent,
+            received: incoming.received,
+            lost: outgoing.overflowed,
+        }
+    }
 }
 
 /// Counters of both streams. The thread of synchronisation writes, all read.
@@ -207,5 +235,52 @@ impl Statistics {
                 error: incoming.trouble.text(),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_in_step_when_both_streams_are() {
+        let mut status = SyncStatus { peer: "10.0.9.2:7946".into(), ..SyncStatus::default() };
+        let mut shown = |change: fn(&mut SyncStatus)| {
+            change(&mut status);
+            let PeerState { connected, state, lag, .. } = PeerState::from(&status);
+            (connected, state, lag)
+        };
+        assert_eq!(shown(|_| {}), (false, "not connected".into(), None));
+        let refused = |status: &mut SyncStatus| status.outgoing.error = Some("it refused".into());
+        assert_eq!(shown(refused), (false, "not connected: it refused".into(), None));
+        let told = |status: &mut SyncStatus| {
+            status.outgoing = Outgoing { connected: true, milliseconds: 250.0, ..Outgoing::default() };
+        };
+        assert_eq!(shown(told), (false, "it is told, and tells nothing".into(), Some(0.25)));
+        assert_eq!(shown(|s| s.incoming.connected = true), (true, "transferring".into(), Some(0.25)));
+        let done =
+            |status: &mut SyncStatus| (status.outgoing.complete, status.incoming.complete) = (true, true);
+        assert_eq!(shown(done), (true, "in step".into(), Some(0.25)));
+    }
+
+    #[test]
+    fn one_in_a_hundred_is_beyond_the_quantile() {
+        let sending = Sending::default();
+        assert_eq!(sending.delays(), (0.0, 0.0));
+        (1..=1000).for_each(|milliseconds| sending.arrived(milliseconds * 1_000_000));
+        assert_eq!(sending.delays(), (1000.0, 990.0));
+        // Only the newest count.
+        (0..SAMPLES).for_each(|_| sending.arrived(2_000_000));
+        assert_eq!(sending.delays(), (2.0, 2.0));
+    }
+
+    #[test]
+    fn trouble_is_not_said_too_often() {
+        let trouble = Trouble::default();
+        assert!(trouble.note("one".into()));
+        assert!(
+            !trouble.note("one".into()) && !trouble.note("another".into()) && !trouble.note("one".into())
+        );
+        assert_eq!(trouble.text(), Some("one".into()));
     }
 }

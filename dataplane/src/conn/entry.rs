@@ -1,8 +1,7 @@
 //! One connection.
 
-use super::{State, TemplateId, Tuple};
+use super::{NO_TEMPLATE, State, TemplateId, Tuple};
 use crate::ftp::Role;
-use crate::neigh::HopId;
 use crate::service::{Method, ServerId};
 use crate::wire::checksum::Delta;
 
@@ -16,14 +15,9 @@ pub enum Side {
     Server = 1,
 }
 
-/// What is kept of a connection. Its deadline is in the timing wheel, under
-/// the same number.
-///
-/// How its packets are rewritten is worked out once and is all here, as plain
-/// values: a packet from the client gets the reverse of `server` as its
-/// addresses, one from the server the reverse of `client`, with checksums
-/// corrected by the deltas.
-#[derive(Clone, Copy, Debug)]
+/// What a connection is, put in order for who looks at all of it. The table
+/// keeps it as a [`Line`](super::Line).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entry {
     /// Packets of the client as they arrive: CIP to VIP
     pub client: Tuple,
@@ -32,11 +26,6 @@ pub struct Entry {
     pub server: Tuple,
     /// The real server
     pub server_id: ServerId,
-    /// Next hop towards the server and towards the client; [`NO_HOP`] while
-    /// there is none
-    pub hops: [HopId; 2],
-    /// Generation of the next hops that `hops` belong to
-    pub hop_generation: u64,
     /// Packets of the client so far
     pub packets: u32,
     /// What the rewriting of a client's packet adds to the sum of its IP header
@@ -58,12 +47,37 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// A connection that begins, with a server that is reached by `method`.
+    /// `deltas` are what the rewriting of a client's packet adds to the sums of
+    /// its IP header and of its transport header.
+    #[inline]
+    pub fn new(
+        client: Tuple,
+        server: Tuple,
+        deltas: [Delta; 2],
+        server_id: ServerId,
+        method: Method,
+    ) -> Self {
+        let [ip_delta, transport_delta] = deltas;
+        Entry {
+            client,
+            server,
+            server_id,
+            packets: 0,
+            ip_delta,
+            transport_delta,
+            state: State::first(client.protocol),
+            method,
+            active: false,
+            one_packet: false,
+            ftp: Role::None,
+            template: NO_TEMPLATE,
+        }
+    }
+
     /// Whether client and server are of the same address family.
     #[inline]
     pub fn is_of_one_family(&self) -> bool {
         self.client.source.is_v4() == self.server.source.is_v4()
     }
 }
-
-/// No next hop known.
-pub const NO_HOP: HopId = HopId(u32::MAX);

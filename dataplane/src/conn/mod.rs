@@ -3,7 +3,8 @@
 mod calls;
 mod entry;
 mod filter;
-mod index;
+pub(crate) mod index;
+mod line;
 mod record;
 mod sctp;
 mod state;
@@ -12,10 +13,11 @@ mod template;
 pub mod timer;
 mod tuple;
 
-pub use entry::{Entry, NO_HOP, Side};
+pub use entry::{Entry, Side};
 pub use filter::{ConnectionFilter, Endpoint};
+pub use line::{Ends, Line, NO_HOP};
 pub use record::ConnectionRecord;
 pub use state::{Direction, State, TimeoutOverrides, Timeouts};
-pub use table::{EntryId, Full, Table};
+pub use table::{EntryId, Full, Likely, Table};
 pub use template::{NO_TEMPLATE, Template, TemplateId, TemplateKey, Templates};
 pub use tuple::{Seed, Tuple};

@@ -1,17 +1,33 @@
 //! The connection table of one worker.
 
-use super::index::Index;
-use super::{Entry, Seed, Side, Tuple};
+use std::collections::VecDeque;
+
+use super::index::{Guess, Index};
+use super::line::{Key, Wide};
+use super::timer::{Deadlines, Wheel};
+use super::{Entry, Line, Seed, Side, Tuple};
+use crate::memory;
 use crate::prefetch::prefetch;
+
+/// References on their way into the index, each of which waits for its bucket to
+/// come into the cache.
+const LATE: usize = 16;
+
+/// The connection that is so many ahead in the list of free ones is asked for.
+const AHEAD: usize = 8;
 
 /// Number of a connection in its table.
 pub type EntryId = u32;
 
-/// Connections by either of their tuples, with a capacity that is taken once.
+/// Connections by either of their tuples, with a capacity that is taken once,
+/// and the timing wheel by which they expire.
 ///
-/// Entries lie in one array and are numbered; the index maps a tuple's hash to
-/// an entry's number and side. Neither grows: what is reserved at the start is
-/// provided by the kernel as it is used.
+/// Connections lie in one array and are numbered; the index maps a tuple's hash
+/// to a connection's number and side. Nothing grows: the memory is taken at the
+/// start, 90 bytes a connection, and in huge pages where the kernel has any;
+/// only that for addresses of IPv6, of 64 bytes, comes as it is used. A packet of IPv4 touches one
+/// cache line of the index and one of its connection, one of IPv6 another with
+/// the addresses.
 ///
 /// The index was hashbrown's `HashTable` at first. Nanoseconds a packet of
 /// `cargo bench --bench pipeline` in one run, FULLNAT and DR, on two cores of
@@ -26,23 +42,50 @@ pub type EntryId = u32;
 /// The own index also never rehashes, which hashbrown may do when removals
 /// have left marks behind.
 pub struct Table {
-    entries: Vec<Slot>,
+    wheel: Wheel<Vec<Line>>,
+    /// Addresses of both sides, where some are of IPv6
+    wide: Vec<[Wide; 2]>,
     free: Vec<EntryId>,
     capacity: usize,
     index: Index,
+    /// References that are not in the index yet, with their hashes. The bucket of
+    /// a client's tuple was looked at just before, that of a server's is one
+    /// that nobody could ask for earlier.
+    late: VecDeque<(u64, Reference)>,
     seed: Seed,
 }
 
-/// Room for an entry, on cache lines of its own.
-#[derive(Clone, Copy, Default)]
-#[repr(align(64))]
-struct Slot(Option<Entry>);
+impl Deadlines for Vec<Line> {
+    #[inline]
+    fn deadline(&self, id: u32) -> u32 {
+        self.get(id as usize).map_or(0, |line| line.deadline)
+    }
 
-/// An entry's number and, in the lowest bit, a side of it.
+    #[inline]
+    fn set_deadline(&mut self, id: u32, deadline: u32) {
+        if let Some(line) = self.get_mut(id as usize) {
+            line.deadline = deadline;
+        }
+    }
+
+    #[inline]
+    fn prefetch_deadline(&self, id: u32) {
+        if let Some(line) = self.get(id as usize) {
+            prefetch(line);
+        }
+    }
+}
+
+/// A connection's number and, in the lowest bit, a side of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Reference(u32);
 
 impl Reference {
+    /// None, as numbers have 31 bits and the highest ones are not used.
+    const NONE: Reference = Reference(u32::MAX);
+    /// None, but there may be one behind the bucket that was looked at.
+    const BEYOND: Reference = Reference(u32::MAX - 1);
+
     #[inline]
     fn new(id: EntryId, side: Side) -> Self {
         Reference(id << 1 | side as u32)
@@ -59,26 +102,51 @@ impl Reference {
     }
 }
 
+/// The connection that a packet most likely belongs to.
+#[derive(Clone, Copy)]
+pub struct Likely(Reference);
+
+impl Likely {
+    /// There is no likely one.
+    pub const NONE: Likely = Likely(Reference::NONE);
+
+    #[inline]
+    fn of(guess: Guess) -> Self {
+        match guess {
+            Guess::Here(reference) => Likely(Reference(reference)),
+            Guess::Beyond => Likely(Reference::BEYOND),
+            Guess::Nowhere => Likely::NONE,
+        }
+    }
+}
+
 /// The table holds as many connections as it can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Full;
 
 impl Table {
-    /// A table for `capacity` connections (less than 2³¹).
-    pub fn new(capacity: usize, seed: Seed) -> Self {
-        assert!(capacity < 1 << 31, "a reference has 31 bits for the number");
+    /// A table for `capacity` connections (less than 2³¹ - 1) from tick `now` on.
+    pub fn new(capacity: usize, seed: Seed, now: u32) -> Self {
+        assert!(capacity < (1 << 31) - 1, "a reference has 31 bits for the number");
+        let (lines, free) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
+        memory::provide(&lines);
+        memory::provide(&free);
+        let wheel = Wheel::of(lines, capacity, now);
+        wheel.provide();
         Table {
-            entries: Vec::with_capacity(capacity),
-            free: Vec::with_capacity(capacity),
+            wheel,
+            wide: vec![[[[0; 2]; 2]; 2]; capacity],
+            free,
             capacity,
             index: Index::new(2 * capacity),
+            late: VecDeque::with_capacity(LATE),
             seed,
         }
     }
 
     /// Connections in the table.
     pub fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.lines().len() - self.free.len()
     }
 
     /// Whether there is none.
@@ -88,7 +156,12 @@ impl Table {
 
     /// One more than the highest number in use so far.
     pub fn high_water(&self) -> EntryId {
-        self.entries.len() as EntryId
+        self.lines().len() as EntryId
+    }
+
+    #[inline]
+    fn lines(&self) -> &Vec<Line> {
+        self.wheel.entries()
     }
 
     /// The hash that [`Table::find`] takes.
@@ -100,82 +173,186 @@ impl Table {
     /// The connection that a packet belongs to, and who sent the packet.
     #[inline]
     pub fn find(&self, tuple: &Tuple, hash: u64) -> Option<(EntryId, Side)> {
-        let found = self.index.find(hash, |reference| self.tuple(Reference(reference)) == Some(tuple))?;
-        Some((Reference(found).entry(), Reference(found).side()))
+        let key = Key::of(tuple);
+        let is_it = |reference| self.is(Reference(reference), key, tuple);
+        let found = self.index.find(hash, is_it).map(Reference);
+        let found = found.or_else(|| {
+            let mut late = self.late.iter().filter(|(other, _)| *other == hash);
+            late.find(|(_, reference)| is_it(reference.0)).map(|(_, reference)| *reference)
+        })?;
+        Some((found.entry(), found.side()))
     }
 
     /// The first of three steps to look up a batch with the cache misses of
-    /// all packets under way at once: then comes [`Table::prefetch_entry`] for
-    /// each, and [`Table::find`].
+    /// all packets under way at once: then comes [`Table::likely`] for each (and
+    /// [`Table::go_on`]), and [`Table::find_likely`].
     #[inline]
     pub fn prefetch(&self, hash: u64) {
         self.index.prefetch(hash);
     }
 
-    /// The second step. Returns the connection that is most likely meant.
+    /// The second step: the connection that is most likely meant, which the cache
+    /// is asked for.
     #[inline]
-    pub fn prefetch_entry(&self, hash: u64) -> Option<EntryId> {
-        let id = Reference(self.index.likely(hash)?).entry();
-        let slot = self.entries.get(id as usize)?;
-        prefetch(slot);
-        Some(id)
+    pub fn likely(&self, tuple: &Tuple, hash: u64) -> Likely {
+        Likely::of(self.index.likely(hash, |reference| self.prefetch_line(tuple, Reference(reference))))
+    }
+
+    /// Goes on with the second step, where it did not come to an end.
+    #[inline]
+    pub fn go_on(&self, tuple: &Tuple, hash: u64, likely: &mut Likely) {
+        if likely.0 == Reference::BEYOND {
+            let ask = |reference| self.prefetch_line(tuple, Reference(reference));
+            *likely = Likely::of(self.index.likely_beyond(hash, ask));
+        }
+    }
+
+    #[inline]
+    fn prefetch_line(&self, tuple: &Tuple, reference: Reference) {
+        if let Some(line) = self.lines().get(reference.entry() as usize) {
+            prefetch(line);
+        }
+        if !tuple.is_v4()
+            && let Some(wide) = self.wide.get(reference.entry() as usize)
+        {
+            prefetch(wide);
+        }
+    }
+
+    /// The third step: as [`Table::find`], which it is quicker than if the likely
+    /// one is it.
+    #[inline]
+    pub fn find_likely(&self, tuple: &Tuple, hash: u64, likely: Likely) -> Option<(EntryId, Side)> {
+        if self.is(likely.0, Key::of(tuple), tuple) {
+            return Some((likely.0.entry(), likely.0.side()));
+        }
+        self.find(tuple, hash)
+    }
+
+    /// Whether a reference is to a tuple, of which this is the key.
+    #[inline]
+    fn is(&self, reference: Reference, key: Key, tuple: &Tuple) -> bool {
+        let Some(line) = self.lines().get(reference.entry() as usize) else { return false };
+        let addresses = || wide_addresses(tuple) == self.wide_of(reference.entry(), reference.side());
+        line.is(reference.side(), key) && (!key.is_wide() || addresses())
+    }
+
+    #[inline]
+    fn wide_of(&self, id: EntryId, side: Side) -> Wide {
+        self.wide.get(id as usize).map_or_else(Wide::default, |wide| wide[side as usize])
     }
 
     /// The connection with a number.
     #[inline]
-    pub fn get(&self, id: EntryId) -> Option<&Entry> {
-        self.entries.get(id as usize)?.0.as_ref()
+    pub fn get(&self, id: EntryId) -> Option<Entry> {
+        Some(self.line(id)?.entry(|side| self.wide_of(id, side)))
     }
 
-    /// The connection with a number, to be changed. Its tuples may not be.
+    /// What is kept of the connection with a number.
     #[inline]
-    pub fn get_mut(&mut self, id: EntryId) -> Option<&mut Entry> {
-        self.entries.get_mut(id as usize)?.0.as_mut()
+    pub fn line(&self, id: EntryId) -> Option<&Line> {
+        self.lines().get(id as usize).filter(|line| line.is_some())
+    }
+
+    /// What is kept of the connection with a number, to be changed.
+    #[inline]
+    pub fn get_mut(&mut self, id: EntryId) -> Option<&mut Line> {
+        self.wheel.entries_mut().get_mut(id as usize).filter(|line| line.is_some())
     }
 
     /// Enters a connection under its client's tuple, and under its server's
-    /// where replies come back. The client's may not be in the table yet. The
-    /// server's may, since two services can reach one server from one client
-    /// port by NAT: either of them is found then, until one is removed.
+    /// where replies come back. It does not expire until it is scheduled. The
+    /// client's may not be in the table yet. The server's may, since two services
+    /// can reach one server from one client port by NAT: either of them is found
+    /// then, until one is removed.
     pub fn insert(&mut self, entry: Entry) -> Result<EntryId, Full> {
-        let id = match self.free.pop() {
-            Some(id) => id,
-            None if self.entries.len() < self.capacity => {
-                self.entries.push(Slot::default());
-                (self.entries.len() - 1) as EntryId
+        let capacity = self.capacity;
+        let free = self.free.pop();
+        if let Some(later) = self.free.len().checked_sub(AHEAD) {
+            self.wheel.prefetch(self.free[later]);
+        }
+        let lines = self.wheel.entries_mut();
+        let id = match free {
+            Some(id) => {
+                lines[id as usize] = Line::of(&entry);
+                id
+            }
+            None if lines.len() < capacity => {
+                lines.push(Line::of(&entry));
+                (lines.len() - 1) as EntryId
             }
             None => return Err(Full),
         };
-        self.entries[id as usize].0 = Some(entry);
-        self.index_side(id, &entry, Side::Client);
+        if !(entry.client.is_v4() && entry.server.is_v4()) {
+            self.wide[id as usize] = [&entry.client, &entry.server].map(wide_addresses);
+        }
+        self.index(self.hash(&entry.client), Reference::new(id, Side::Client));
         if entry.method.has_replies() {
-            self.index_side(id, &entry, Side::Server);
+            let hash = self.hash(&entry.server);
+            self.index.prefetch(hash);
+            if self.late.len() == LATE {
+                self.index_oldest();
+            }
+            self.late.push_back((hash, Reference::new(id, Side::Server)));
         }
         Ok(id)
     }
 
-    fn index_side(&mut self, id: EntryId, entry: &Entry, side: Side) {
-        let hash = self.hash(side_of(entry, side));
-        let entered = self.index.insert(hash, Reference::new(id, side).0);
+    #[inline]
+    fn index(&mut self, hash: u64, reference: Reference) {
+        let entered = self.index.insert(hash, reference.0);
         debug_assert!(entered, "the index has room for two references of each entry");
     }
 
-    /// Takes a connection out.
+    /// Enters the oldest of those on their way; returns false if there are none.
+    #[inline]
+    fn index_oldest(&mut self) -> bool {
+        let Some((hash, reference)) = self.late.pop_front() else { return false };
+        self.index(hash, reference);
+        true
+    }
+
+    fn unindex_side(&mut self, id: EntryId, entry: &Entry, side: Side) {
+        let hash = self.hash(side_of(entry, side));
+        self.index.remove(hash, Reference::new(id, side).0);
+    }
+
+    /// Takes a connection out, with its deadline.
     pub fn remove(&mut self, id: EntryId) -> Option<Entry> {
-        let entry = self.get(id).copied()?;
-        for side in [Side::Client, Side::Server] {
-            let reference = Reference::new(id, side);
-            let hash = self.hash(side_of(&entry, side));
-            self.index.remove(hash, reference.0);
+        let entry = self.get(id)?;
+        while self.index_oldest() {}
+        self.wheel.cancel(id);
+        self.unindex_side(id, &entry, Side::Client);
+        if entry.method.has_replies() {
+            self.unindex_side(id, &entry, Side::Server);
         }
-        self.entries[id as usize].0 = None;
+        self.wheel.entries_mut()[id as usize] = Line::NONE;
         self.free.push(id);
         Some(entry)
     }
 
+    /// Lets a connection expire at a tick ([`Wheel::schedule`]).
     #[inline]
-    fn tuple(&self, reference: Reference) -> Option<&Tuple> {
-        self.get(reference.entry()).map(|entry| side_of(entry, reference.side()))
+    pub fn schedule(&mut self, id: EntryId, deadline: u32) {
+        self.wheel.schedule(id, deadline);
+    }
+
+    /// Moves the deadline of a connection that has one ([`Wheel::touch`]).
+    #[inline]
+    pub fn touch(&mut self, id: EntryId, deadline: u32) {
+        self.wheel.touch(id, deadline);
+    }
+
+    /// The tick at which a connection expires; `None` if it has no deadline.
+    #[inline]
+    pub fn deadline(&self, id: EntryId) -> Option<u32> {
+        self.wheel.deadline(id)
+    }
+
+    /// The next connection whose deadline has come, with its deadline taken off
+    /// ([`Wheel::pop`]).
+    pub fn pop_expired(&mut self, now: u32, budget: &mut usize) -> Option<EntryId> {
+        self.wheel.pop(now, budget)
     }
 }
 
@@ -187,6 +364,14 @@ fn side_of(entry: &Entry, side: Side) -> &Tuple {
     }
 }
 
+#[inline]
+fn wide_addresses(tuple: &Tuple) -> Wide {
+    [tuple.source, tuple.destination].map(|address| {
+        let (high, low) = address.words();
+        [high, low]
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -194,8 +379,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::conn::{NO_HOP, NO_TEMPLATE, State};
-    use crate::ftp::Role;
     use crate::service::{Method, Protocol, ServerId};
     use crate::wire::Address;
     use crate::wire::checksum::Delta;
@@ -206,11 +389,21 @@ mod tests {
         Seed::new([5; 16])
     }
 
-    fn entry(client: u8, vip: u8, method: Method) -> Entry {
+    /// Of clients 0 to 7 by IPv4, and of 8 to 15 by IPv6, whose addresses end in
+    /// the same bytes as those of the former and as each other's.
+    fn entry(number: u8, vip: u8, method: Method) -> Entry {
+        let address = |v4: [u8; 4]| match number / 4 {
+            0 | 1 => Address::from_v4(v4),
+            network => {
+                let mut v6 = [0x20, 1, 0xd, 0xb8, network, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+                v6[12..].copy_from_slice(&v4);
+                Address::from_v6(v6)
+            }
+        };
         let client = Tuple {
-            source: Address::from_v4([198, 51, 100, client]),
-            destination: Address::from_v4([192, 0, 2, vip]),
-            source_port: 1000,
+            source: address([198, 51, 100, number % 4]),
+            destination: address([192, 0, 2, vip]),
+            source_port: 1000 + u16::from(number / 4 == 1),
             destination_port: 80,
             protocol: Protocol::Tcp,
         };
@@ -224,29 +417,14 @@ mod tests {
                 client.source
             },
             destination_port: if method == Method::FullNat {
-                u16::from(client.source.v4_bytes()[3]) << 8 | u16::from(vip)
+                u16::from(number) << 8 | u16::from(vip)
             } else {
                 client.source_port
             },
             source_port: 80,
             protocol: Protocol::Tcp,
         };
-        Entry {
-            client,
-            server,
-            server_id: ServerId(0),
-            hops: [NO_HOP; 2],
-            hop_generation: 0,
-            packets: 0,
-            ip_delta: Delta::default(),
-            transport_delta: Delta::default(),
-            state: State::None,
-            method,
-            active: false,
-            one_packet: false,
-            ftp: Role::None,
-            template: NO_TEMPLATE,
-        }
+        Entry::new(client, server, [Delta::NONE; 2], ServerId(0), method)
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -257,7 +435,7 @@ mod tests {
 
     fn an_entry() -> impl Strategy<Value = Entry> {
         let methods = [Method::Nat, Method::FullNat, Method::DirectRoute, Method::Tunnel];
-        (0u8..8, 0u8..3, prop::sample::select(methods.to_vec()))
+        (0u8..16, 0u8..3, prop::sample::select(methods.to_vec()))
             .prop_map(|(client, vip, method)| entry(client, vip, method))
     }
 
@@ -266,7 +444,14 @@ mod tests {
     }
 
     fn find(table: &Table, tuple: &Tuple) -> Option<(EntryId, Side)> {
-        table.find(tuple, table.hash(tuple))
+        let hash = table.hash(tuple);
+        let found = table.find(tuple, hash);
+        assert_eq!(table.find_likely(tuple, hash, Likely::NONE).is_some(), found.is_some());
+        let mut likely = table.likely(tuple, hash);
+        table.go_on(tuple, hash, &mut likely);
+        let likely = table.find_likely(tuple, hash, likely);
+        assert_eq!(likely.is_some(), found.is_some());
+        likely
     }
 
     proptest! {
@@ -274,7 +459,7 @@ mod tests {
         /// numbered entries finds.
         #[test]
         fn behaves_as_a_map(steps in prop::collection::vec(a_step(), 0..200)) {
-            let mut table = Table::new(CAPACITY, seed());
+            let mut table = Table::new(CAPACITY, seed(), 0);
             let mut model: BTreeMap<EntryId, Entry> = BTreeMap::new();
             for step in steps {
                 match step {
@@ -285,13 +470,15 @@ mod tests {
                     Step::Insert(entry) => match table.insert(entry) {
                         Ok(id) => {
                             prop_assert!(model.len() < CAPACITY);
+                            prop_assert_eq!(table.deadline(id), None);
+                            table.schedule(id, 1000 + id);
                             prop_assert!(model.insert(id, entry).is_none(), "number {id} twice");
                         }
                         Err(Full) => prop_assert_eq!(model.len(), CAPACITY),
                     },
                     Step::Remove(id) => {
-                        let removed = table.remove(id.into()).map(|entry| entry.client);
-                        prop_assert_eq!(removed, model.remove(&id.into()).map(|entry| entry.client));
+                        prop_assert_eq!(table.remove(id.into()), model.remove(&id.into()));
+                        prop_assert_eq!(table.deadline(id.into()), None);
                     }
                 }
                 prop_assert_eq!(table.len(), model.len());
@@ -299,9 +486,10 @@ mod tests {
                 prop_assert!(table.high_water() <= CAPACITY as EntryId);
                 prop_assert!(model.keys().all(|id| *id < table.high_water()));
                 let references = model.values().map(|entry| 1 + usize::from(entry.method.has_replies()));
-                prop_assert_eq!(table.index.len(), references.sum::<usize>(), "nothing stays in the index");
+                let indexed = table.index.len() + table.late.len();
+                prop_assert_eq!(indexed, references.sum::<usize>(), "nothing stays in the index");
 
-                for client in 0..8 {
+                for client in 0..16 {
                     for vip in 0..3 {
                         for method in [Method::Nat, Method::FullNat, Method::DirectRoute] {
                             let Entry { client, server, .. } = entry(client, vip, method);
@@ -323,16 +511,22 @@ mod tests {
                     }
                 }
                 for (id, entry) in &model {
-                    prop_assert_eq!(table.get(*id).map(|entry| entry.client), Some(entry.client));
-                    prop_assert_eq!(table.get_mut(*id).map(|entry| entry.server), Some(entry.server));
+                    prop_assert_eq!(table.get(*id), Some(*entry));
+                    prop_assert_eq!(table.deadline(*id), Some(1000 + id));
                 }
             }
+            let (mut budget, mut over) = (usize::MAX, Vec::new());
+            while let Some(id) = table.pop_expired(1000 + CAPACITY as u32, &mut budget) {
+                over.push(id);
+            }
+            over.sort_unstable();
+            prop_assert_eq!(over, model.into_keys().collect::<Vec<_>>());
         }
     }
 
     #[test]
     fn a_table_of_nothing_is_full() {
-        let mut table = Table::new(0, seed());
+        let mut table = Table::new(0, seed(), 0);
         assert_eq!(table.insert(entry(1, 1, Method::Nat)), Err(Full));
         assert_eq!(table.remove(0).map(|entry| entry.client), None);
         assert_eq!(find(&table, &entry(1, 1, Method::Nat).client), None);
@@ -342,8 +536,8 @@ mod tests {
     #[test]
     fn a_full_table_has_not_grown() {
         const MANY: usize = 20_000;
-        let mut table = Table::new(MANY, seed());
-        let before = (table.entries.capacity(), table.index.capacity());
+        let mut table = Table::new(MANY, seed(), 0);
+        let before = (table.lines().capacity(), table.index.capacity());
         for n in 0..MANY {
             let mut entry = entry(1, 1, Method::FullNat);
             entry.client.source = Address::from_v4((n as u32).to_be_bytes());
@@ -351,7 +545,7 @@ mod tests {
             assert_eq!(table.insert(entry), Ok(n as EntryId));
         }
         assert_eq!(table.insert(entry(1, 1, Method::Nat)), Err(Full));
-        assert_eq!((table.entries.capacity(), table.index.capacity()), before);
+        assert_eq!((table.lines().capacity(), table.index.capacity()), before);
         (0..MANY as EntryId).for_each(|id| assert!(table.remove(id).is_some()));
         assert_eq!((table.len(), table.index.len()), (0, 0));
         assert!(table.free.capacity() >= MANY && table.free.len() == MANY);

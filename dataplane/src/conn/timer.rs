@@ -15,10 +15,12 @@
 //! occupied slots lie ahead of the wheel's time, and a bitmap finds the next of
 //! them, so that hours without a timer are skipped in one step.
 //!
-//! Entries are slots of a table that somebody else owns, known by number. All
-//! memory is taken at construction, and as an entry of zeroes means "not
-//! linked", the pages of entries never used are never touched.
+//! Entries are known by number, and their [`Deadlines`] may be kept with what
+//! else there is of them. All memory is taken at construction, and as an entry
+//! of zeroes means "not linked", the pages of entries never used are not
+//! touched unless that is asked for.
 
+use crate::memory;
 use crate::prefetch::prefetch;
 
 /// Ticks in a second.
@@ -45,20 +47,52 @@ type Links = [u32; 2];
 const NEXT: usize = 0;
 const PREVIOUS: usize = 1;
 
+/// The deadlines of a wheel's entries. One of an entry that is not linked means
+/// nothing.
+pub trait Deadlines {
+    /// That of an entry; 0 if there is no such entry.
+    fn deadline(&self, id: u32) -> u32;
+    /// Changes it, if there is such an entry.
+    fn set_deadline(&mut self, id: u32, deadline: u32);
+    /// Asks the cache for it.
+    fn prefetch_deadline(&self, id: u32);
+}
+
+impl Deadlines for Vec<u32> {
+    #[inline]
+    fn deadline(&self, id: u32) -> u32 {
+        self.get(id as usize).copied().unwrap_or(0)
+    }
+
+    #[inline]
+    fn set_deadline(&mut self, id: u32, deadline: u32) {
+        if let Some(present) = self.get_mut(id as usize) {
+            *present = deadline;
+        }
+    }
+
+    #[inline]
+    fn prefetch_deadline(&self, id: u32) {
+        if let Some(deadline) = self.get(id as usize) {
+            prefetch(deadline);
+        }
+    }
+}
+
 /// A timing wheel over entries `0..capacity`.
 ///
 /// Entry numbers beyond the capacity are ignored by all methods.
 #[derive(Debug)]
-pub struct Wheel {
+pub struct Wheel<D = Vec<u32>> {
     /// Every deadline that is due before this tick was handled, but for the
     /// rest of the slot `draining`
     time: u32,
     /// A slot of which the last call left a part behind
     draining: Option<u16>,
     linked: usize,
+    /// Apart from the deadlines, which are all that the packet path writes
     links: Vec<Links>,
-    /// Apart from the links, as it is all that the packet path writes
-    deadlines: Vec<u32>,
+    deadlines: D,
     /// First entry of each slot, plus one; level by level
     heads: Vec<u32>,
     /// A bit for each slot that holds an entry
@@ -73,16 +107,54 @@ impl Wheel {
     /// When `capacity` is 2³¹ or more: the top bit of a link tells slots
     /// from entries.
     pub fn new(capacity: usize, now: u32) -> Self {
+        Wheel::of(vec![0; capacity], capacity, now)
+    }
+}
+
+impl<D: Deadlines> Wheel<D> {
+    /// A wheel for entries `0..capacity` with these deadlines. Takes 8 bytes an
+    /// entry itself.
+    ///
+    /// # Panics
+    /// As [`Wheel::new`].
+    pub fn of(deadlines: D, capacity: usize, now: u32) -> Self {
         assert!(capacity < FIRST as usize, "a wheel of {capacity} entries: at most {} fit", FIRST - 1);
         Wheel {
             time: now,
             draining: None,
             linked: 0,
             links: vec![[0; 2]; capacity],
-            deadlines: vec![0; capacity],
+            deadlines,
             heads: vec![0; LEVELS * SLOTS],
             occupied: [[0; SLOTS / 64]; LEVELS],
         }
+    }
+
+    /// Lets the kernel provide all memory of the wheel itself.
+    pub(super) fn provide(&self) {
+        memory::provide(&self.links);
+    }
+
+    /// Asks the cache for what linking or unlinking an entry changes of it.
+    #[inline]
+    pub(super) fn prefetch(&self, id: u32) {
+        if let Some(links) = self.links.get(id as usize) {
+            prefetch(links);
+        }
+        self.deadlines.prefetch_deadline(id);
+    }
+
+    /// What the deadlines are kept with.
+    #[inline]
+    pub fn entries(&self) -> &D {
+        &self.deadlines
+    }
+
+    /// What the deadlines are kept with. A deadline may be moved there to a later
+    /// tick, and not to an earlier one.
+    #[inline]
+    pub fn entries_mut(&mut self) -> &mut D {
+        &mut self.deadlines
     }
 
     /// Lets `id` expire at tick `deadline`, whether it had a deadline or not.
@@ -92,7 +164,7 @@ impl Wheel {
         if self.is_linked(id) {
             self.touch(id, deadline);
         } else if (id as usize) < self.links.len() {
-            self.deadlines[id as usize] = deadline;
+            self.deadlines.set_deadline(id, deadline);
             self.link(id);
         }
     }
@@ -103,10 +175,9 @@ impl Wheel {
     /// scheduled.
     #[inline]
     pub fn touch(&mut self, id: u32, deadline: u32) {
-        let Some(present) = self.deadlines.get_mut(id as usize) else { return };
-        if deadline >= *present {
+        if deadline >= self.deadlines.deadline(id) {
             // Harmless where the entry is not linked: linking stores it anew.
-            *present = deadline;
+            self.deadlines.set_deadline(id, deadline);
         } else {
             self.shorten(id, deadline);
         }
@@ -119,7 +190,7 @@ impl Wheel {
     pub fn shorten(&mut self, id: u32, deadline: u32) {
         if self.is_linked(id) {
             self.unlink(id);
-            self.deadlines[id as usize] = deadline;
+            self.deadlines.set_deadline(id, deadline);
             self.link(id);
         }
     }
@@ -135,15 +206,7 @@ impl Wheel {
     /// The tick at which `id` expires; `None` while it is not scheduled.
     #[inline]
     pub fn deadline(&self, id: u32) -> Option<u32> {
-        self.is_linked(id).then(|| self.deadlines[id as usize])
-    }
-
-    /// Asks the cache for what [`Wheel::touch`] of `id` will write.
-    #[inline]
-    pub fn prefetch(&self, id: u32) {
-        if let Some(deadline) = self.deadlines.get(id as usize) {
-            prefetch(deadline);
-        }
+        self.is_linked(id).then(|| self.deadlines.deadline(id))
     }
 
     /// Number of entries that are scheduled.
@@ -196,8 +259,12 @@ impl Wheel {
             let id = head - 1;
             self.unlink(id);
             *budget -= 1;
-            self.draining = (self.heads[usize::from(slot)] != 0).then_some(slot);
-            if self.deadlines[id as usize] <= now {
+            let next = self.heads[usize::from(slot)];
+            self.draining = (next != 0).then_some(slot);
+            if next != 0 {
+                self.deadlines.prefetch_deadline(next - 1);
+            }
+            if self.deadlines.deadline(id) <= now {
                 return Some(id);
             }
             // The deadline was prolonged, or the slot was a coarse one.
@@ -245,7 +312,7 @@ impl Wheel {
 
     /// Puts an entry that is not linked into the slot of its deadline.
     fn link(&mut self, id: u32) {
-        let when = self.deadlines[id as usize].max(self.time);
+        let when = self.deadlines.deadline(id).max(self.time);
         let level = (31 - ((self.time ^ when) | 0xff).leading_zeros()) as usize / 8;
         let index = (when >> (8 * level)) as u8;
         let slot = slot_number(level, index);

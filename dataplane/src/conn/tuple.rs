@@ -30,6 +30,12 @@ impl Tuple {
         }
     }
 
+    /// Whether both addresses are of IPv4.
+    #[inline]
+    pub fn is_v4(&self) -> bool {
+        self.source.is_v4() && self.destination.is_v4()
+    }
+
     /// A hash that nobody can aim at without knowing `seed`: products of
     /// 64 x 64 bits whose halves are folded, with the seed in every factor.
     #[inline]
@@ -39,6 +45,11 @@ impl Tuple {
         let rest = u64::from(self.source_port) << 32
             | u64::from(self.destination_port) << 16
             | u64::from(self.protocol.number());
+        if self.is_v4() {
+            let addresses = source_low << 32 | u64::from(destination_low as u32);
+            let mixed = folded(addresses ^ seed.0, rest ^ seed.1);
+            return folded(mixed ^ seed.1, SPREAD ^ seed.0);
+        }
         let a = folded(source_high ^ seed.0, source_low ^ seed.1);
         let b = folded(destination_high ^ seed.1.rotate_left(32), destination_low ^ seed.0.rotate_left(32));
         folded(a ^ rest ^ seed.1, b.rotate_left(17) ^ seed.0)

@@ -126,6 +126,12 @@ impl Plan {
             Method::Tunnel => tun::plan(client, server),
         }
     }
+
+    /// For the sums of the IP header and of the transport header.
+    #[inline]
+    pub fn deltas(&self) -> [Delta; 2] {
+        [self.ip_delta, self.transport_delta]
+    }
 }
 
 /// What is done to a packet from `side` of a connection. A tunnel starts at

@@ -54,6 +54,9 @@ pub fn pseudo_v6(source: &[u8; 16], destination: &[u8; 16], protocol: u8, length
 pub struct Delta(u16);
 
 impl Delta {
+    /// No change.
+    pub const NONE: Delta = Delta(0);
+
     /// The change of one word.
     #[inline]
     pub const fn new(before: u16, after: u16) -> Self {

@@ -14,7 +14,7 @@ impl<P: Port> Worker<P> {
         let services = &self.view.services;
         let table = &self.flows.table;
         let connection = table.find(&packet.tuple, table.hash(&packet.tuple));
-        let server = connection.and_then(|(id, _)| services.server(table.get(id)?.server_id));
+        let server = connection.and_then(|(id, _)| services.server(table.line(id)?.server_id));
         if let Some(server) = server {
             server.counters.share(self.settings.worker).traffic.dropped.add(1);
             server.service_counters.share(self.settings.worker).dropped.add(1);

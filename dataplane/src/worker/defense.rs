@@ -134,7 +134,7 @@ impl Flows {
         self.overload.to_look_at -= slice;
         for _ in 0..slice {
             let id: EntryId = self.overload.random() % self.table.high_water().max(1);
-            let Some(entry) = self.table.get(id).copied() else { continue };
+            let Some(entry) = self.table.get(id) else { continue };
             if self.is_dispensable(view, id, &entry, now) {
                 self.expire(view, id);
                 ended += 1;
@@ -151,7 +151,7 @@ impl Flows {
         match entry.state {
             State::SynRecv | State::SynAck | State::SctpInit1 | State::SctpInit => true,
             State::Established | State::SctpEstablished | State::Udp => {
-                let Some(deadline) = self.wheel.deadline(id) else { return false };
+                let Some(deadline) = self.table.deadline(id) else { return false };
                 let server = view.services.server(entry.server_id);
                 let timeouts = server.map_or(view.services.timeouts(), |s| view.services.timeouts_of(s));
                 let timeout = ticks(timeouts.seconds(entry.state));

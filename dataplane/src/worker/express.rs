@@ -7,7 +7,7 @@
 //! would do the same with the others.
 
 use super::flow::{Flows, View, deadline};
-use crate::conn::{EntryId, Side, State};
+use crate::conn::{Ends, EntryId, Side, State};
 use crate::ftp::Role;
 use crate::packet::Packet;
 use crate::port::Frame;
@@ -39,23 +39,23 @@ impl Flows {
         (id, side): (EntryId, Side),
         now: u32,
     ) -> Option<usize> {
-        let entry = self.table.get_mut(id)?;
-        let stays = match entry.state {
+        let line = self.table.get_mut(id)?;
+        let stays = match line.state {
             State::Udp => true,
             State::Established => {
-                entry.active && packet.flags & (tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK
+                line.active && packet.flags & (tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK) == tcp::ACK
             }
             _ => false,
         };
         let whole = packet.is_v4 && usize::from(packet.transport) == TRANSPORT && !packet.partial;
-        let ordinary = entry.ftp == Role::None && !entry.one_packet && packet.ttl > 1;
+        let ordinary = line.ftp == Role::None && !line.one_packet && packet.ttl > 1;
         if !(stays && whole && ordinary) {
             return None;
         }
-        let server = view.services.server(entry.server_id).filter(|server| server.available)?;
-        let hop = view.hops.hop(entry.hops[side as usize])?;
+        let server = view.services.server(line.server_id).filter(|server| server.available)?;
+        let hop = view.hops.hop(line.hops[side as usize])?;
         let mac = hop.mac?;
-        let known = entry.hop_generation == view.hops.generation() && hop.vlan.is_none();
+        let known = line.hop_generation == view.hops.generation() as u32 && hop.vlan.is_none();
         if !known || packet.length > hop.mtu {
             return None;
         }
@@ -67,22 +67,21 @@ impl Flows {
         }
         let (head, rest) = bytes.split_first_chunk_mut::<HEAD>()?;
         let field = rest.get_mut(checksum_at - HEAD..)?.first_chunk_mut::<2>()?;
-        match entry.method {
+        match line.method {
             Method::Tunnel => return None,
-            Method::Nat | Method::FullNat if !entry.is_of_one_family() => return None,
             Method::DirectRoute => hop_off(head, HOP),
             Method::Nat | Method::FullNat => {
                 let (other, ip_delta, transport_delta) = match side {
-                    Side::Client => (&entry.server, entry.ip_delta, entry.transport_delta),
-                    Side::Server => {
-                        (&entry.client, entry.ip_delta.reversed(), entry.transport_delta.reversed())
-                    }
+                    Side::Client => (Side::Server, line.ip_delta, line.transport_delta),
+                    Side::Server => (Side::Client, line.ip_delta.reversed(), line.transport_delta.reversed()),
                 };
                 // The addresses and ports of the other side's packets, turned round.
-                put(head, ethernet::LEN + 12, other.destination.v4_bytes());
-                put(head, ethernet::LEN + 16, other.source.v4_bytes());
-                put(head, TRANSPORT, other.destination_port.to_be_bytes());
-                put(head, TRANSPORT + 2, other.source_port.to_be_bytes());
+                let Ends { source, destination, ports: [source_port, destination_port] } =
+                    *line.narrow(other)?;
+                put(head, ethernet::LEN + 12, destination.to_be_bytes());
+                put(head, ethernet::LEN + 16, source.to_be_bytes());
+                put(head, TRANSPORT, destination_port.to_be_bytes());
+                put(head, TRANSPORT + 2, source_port.to_be_bytes());
                 hop_off(head, ip_delta.and(HOP));
                 let before = u16::from_be_bytes(*field);
                 let after = match packet.tuple.protocol {
@@ -93,7 +92,7 @@ impl Flows {
             }
         }
         if self.sync.is_on() {
-            self.sync.packet(id, entry.template, false);
+            self.sync.packet(id, line.template, false);
         }
         put(head, 0, mac);
         put(head, 6, hop.source_mac);
@@ -101,13 +100,16 @@ impl Flows {
 
         server.count(self.worker, side, 1, packet.length.into());
         if side == Side::Client {
-            entry.packets = entry.packets.wrapping_add(1);
+            line.packets = line.packets.wrapping_add(1);
         }
-        let state = entry.state;
+        let state = line.state;
         if state == State::Established || side == Side::Server {
-            self.templates.assure(entry.template);
+            self.templates.assure(line.template);
         }
-        self.wheel.touch(id, deadline(now, view.services.timeouts_of(server).seconds(state)));
+        let deadline = deadline(now, view.services.timeouts_of(server).seconds(state));
+        if !line.prolong(deadline) {
+            self.table.touch(id, deadline);
+        }
         Some(hop.interface.into())
     }
 }

@@ -9,9 +9,9 @@ use super::owners::Owners;
 use super::persist::{Kept, Unserved, Wanted};
 use super::sweep::Sweep;
 use super::sync::Syncing;
-use crate::conn::timer::{Wheel, ticks};
+use crate::conn::timer::ticks;
 use crate::conn::{
-    Direction, Entry, EntryId, NO_HOP, NO_TEMPLATE, Seed, Side, State, Table, Templates, Tuple,
+    Direction, Entry, EntryId, Line, NO_HOP, NO_TEMPLATE, Seed, Side, State, Table, Templates, Tuple,
 };
 use crate::forward::{self, Plan, Refused, Rewrite, Rewritten, icmp};
 use crate::ftp::{Role, Sessions};
@@ -34,6 +34,9 @@ pub(super) struct View {
 /// Seconds that a connection of one packet is kept for it, should it have to
 /// wait for its next hop or come in fragments: a little more than it may.
 const LONGEST_WAIT: u32 = 2;
+
+/// Local ports that are held for a moment beyond those of connections.
+const MOST_PORTS: usize = 64;
 
 /// What is to be done with a packet.
 #[derive(Debug)]
@@ -62,7 +65,6 @@ pub(super) enum Verdict {
 /// Connections of one worker and all that belongs to them.
 pub(super) struct Flows {
     pub(super) table: Table,
-    pub(super) wheel: Wheel,
     pub(super) templates: Templates,
     pub(super) sweep: Sweep,
     pub(super) local_ports: LocalPorts,
@@ -91,14 +93,13 @@ impl Flows {
         now: u32,
     ) -> Self {
         Flows {
-            table: Table::new(capacity, seed),
-            wheel: Wheel::new(capacity, now),
+            table: Table::new(capacity, seed, now),
             templates: Templates::new(capacity, seed, now),
             sweep: Sweep::Done,
             overload: Overload::new(seed, now),
             sync: Syncing::new(capacity),
             workers: claims.len(),
-            local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
+            local_ports: LocalPorts::shared(worker, claims, capacity + MOST_PORTS).starting_at(seed),
             ftp: Sessions::new(capacity),
             owners,
             schedulers: Schedulers::default(),
@@ -152,9 +153,9 @@ impl Flows {
         let verdict = self.forward(view, frame, packet, id, side, now);
         // `ip_vs_conn_put`. One that waits for its next hop stays for that, and
         // one that began with a fragment for the others.
-        if !matches!(verdict, Verdict::Wait(_)) && self.table.get(id).is_some_and(|entry| entry.one_packet) {
+        if !matches!(verdict, Verdict::Wait(_)) && self.table.line(id).is_some_and(|line| line.one_packet) {
             if packet.partial {
-                self.wheel.touch(id, deadline(now, LONGEST_WAIT));
+                self.table.touch(id, deadline(now, LONGEST_WAIT));
             } else {
                 self.expire(view, id);
             }
@@ -166,8 +167,8 @@ impl Flows {
     /// there had been none.
     #[inline]
     fn is_over(&self, view: &View, id: EntryId, side: Side, packet: &Packet) -> bool {
-        let spent = |entry: &Entry| entry.one_packet && entry.packets > 0 && !packet.later;
-        self.table.get(id).is_some_and(spent)
+        let spent = |line: &Line| line.one_packet && line.packets > 0 && !packet.later;
+        self.table.line(id).is_some_and(spent)
             || side == Side::Client && (self.begins_anew(view, id, packet) || self.is_abandoned(view, id))
     }
 
@@ -204,12 +205,12 @@ impl Flows {
         side: Side,
         now: u32,
     ) -> Verdict {
-        let Some(entry) = self.table.get_mut(id) else { return Verdict::Unclaimed };
+        let Some(line) = self.table.get_mut(id) else { return Verdict::Unclaimed };
         // Nobody knows yet from which port it is opened.
-        if entry.ftp == Role::Expected {
+        if line.ftp == Role::Expected {
             return Verdict::Unclaimed;
         }
-        let Some(server) = view.services.server(entry.server_id) else {
+        let Some(server) = view.services.server(line.server_id) else {
             return Verdict::Drop(DropReason::ServerGone);
         };
         // expire_nodest_conn=0: the entry stays, its packets do not pass
@@ -219,10 +220,11 @@ impl Flows {
         }
 
         // Before anything is counted: a packet that has to wait comes again.
-        let (hop_id, hop) = match resolved(entry, side, &view.hops) {
+        let (hop_id, hop) = match resolved(&mut self.table, id, side, &view.hops) {
             Ok(resolved) => resolved,
             Err(verdict) => return verdict,
         };
+        let Some(line) = self.table.get_mut(id) else { return Verdict::Unclaimed };
 
         // The fragments of a packet count as the packet, which IPVS has put
         // together.
@@ -232,33 +234,33 @@ impl Flows {
         };
         server.count(self.worker, side, packets.into(), bytes.into());
         if side == Side::Client {
-            entry.packets = entry.packets.wrapping_add(packets);
+            line.packets = line.packets.wrapping_add(packets);
         }
 
         let direction = match side {
-            Side::Client if entry.method.has_replies() => Direction::Input,
+            Side::Client if line.method.has_replies() => Direction::Input,
             Side::Client => Direction::InputOnly,
             Side::Server => Direction::Output,
         };
         let state = match packet.later {
-            false => entry.state.next(direction, packet.flags, self.overload.secure_tcp()),
-            true => entry.state,
+            false => line.state.next(direction, packet.flags, self.overload.secure_tcp()),
+            true => line.state,
         };
         if self.sync.is_on() {
-            let changed = state != entry.state || entry.packets == 1 && side == Side::Client;
-            self.sync.packet(id, entry.template, changed);
+            let changed = state != line.state || line.packets == 1 && side == Side::Client;
+            self.sync.packet(id, line.template, changed);
         }
-        entry.state = state;
+        line.state = state;
         // `ip_vs_control_assure_ct`
         if matches!(state, State::Established | State::SctpEstablished)
             || state == State::Udp && side == Side::Server
         {
-            self.templates.assure(entry.template);
+            self.templates.assure(line.template);
         }
-        if state.is_active() != entry.active {
-            entry.active = state.is_active();
+        if state.is_active() != line.active {
+            line.active = state.is_active();
             let share = server.counters.share(self.worker);
-            let (from, to) = match entry.active {
+            let (from, to) = match line.active {
                 true => (&share.inactive, &share.active),
                 false => (&share.active, &share.inactive),
             };
@@ -266,11 +268,12 @@ impl Flows {
             to.add(1);
         }
         let seconds = view.services.timeouts_of(server).seconds(state);
-        self.wheel.touch(id, deadline(now, seconds));
+        self.table.touch(id, deadline(now, seconds));
 
-        let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
+        let Some(entry) = self.table.get(id) else { return Verdict::Unclaimed };
+        let Some(outer_source) = outer_source(&entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
         let pmtu_disc = view.services.tunables().pmtu_disc;
-        let rewrite = forward::rewrite(entry, side, outer_source, server.encapsulation, pmtu_disc);
+        let rewrite = forward::rewrite(&entry, side, outer_source, server.encapsulation, pmtu_disc);
         // A packet is for a VIP or a LIP, but for a NAT server's, which is for
         // the client: the director answers that in its own name.
         let (role, for_client) = (entry.ftp, side == Side::Server && entry.method == Method::Nat);
@@ -307,7 +310,7 @@ impl Flows {
             return false;
         }
         let tunables = view.services.tunables();
-        let Some(entry) = self.table.get(id).filter(|_| tunables.conn_reuse_mode != 0) else { return false };
+        let Some(entry) = self.table.line(id).filter(|_| tunables.conn_reuse_mode != 0) else { return false };
         // A controlled connection is the same again, but for one that was
         // announced since (`is_new_conn_expected`).
         if entry.ftp == Role::Data {
@@ -327,7 +330,7 @@ impl Flows {
         view.services.tunables().expire_nodest_conn
             && self
                 .table
-                .get(id)
+                .line(id)
                 .and_then(|entry| view.services.server(entry.server_id))
                 .is_some_and(|server| !server.available)
     }
@@ -444,22 +447,11 @@ impl Flows {
         let server = services.server(server_id).ok_or(Verdict::Drop(DropReason::ServerGone))?;
         let [destination, local] = ends;
         let plan = Plan::new(server.method, tuple, destination, local);
-        let state = State::first(tuple.protocol);
         let entry = Entry {
-            client: tuple,
-            server: plan.server,
-            server_id,
-            hops: [NO_HOP; 2],
-            hop_generation: view.hops.generation(),
-            packets: 0,
-            ip_delta: plan.ip_delta,
-            transport_delta: plan.transport_delta,
-            state,
-            method: server.method,
-            active: false,
             ftp: Flows::ftp_role(view, server.method, &tuple),
             one_packet: service.options.one_packet && tuple.protocol == Protocol::Udp,
             template,
+            ..Entry::new(tuple, plan.server, plan.deltas(), server_id, server.method)
         };
         let Ok(id) = self.table.insert(entry) else {
             self.give_back(&entry);
@@ -467,9 +459,9 @@ impl Flows {
         };
         let seconds = match entry.one_packet {
             true => LONGEST_WAIT,
-            false => services.timeouts_of(server).seconds(state),
+            false => services.timeouts_of(server).seconds(entry.state),
         };
-        self.wheel.schedule(id, deadline(now, seconds));
+        self.table.schedule(id, deadline(now, seconds));
         self.templates.adopt(template, now);
         self.owners.begun(&tuple, self.worker);
         let share = server.counters.share(self.worker);
@@ -482,9 +474,8 @@ impl Flows {
 
     /// Ends a connection.
     pub(super) fn expire(&mut self, view: &View, id: EntryId) {
-        self.wheel.cancel(id);
         let Some(entry) = self.table.remove(id) else { return };
-        self.sync.gone(id, &entry.client);
+        self.sync.gone(id, &entry.client, &self.owners, self.worker);
         self.owners.over(&entry.client, self.worker);
         self.templates.let_go(entry.template);
         let entry = self.forget_ftp(id, entry);
@@ -533,43 +524,47 @@ pub(super) fn outer_source(entry: &Entry, hop: &NextHop) -> Option<Address> {
 
 /// Where packets from `side` of a connection go.
 #[inline]
-fn target(entry: &Entry, side: Side) -> Address {
-    match side {
+fn target(table: &Table, id: EntryId, side: Side) -> Result<Address, Verdict> {
+    let entry = table.get(id).ok_or(Verdict::Unclaimed)?;
+    Ok(match side {
         Side::Client => entry.server.source,
         Side::Server => entry.client.source,
-    }
+    })
 }
 
-/// The next hop for packets from `side`, whose MAC is known.
+/// The next hop for packets from `side` of a connection, whose MAC is known.
 #[inline]
 pub(super) fn resolved<'a>(
-    entry: &mut Entry,
+    table: &mut Table,
+    id: EntryId,
     side: Side,
     hops: &'a NextHops,
 ) -> Result<(HopId, &'a NextHop), Verdict> {
-    let id = towards(entry, side, hops)?;
-    let hop = hops.hop(id).ok_or(Verdict::Drop(DropReason::NoRoute))?;
+    let known = towards(table, id, side, hops)?;
+    let hop = hops.hop(known).ok_or(Verdict::Drop(DropReason::NoRoute))?;
     if hop.mac.is_none() {
-        return Err(Verdict::Wait(target(entry, side)));
+        return Err(Verdict::Wait(target(table, id, side)?));
     }
-    Ok((id, hop))
+    Ok((known, hop))
 }
 
 /// The next hop for packets from `side`, from the entry unless routes changed.
 #[inline]
-fn towards(entry: &mut Entry, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
-    if entry.hop_generation != hops.generation() {
-        entry.hops = [NO_HOP; 2];
-        entry.hop_generation = hops.generation();
+fn towards(table: &mut Table, id: EntryId, side: Side, hops: &NextHops) -> Result<HopId, Verdict> {
+    let line = table.get_mut(id).ok_or(Verdict::Unclaimed)?;
+    let generation = hops.generation() as u32;
+    if line.hop_generation != generation {
+        line.hops = [NO_HOP; 2];
+        line.hop_generation = generation;
     }
-    let known = entry.hops[side as usize];
+    let known = line.hops[side as usize];
     if known != NO_HOP {
         return Ok(known);
     }
-    let target = target(entry, side);
+    let target = target(table, id, side)?;
     match hops.resolve(target) {
         Resolution::Hop(hop) => {
-            entry.hops[side as usize] = hop;
+            table.get_mut(id).ok_or(Verdict::Unclaimed)?.hops[side as usize] = hop;
             Ok(hop)
         }
         Resolution::Ask => Err(Verdict::Wait(target)),

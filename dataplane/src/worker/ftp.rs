@@ -2,7 +2,7 @@
 //! claimed. See [`crate::ftp`].
 
 use super::flow::{Flows, Verdict, View, deadline};
-use crate::conn::{Entry, EntryId, NO_HOP, NO_TEMPLATE, Side, State, Tuple};
+use crate::conn::{Entry, EntryId, Side, State, Tuple};
 use crate::forward::Plan;
 use crate::ftp::command::{Command, Reply, Text};
 use crate::ftp::segment::{self, Segment};
@@ -54,7 +54,7 @@ impl Flows {
         now: u32,
     ) -> Result<Packet, Verdict> {
         let drop = Err(Verdict::Drop(DropReason::FtpControl));
-        let Some(entry) = self.table.get(id).copied() else { return Ok(*packet) };
+        let Some(entry) = self.table.get(id) else { return Ok(*packet) };
         // The client opens it anew where it was over: other numbers, other lines.
         // In one that is established, a SYN changes nothing.
         let opens = side == Side::Client && packet.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
@@ -300,7 +300,7 @@ impl Flows {
     ) -> Result<Option<EntryId>, Verdict> {
         let Announced { client, server, listed_port } = announced;
         let old = self.table.find(&client, self.table.hash(&client)).map(|(id, _)| id);
-        match old.and_then(|id| Some((id, self.table.get(id)?.ftp))) {
+        match old.and_then(|id| Some((id, self.table.line(id)?.ftp))) {
             Some((id, Role::Expected | Role::Data)) => self.expire(view, id),
             Some(_) => return Ok(None),
             None => {}
@@ -319,24 +319,16 @@ impl Flows {
         };
         let plan = Plan::new(entry.method, client, server, local);
         let data = Entry {
-            client,
-            server: plan.server,
-            hops: [NO_HOP; 2],
-            packets: 0,
-            ip_delta: plan.ip_delta,
-            transport_delta: plan.transport_delta,
             state: State::Listen,
-            active: false,
             ftp: Role::Expected,
-            template: NO_TEMPLATE,
-            ..*entry
+            ..Entry::new(client, plan.server, plan.deltas(), entry.server_id, entry.method)
         };
         let Ok(id) = self.table.insert(data) else {
             self.give_back(&of_pool(data));
             return Err(full);
         };
         let seconds = view.services.timeouts_of(real).seconds(State::Listen);
-        self.wheel.schedule(id, deadline(now, seconds));
+        self.table.schedule(id, deadline(now, seconds));
         // As in IPVS, it counts as a connection of the server, but not as one that
         // was scheduled.
         real.counters.share(self.worker).inactive.add(1);
@@ -381,7 +373,7 @@ impl Flows {
         }
         let tuple = Tuple { source_port: 0, ..packet.tuple };
         let found = self.table.find(&tuple, self.table.hash(&tuple))?;
-        let expected = self.table.get(found.0).is_some_and(|entry| entry.ftp == Role::Expected);
+        let expected = self.table.line(found.0).is_some_and(|line| line.ftp == Role::Expected);
         (expected && packet.tuple.source_port != 0).then_some(found)
     }
 
@@ -389,8 +381,9 @@ impl Flows {
     #[inline]
     pub(super) fn claim(&mut self, packet: &Packet) -> Option<(EntryId, Side)> {
         let (id, side) = self.expects(packet)?;
+        let over = self.table.deadline(id);
         let mut entry = self.table.remove(id)?;
-        self.sync.gone(id, &entry.client);
+        self.sync.gone(id, &entry.client, &self.owners, self.worker);
         let (mut client, mut server) = (entry.client, (entry.server.source, entry.server.source_port));
         let mut local = (entry.server.destination, entry.server.destination_port);
         match side {
@@ -409,6 +402,9 @@ impl Flows {
         // The number that was given back last is the first to be given away.
         let again = self.table.insert(entry);
         debug_assert_eq!(again, Ok(id));
+        if let Some(deadline) = over {
+            self.table.schedule(id, deadline);
+        }
         self.ftp.come(id);
         Some((id, side))
     }
@@ -431,9 +427,10 @@ impl Flows {
 
     /// Whether a connection whose time is over goes on for its data connections.
     pub(super) fn outlives(&mut self, id: EntryId, now: u32) -> bool {
-        let needed = self.table.get(id).is_some_and(|e| e.ftp == Role::Control) && self.ftp.children(id) > 0;
+        let needed =
+            self.table.line(id).is_some_and(|line| line.ftp == Role::Control) && self.ftp.children(id) > 0;
         if needed {
-            self.wheel.schedule(id, deadline(now, ANOTHER_MINUTE));
+            self.table.schedule(id, deadline(now, ANOTHER_MINUTE));
         }
         needed
     }

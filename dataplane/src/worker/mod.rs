@@ -18,6 +18,7 @@ mod handoff;
 mod held;
 mod listing;
 mod owners;
+mod pages;
 pub(crate) mod persist;
 mod pieces;
 mod related;
@@ -33,7 +34,7 @@ use std::time::Duration;
 
 use crossbeam::channel::Sender;
 
-use crate::conn::{Seed, Tuple, timer::TICKS_PER_SECOND};
+use crate::conn::{Likely, Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
@@ -48,6 +49,7 @@ use fragments::Arrival;
 use gather::Gather;
 use held::Held;
 use listing::Listing;
+pub use pages::{Order, Slice, Slices};
 pub use snapshot::Snapshot;
 use sweep::Sweep;
 
@@ -58,10 +60,6 @@ const EXPIRE_BUDGET: usize = 4 * BURST;
 /// Listings under way at once. For another one the oldest is given up, which
 /// is most likely one that nobody reads.
 const MOST_LISTINGS: usize = 64;
-
-/// Connections that the second-level cache holds: up to here asking for them
-/// beforehand costs more than it saves.
-const IN_CACHE: usize = 4096;
 
 /// Frames that wait for room in a transmit ring.
 const MOST_UNSENT: usize = 4 * BURST;
@@ -89,7 +87,11 @@ pub struct Worker<P: Port> {
     view: View,
     flows: Flows,
     burst: Vec<P::Frame>,
-    parsed: Vec<Result<(Packet, u64), Unparsed>>,
+    /// How many frames of the burst came from which interface, in order
+    parts: Vec<(usize, usize)>,
+    parsed: Vec<Result<Packet, Unparsed>>,
+    /// Hash and likely connection of each
+    lookups: Vec<(u64, Likely)>,
     /// Frames to be sent, by interface
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
@@ -131,8 +133,10 @@ impl<P: Port> Worker<P> {
             exchanges,
             counters,
             view: View::default(),
-            burst: Vec::with_capacity(BURST),
-            parsed: Vec::with_capacity(BURST),
+            burst: Vec::with_capacity(2 * BURST),
+            parts: Vec::with_capacity(interfaces),
+            parsed: Vec::with_capacity(2 * BURST),
+            lookups: Vec::with_capacity(2 * BURST),
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
@@ -167,18 +171,24 @@ impl<P: Port> Worker<P> {
         self.take_up_snapshots(now);
         self.port.reclaim();
         let mut handled = 0;
-        for interface in 0..self.port.interfaces() {
-            let mut burst = std::mem::take(&mut self.burst);
+        let (mut burst, mut parts) = (std::mem::take(&mut self.burst), std::mem::take(&mut self.parts));
+        let interfaces = self.port.interfaces();
+        self.receiving = self.settings.workers > 1;
+        for interface in 0..interfaces {
             let received = self.port.receive(interface, &mut burst);
             if received > 0 {
                 self.counters.count_received(interface, received as u64);
-                self.receiving = self.settings.workers > 1;
-                self.process(&mut burst, interface, 0, now);
-                self.receiving = false;
+                parts.push((interface, received));
                 handled += received;
             }
-            self.burst = burst;
+            // Short ones together, as the first steps of each wait for memory.
+            if burst.len() >= BURST || interface + 1 == interfaces && !burst.is_empty() {
+                self.process(&mut burst, &parts, 0, now);
+                parts.clear();
+            }
         }
+        self.receiving = false;
+        (self.burst, self.parts) = (burst, parts);
         if self.settings.workers > 1 {
             handled += self.process_handed(now);
         }
@@ -193,8 +203,16 @@ impl<P: Port> Worker<P> {
         handled + usize::from(listing)
     }
 
-    /// Sleeps until a frame may have come, at most `limit`.
+    /// Gives memory that is not used any more back to the kernel, by a bounded
+    /// portion. For when there was nothing else to do, as it takes system calls.
+    pub fn tidy(&mut self) {
+        self.flows.local_ports.tidy();
+    }
+
+    /// Sleeps until a frame may have come, at most `limit`. For when there was
+    /// nothing to do.
     pub fn wait(&mut self, limit: Duration) {
+        self.tidy();
         // Control waits for a table to be adopted, and that takes some rounds.
         if !self.flows.is_adopting() {
             self.port.wait(limit);
@@ -226,34 +244,41 @@ impl<P: Port> Worker<P> {
         self.flows.local_ports.proceed();
     }
 
-    /// Handles frames that were received on `interface`.
-    fn process(&mut self, burst: &mut Vec<P::Frame>, interface: usize, visits: usize, now: u64) {
-        // Each pass asks the cache for what the next one reads, so that the
-        // misses of a whole burst are under way at once.
+    /// Handles frames, of which so many were received on which interface.
+    fn process(&mut self, burst: &mut Vec<P::Frame>, parts: &[(usize, usize)], visits: usize, now: u64) {
+        // Each pass asks the cache for what the next one reads, and does little
+        // else, so that the misses of many packets are under way at once.
         burst.iter().filter_map(|frame| frame.bytes().first()).for_each(prefetch);
-        let prefetching = self.flows.table.len() > IN_CACHE;
         self.parsed.clear();
         for frame in burst.iter() {
-            let parsed = Packet::parse(frame.bytes()).map(|packet| {
-                let hash = self.flows.table.hash(&packet.tuple);
-                if prefetching {
-                    self.flows.table.prefetch(hash);
-                }
-                (packet, hash)
-            });
-            self.parsed.push(parsed);
+            Packet::parse_into(frame.bytes(), &mut self.parsed);
         }
-        if prefetching {
-            for (_, hash) in self.parsed.iter().flatten() {
-                if let Some(id) = self.flows.table.prefetch_entry(*hash) {
-                    self.flows.wheel.prefetch(id);
-                }
+        let table = &self.flows.table;
+        self.lookups.clear();
+        self.lookups.extend(self.parsed.iter().map(|parsed| {
+            let Ok(packet) = parsed else { return (0, Likely::NONE) };
+            let hash = table.hash(&packet.tuple);
+            table.prefetch(hash);
+            (hash, Likely::NONE)
+        }));
+        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
+            if let Ok(packet) = parsed {
+                *likely = table.likely(&packet.tuple, *hash);
+            }
+        }
+        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
+            if let Ok(packet) = parsed {
+                table.go_on(&packet.tuple, *hash, likely);
             }
         }
         let parsed = std::mem::take(&mut self.parsed);
-        for (mut frame, parsed) in burst.drain(..).zip(&parsed) {
-            let (packet, hash) = match parsed {
-                Ok(parsed) => parsed,
+        let lookups = std::mem::take(&mut self.lookups);
+        let interfaces =
+            parts.iter().flat_map(|(interface, frames)| std::iter::repeat_n(*interface, *frames));
+        let packets = burst.drain(..).zip(interfaces).zip(parsed.iter().zip(&lookups));
+        for ((mut frame, interface), (parsed, (hash, likely))) in packets {
+            let packet = match parsed {
+                Ok(packet) => packet,
                 Err(unparsed) => {
                     self.process_unparsed(frame, *unparsed, interface, visits, now);
                     continue;
@@ -261,7 +286,7 @@ impl<P: Port> Worker<P> {
             };
             // Not before its turn: an earlier packet of this burst may have made the
             // connection, or ended it.
-            let found = self.flows.table.find(&packet.tuple, *hash);
+            let found = self.flows.table.find_likely(&packet.tuple, *hash, *likely);
             if let Some(found) = found
                 && let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now))
             {
@@ -272,6 +297,7 @@ impl<P: Port> Worker<P> {
             self.carry_out(verdict, frame, packet, interface, visits, now);
         }
         self.parsed = parsed;
+        self.lookups = lookups;
     }
 
     #[cold]
@@ -474,7 +500,7 @@ impl<P: Port> Worker<P> {
 
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
-        while let Some(id) = self.flows.wheel.pop(tick(now), &mut budget) {
+        while let Some(id) = self.flows.table.pop_expired(tick(now), &mut budget) {
             if self.flows.outlives(id, tick(now)) || self.flows.awaits_word(id, tick(now)) {
                 continue;
             }
@@ -497,11 +523,11 @@ impl<P: Port> Worker<P> {
     fn obey(&mut self, now: u64) -> bool {
         while let Some(command) = self.exchange().commands.pop() {
             match command {
-                Command::List(filter, answer) => {
+                Command::List(order) => {
                     if self.listings.len() >= MOST_LISTINGS {
                         self.listings.remove(0);
                     }
-                    self.listings.push(Listing::new(filter, answer));
+                    self.listings.push(Listing::new(order));
                 }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());

@@ -69,6 +69,14 @@ impl Owners {
         (owner != 0 && tag == own & !WORKERS).then(|| owner as usize - 1)
     }
 
+    /// Whether another worker began a connection of this client after `worker`
+    /// did, which still has the former one.
+    pub(super) fn is_outdated(&self, tuple: &Tuple, worker: usize) -> bool {
+        let Some((slot, own)) = self.slot(tuple, worker) else { return false };
+        let found = slot.load(Relaxed);
+        found != own && found & WORKERS != 0 && found & !WORKERS == own & !WORKERS
+    }
+
     /// `worker` has a connection of this client from now on.
     #[inline]
     pub(super) fn begun(&self, tuple: &Tuple, worker: usize) {
@@ -116,6 +124,8 @@ mod tests {
         owners.begun(&client(1), 2);
         assert_eq!([0, 1, 3].map(|worker| owners.elsewhere(&client(1), worker)), [Some(2); 3]);
         assert_eq!(owners.elsewhere(&client(2), 0), None);
+        assert_eq!([0, 2].map(|worker| owners.is_outdated(&client(1), worker)), [true, false]);
+        assert!(!owners.is_outdated(&client(2), 0));
         owners.over(&client(1), 1);
         assert_eq!(owners.elsewhere(&client(1), 0), Some(2), "another worker cannot end it");
         owners.over(&client(1), 2);

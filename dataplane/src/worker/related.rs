@@ -53,25 +53,25 @@ impl Flows {
     fn relate<F: Frame>(&mut self, view: &View, frame: &mut F, error: &Related) -> Verdict {
         let Some((id, side)) = self.find(&error.packet.tuple) else { return Verdict::Unclaimed };
         let packet_id = self.next_id();
-        let Some(entry) = self.table.get_mut(id) else { return Verdict::Unclaimed };
+        let Some(entry) = self.table.get(id) else { return Verdict::Unclaimed };
         // As in IPVS: what is not changed is not checked, that being its
         // receiver's business.
         if entry.method.has_replies() && !error.intact {
             return Verdict::Drop(DropReason::BadChecksum);
         }
-        let (hop_id, hop) = match resolved(entry, side, &view.hops) {
+        let (hop_id, hop) = match resolved(&mut self.table, id, side, &view.hops) {
             Ok(resolved) => resolved,
             Err(verdict) => return verdict,
         };
         if let Some(server) = view.services.server(entry.server_id).filter(|server| server.available) {
             server.count(self.worker, side, 1, error.packet.length.into());
         }
-        let Some(outer_source) = outer_source(entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
+        let Some(outer_source) = outer_source(&entry, hop) else { return Verdict::Drop(DropReason::NoRoute) };
         let encapsulation = view.services.server(entry.server_id).map(|server| server.encapsulation);
         let pmtu_disc = view.services.tunables().pmtu_disc;
         let encapsulation = encapsulation.unwrap_or_default();
-        let rewrite = forward::rewrite(entry, side, outer_source, encapsulation, pmtu_disc);
-        let source = related::source(entry, side);
+        let rewrite = forward::rewrite(&entry, side, outer_source, encapsulation, pmtu_disc);
+        let source = related::source(&entry, side);
         match related::apply(&rewrite, error, source, frame, hop.mtu, packet_id) {
             Ok(rewritten) => Verdict::Send(rewritten, hop_id),
             Err(Refused::TtlExceeded) => Verdict::Drop(DropReason::TtlExceeded),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::conn::{Entry, Seed, Tuple};
+use crate::conn::{Seed, Tuple};
 use crate::forward::put_link_header;
 use crate::local::Claims;
 use crate::neigh::{Egress, NextHops, NextHopsBuilder, Prefix};
@@ -142,10 +142,10 @@ impl Director {
 
     /// All that is kept, in words.
     fn state(&self) -> (String, Option<u32>, Traffic, [u64; 2]) {
-        let entry = self.flows.table.get(0);
+        let line = self.flows.table.line(0);
         let counts = [self.counters.active(), self.counters.inactive()];
-        let kept = entry.map(|entry: &Entry| format!("{entry:?}")).unwrap_or_default();
-        (kept, self.flows.wheel.deadline(0), self.counters.traffic(), counts)
+        let kept = line.map(|line| format!("{line:?}")).unwrap_or_default();
+        (kept, self.flows.table.deadline(0), self.counters.traffic(), counts)
     }
 }
 

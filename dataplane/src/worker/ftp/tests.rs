@@ -20,20 +20,10 @@ fn control() -> Entry {
     };
     let plan = Plan::new(Method::FullNat, client, (address(1), 21), (address(200), 5000));
     Entry {
-        client,
-        server: plan.server,
-        server_id: ServerId(0),
-        hops: [NO_HOP; 2],
-        hop_generation: 0,
-        packets: 0,
-        ip_delta: plan.ip_delta,
-        transport_delta: plan.transport_delta,
         state: State::Established,
-        method: Method::FullNat,
         active: true,
-        one_packet: false,
         ftp: Role::Control,
-        template: NO_TEMPLATE,
+        ..Entry::new(client, plan.server, plan.deltas(), ServerId(0), Method::FullNat)
     }
 }
 

@@ -145,6 +145,10 @@ impl Flows {
             return None;
         }
         let (client, server) = (entry.client, entry.server);
+        // A flow that came to another queue when it began anew is that worker's.
+        if self.owners.is_outdated(&client, self.worker) {
+            return None;
+        }
         Some(Session {
             client,
             service: view.services.server(entry.server_id)?.service_key,
@@ -152,7 +156,7 @@ impl Flows {
             local: (entry.method == Method::FullNat).then_some((server.destination, server.destination_port)),
             method: entry.method,
             state: entry.state,
-            expires: left(self.wheel.deadline(id)?, now),
+            expires: left(self.table.deadline(id)?, now),
             packets: entry.packets,
             persistent: entry.template != NO_TEMPLATE,
             ftp: entry.ftp,
@@ -259,7 +263,7 @@ impl Flows {
             let id = self.sync.refresh.next % sessions;
             self.sync.refresh.next = id + 1;
             self.sync.refresh.due -= 1;
-            let (Some(entry), Some(deadline)) = (self.table.get(id), self.wheel.deadline(id)) else {
+            let (Some(entry), Some(deadline)) = (self.table.get(id), self.table.deadline(id)) else {
                 continue;
             };
             let Some(server) = view.services.server(entry.server_id) else { continue };
@@ -289,7 +293,7 @@ impl Flows {
         let awaits = self.sync.on && self.sync.awaits(self.sync.sessions.get(id));
         if awaits {
             self.sync.sessions.set(id, OVERDUE);
-            self.wheel.schedule(id, super::super::flow::deadline(now, GRACE));
+            self.table.schedule(id, super::super::flow::deadline(now, GRACE));
         }
         awaits
     }

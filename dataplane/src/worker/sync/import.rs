@@ -7,7 +7,7 @@ use super::super::flow::{Flows, View, deadline};
 use super::super::persist;
 use super::{EPOCH, FOREIGN, FRESHER};
 use crate::conn::timer::TICKS_PER_SECOND;
-use crate::conn::{Entry, EntryId, NO_HOP, NO_TEMPLATE, Side, Template, TemplateId, TemplateKey, Tuple};
+use crate::conn::{Entry, EntryId, NO_TEMPLATE, Side, Template, TemplateId, TemplateKey, Tuple};
 use crate::forward::Plan;
 use crate::ftp::Role;
 use crate::service::{FTP, FtpPorts, Method, ServerId};
@@ -269,7 +269,7 @@ impl Flows {
             if side == Side::Server {
                 return Err(Refused::Own);
             }
-            let Some(entry) = self.table.get(id).copied() else { return Err(Refused::Own) };
+            let Some(entry) = self.table.get(id) else { return Err(Refused::Own) };
             if self.sync.sessions.get(id) & EPOCH == 0 && !self.is_fresher(view, told, id, &entry, now) {
                 return Err(Refused::Own);
             }
@@ -288,7 +288,7 @@ impl Flows {
         let Some(server) = view.services.server(entry.server_id) else { return true };
         let timeouts = view.services.timeouts_of(server);
         let left =
-            self.wheel.deadline(id).map_or(0, |deadline| deadline.saturating_sub(now) / TICKS_PER_SECOND);
+            self.table.deadline(id).map_or(0, |deadline| deadline.saturating_sub(now) / TICKS_PER_SECOND);
         let idle = timeouts.seconds(entry.state).saturating_sub(left);
         let its_idle = timeouts.seconds(told.state).saturating_sub(told.expires);
         its_idle + FRESHER < idle
@@ -311,7 +311,7 @@ impl Flows {
                 to.add(1);
             }
         }
-        self.wheel.schedule(id, deadline(now, told.expires));
+        self.table.schedule(id, deadline(now, told.expires));
         self.sync.sessions.confirm(id, epoch);
         if let (Role::Control, Some(control)) = (told.ftp, &told.control) {
             // Without room for it the connection goes on as far as it can.
@@ -346,26 +346,18 @@ impl Flows {
         let plan = Plan::new(method, client, told.server, local);
         let active = told.state.is_active();
         let entry = Entry {
-            client,
-            server: plan.server,
-            server_id,
-            hops: [NO_HOP; 2],
-            hop_generation: view.hops.generation(),
             packets: told.packets,
-            ip_delta: plan.ip_delta,
-            transport_delta: plan.transport_delta,
             state: told.state,
-            method,
             active,
-            one_packet: false,
             ftp: told.ftp,
             template: template.unwrap_or(NO_TEMPLATE),
+            ..Entry::new(client, plan.server, plan.deltas(), server_id, method)
         };
         let Ok(id) = self.table.insert(entry) else {
             self.give_back(&if is_data { super::super::ftp::of_pool(entry) } else { entry });
             return Err(Refused::Full);
         };
-        self.wheel.schedule(id, deadline(now, told.expires));
+        self.table.schedule(id, deadline(now, told.expires));
         self.templates.join(entry.template);
         // As in IPVS, it counts as the server's, but not as one that was
         // scheduled.

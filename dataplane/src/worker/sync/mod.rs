@@ -13,6 +13,7 @@ mod import;
 
 use std::sync::Arc;
 
+use super::owners::Owners;
 use super::{Worker, tick};
 use crate::conn::{EntryId, NO_TEMPLATE, TemplateId, Tuple};
 use crate::port::Port;
@@ -177,16 +178,17 @@ impl Syncing {
     /// Takes note that the connection with this tuple is over, or that its tuple
     /// becomes another.
     #[inline]
-    pub(super) fn gone(&mut self, id: EntryId, client: &Tuple) {
+    pub(super) fn gone(&mut self, id: EntryId, client: &Tuple, owners: &Owners, worker: usize) {
         if self.on {
-            self.session_gone(id, client);
+            self.session_gone(id, client, owners, worker);
         }
     }
 
     #[cold]
-    fn session_gone(&mut self, id: EntryId, client: &Tuple) {
+    fn session_gone(&mut self, id: EntryId, client: &Tuple, owners: &Owners, worker: usize) {
         let mark = self.sessions.forget(id);
-        if mark & TOLD != 0 {
+        // One that another worker began since has not ended.
+        if mark & TOLD != 0 && !owners.is_outdated(client, worker) {
             self.tell(&Record::SessionGone(*client));
         }
     }
