@@ -1,6 +1,7 @@
 //! What a worker shares with control and with the other workers: snapshots
 //! that it reads, and bounded queues.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
@@ -25,6 +26,9 @@ pub struct Published {
     pub services: Snapshot<ServiceTable>,
     /// Next hops
     pub hops: Snapshot<NextHops>,
+    /// Whether this director is the backup of another one: packets of known
+    /// connections go on, and no others are taken. Control writes, workers read.
+    pub standby: AtomicBool,
 }
 
 impl Published {
@@ -49,6 +53,9 @@ pub enum Command {
     List(Order),
     /// Open all interfaces anew, and say how that went
     Reopen(Sender<Result<(), String>>),
+    /// Close all interfaces, and say so once listeners were told all that
+    /// happened until then
+    Close(Sender<()>),
     /// Tell of connections from now on
     Tell(Arc<Tap>),
 }

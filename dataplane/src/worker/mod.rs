@@ -24,11 +24,15 @@ mod pieces;
 mod related;
 mod sip;
 mod snapshot;
+mod standby;
 mod sweep;
 mod sync;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use crossbeam::channel::Sender;
 
 use crate::conn::{Likely, Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
@@ -104,6 +108,8 @@ pub struct Worker<P: Port> {
     receiving: bool,
     /// The address that control was last asked for, and when
     asked: Option<(Address, u32)>,
+    /// Who is to be told once listeners know all
+    closing: Option<Sender<()>>,
 }
 
 impl<P: Port> Worker<P> {
@@ -143,6 +149,7 @@ impl<P: Port> Worker<P> {
             icmp_limit: icmp::Limit::new(now),
             receiving: false,
             asked: None,
+            closing: None,
         }
     }
 
@@ -193,6 +200,9 @@ impl<P: Port> Worker<P> {
         self.expire(now);
         let listing = self.obey(now);
         handled += usize::from(self.synchronise(now));
+        if let Some(answer) = self.closing.take() {
+            let _ = answer.try_send(());
+        }
         self.counters.polls.add(1);
         handled + usize::from(listing)
     }
@@ -215,6 +225,7 @@ impl<P: Port> Worker<P> {
     }
 
     fn take_up_snapshots(&mut self, now: u64) {
+        self.flows.standby = self.published.standby.load(Ordering::Relaxed);
         if !self.flows.is_adopting() {
             let services = self.published.services.load();
             if !Arc::ptr_eq(&services, &self.view.services) {
@@ -344,6 +355,13 @@ impl<P: Port> Worker<P> {
             }
             // On its way round it is looked for as any other is.
             Verdict::Hand(keeper) if visits == 0 => self.hand(keeper, frame, interface, 0),
+            Verdict::Unclaimed
+                if self.flows.standby
+                    && visits + 1 >= self.settings.workers
+                    && self.is_the_active_ones(packet, interface) =>
+            {
+                self.discard(frame, DropReason::Standby);
+            }
             Verdict::Unclaimed if visits + 1 >= self.settings.workers && self.is_strays(packet) => {
                 self.answer(icmp::Error::PortUnreachable, None, packet, &frame, now);
                 self.discard(frame, DropReason::NoConnection);
@@ -520,6 +538,10 @@ impl<P: Port> Worker<P> {
                 }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
+                }
+                Command::Close(answer) => {
+                    self.port.close();
+                    self.closing = Some(answer);
                 }
                 Command::Tell(tap) => self.flows.sync.follow(tap),
             }

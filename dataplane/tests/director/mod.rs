@@ -16,6 +16,7 @@ pub mod packets_v6;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Timeouts};
 use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
@@ -296,6 +297,11 @@ impl Director {
     pub fn steering(&mut self) -> SteeringRules {
         self.publish();
         SteeringRules::of(&self.published.services.load())
+    }
+
+    /// Makes it another director's backup, or the active one.
+    pub fn set_standby(&self, standby: bool) {
+        self.published.standby.store(standby, Ordering::Relaxed);
     }
 
     pub fn publish_hops(&self, routes: Routes) {
