@@ -103,8 +103,10 @@ async fn direct(
             steering.iter().map(|s| (s.interface().to_owned(), s.mode())).collect()
         }
         Some(predecessor) => {
-            let modes;
-            (modes, zero_copy) = predecessor.modes(&settings.interfaces)?;
+            let modes: Vec<_>;
+            let found = predecessor.modes(&settings.interfaces)?;
+            (modes, zero_copy) =
+                found.into_iter().map(|(name, mode, zero_copy)| ((name, mode), zero_copy)).unzip();
             mode = taking::choice(&modes);
             modes
         }

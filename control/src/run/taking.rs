@@ -99,17 +99,16 @@ impl Predecessor {
         Ok(rules)
     }
 
-    /// How the programs run on these interfaces, and are to run.
-    pub(super) fn modes(&self, interfaces: &[String]) -> Result<(Vec<(String, Mode)>, Vec<bool>)> {
-        let mut modes = Vec::new();
-        for name in interfaces {
-            let (name, mode, zero_copy) =
-                self.interfaces.iter().find(|(of, ..)| of == name).with_context(|| {
+    /// How programs run on these interfaces, and are to run, and whether their
+    /// queues are without copies.
+    pub(super) fn modes(&self, interfaces: &[String]) -> Result<Vec<(String, Mode, bool)>> {
+        let found =
+            |name| {
+                self.interfaces.iter().find(|(of, ..)| of == name).cloned().with_context(|| {
                     format!("cannot take over: the running director has no interface {name}")
-                })?;
-            modes.push(((name.clone(), *mode), *zero_copy));
-        }
-        Ok(modes.into_iter().unzip())
+                })
+            };
+        interfaces.iter().map(found).collect()
     }
 
     /// Takes sessions, and then the queues.
