@@ -26,6 +26,9 @@ const PAUSE: Duration = Duration::from_millis(1);
 const SILENCE: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(10);
 
+/// How programs run, by interface, and whether each has zero copy.
+type Modes = (Vec<(String, Mode)>, Vec<bool>);
+
 /// The process whose place is to be taken, and what it said of itself.
 pub(super) struct Predecessor {
     client: Client,
@@ -100,7 +103,7 @@ impl Predecessor {
     }
 
     /// How the programs run on these interfaces, and are to run.
-    pub(super) fn modes(&self, interfaces: &[String]) -> Result<(Vec<(String, Mode)>, Vec<bool>)> {
+    pub(super) fn modes(&self, interfaces: &[String]) -> Result<Modes> {
         let mut modes = Vec::new();
         for name in interfaces {
             let (name, mode, zero_copy) =
