@@ -4,6 +4,7 @@
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::BytesMut;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 
@@ -60,12 +61,16 @@ pub enum Command {
 }
 
 /// Frames of one worker that may be on their way to others.
-const MOST_HANDED: usize = 4096;
+pub(super) const MOST_HANDED: usize = 4096;
+
+/// A part of memory that a worker took at the start, for a frame on its way to
+/// another.
+pub(super) type Buffer = BytesMut;
 
 /// A frame that landed on another worker's queue.
 pub struct Handed {
     /// The frame, in a buffer that goes back to `from`
-    pub bytes: Vec<u8>,
+    pub bytes: BytesMut,
     /// The worker that handed it over
     pub from: usize,
     /// Where it was received
@@ -80,10 +85,9 @@ pub struct Exchange {
     pub commands: ArrayQueue<Command>,
     /// Any other worker writes, the worker reads
     pub handed: ArrayQueue<Handed>,
-    /// Buffers for what the worker hands over. It takes them, and whoever has
-    /// read one puts it back. They are made as they are wanted, never more
-    /// than are on their way at once and fit in here, and used again and again.
-    pub buffers: ArrayQueue<Vec<u8>>,
+    /// Buffers that the worker handed frames over in: whoever has read one puts
+    /// it back, and the worker takes it again.
+    pub buffers: ArrayQueue<BytesMut>,
     /// The worker writes, all others read
     pub claims: Arc<Claims>,
     /// The worker writes, control reads. When it is full, events are lost:

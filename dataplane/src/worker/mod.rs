@@ -43,6 +43,7 @@ use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
 use crate::wire::Address;
 
+use exchange::Buffer;
 pub use exchange::{Command, Event, Exchange, Handed, Published};
 use flow::{Flows, Verdict, View};
 use fragments::Arrival;
@@ -96,6 +97,8 @@ pub struct Worker<P: Port> {
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
     gather: Gather<P::Frame>,
+    /// Buffers for frames that are handed over, which were never used so far
+    fresh: Vec<Buffer>,
     /// The oldest first
     listings: Vec<Listing>,
     /// The place of the listing that goes on first
@@ -121,7 +124,7 @@ impl<P: Port> Worker<P> {
         now: u64,
     ) -> Self {
         assert_eq!(exchanges.len(), settings.workers, "one exchange for each worker");
-        let Settings { worker, connections, seed, .. } = settings;
+        let Settings { worker, workers, connections, seed } = settings;
         let claims = exchanges.iter().map(|exchange| Arc::clone(&exchange.claims)).collect();
         let owners = Arc::clone(&exchanges[worker].owners);
         let interfaces = port.interfaces();
@@ -140,6 +143,7 @@ impl<P: Port> Worker<P> {
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
+            fresh: handoff::buffers(workers),
             listings: Vec::with_capacity(MOST_LISTINGS),
             turn: 0,
             icmp_limit: icmp::Limit::new(now),
@@ -207,6 +211,7 @@ impl<P: Port> Worker<P> {
     /// portion. For when there was nothing else to do, as it takes system calls.
     pub fn tidy(&mut self) {
         self.flows.local_ports.tidy();
+        self.flows.templates.tidy();
     }
 
     /// Sleeps until a frame may have come, at most `limit`. For when there was
@@ -467,7 +472,8 @@ impl<P: Port> Worker<P> {
     }
 
     fn retry_held(&mut self, now: u64) {
-        for mut waiting in self.held.take_all() {
+        let mut all = self.held.take_all();
+        for mut waiting in all.drain(..) {
             let packet = match Packet::parse(waiting.frame.bytes()) {
                 Ok(packet) => packet,
                 Err(Unparsed::Fragment(network)) => {
@@ -495,6 +501,7 @@ impl<P: Port> Worker<P> {
                 }
             }
         }
+        self.held.give_back(all);
         self.count_held();
     }
 
@@ -566,9 +573,11 @@ impl<P: Port> Worker<P> {
 
     /// Lets go of all frames and opens the port anew.
     fn reopen(&mut self) -> Result<(), String> {
-        for waiting in self.held.take_all() {
+        let mut all = self.held.take_all();
+        for waiting in all.drain(..) {
             self.discard(waiting.frame, DropReason::Unresolved);
         }
+        self.held.give_back(all);
         while let Some(waiting) = self.gather.take_any() {
             self.discard(waiting.frame, DropReason::FragmentQueueFull);
         }
