@@ -18,6 +18,7 @@ mod handoff;
 mod held;
 mod listing;
 mod owners;
+mod pages;
 pub(crate) mod persist;
 mod pieces;
 mod related;
@@ -44,6 +45,7 @@ use fragments::Arrival;
 use gather::Gather;
 use held::Held;
 use listing::Listing;
+pub use pages::{Order, Slice, Slices};
 pub use snapshot::Snapshot;
 use sweep::Sweep;
 
@@ -191,8 +193,16 @@ impl<P: Port> Worker<P> {
         handled + usize::from(listing)
     }
 
-    /// Sleeps until a frame may have come, at most `limit`.
+    /// Gives memory that is not used any more back to the kernel, by a bounded
+    /// portion. For when there was nothing else to do, as it takes system calls.
+    pub fn tidy(&mut self) {
+        self.flows.local_ports.tidy();
+    }
+
+    /// Sleeps until a frame may have come, at most `limit`. For when there was
+    /// nothing to do.
     pub fn wait(&mut self, limit: Duration) {
+        self.tidy();
         // Control waits for a table to be adopted, and that takes some rounds.
         if !self.flows.is_adopting() {
             self.port.wait(limit);
@@ -499,11 +509,11 @@ impl<P: Port> Worker<P> {
     fn obey(&mut self, now: u64) -> bool {
         while let Some(command) = self.exchange().commands.pop() {
             match command {
-                Command::List(filter, answer) => {
+                Command::List(order) => {
                     if self.listings.len() >= MOST_LISTINGS {
                         self.listings.remove(0);
                     }
-                    self.listings.push(Listing::new(filter, answer));
+                    self.listings.push(Listing::new(order));
                 }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
