@@ -278,10 +278,14 @@ impl<P: Port> Worker<P> {
         }
         let parsed = std::mem::take(&mut self.parsed);
         let lookups = std::mem::take(&mut self.lookups);
-        let interfaces =
-            parts.iter().flat_map(|(interface, frames)| std::iter::repeat_n(*interface, *frames));
-        let packets = burst.drain(..).zip(interfaces).zip(parsed.iter().zip(&lookups));
-        for ((mut frame, interface), (parsed, (hash, likely))) in packets {
+        let mut parts = parts.iter();
+        let (mut interface, mut left) = (0, 0);
+        for ((mut frame, parsed), (hash, likely)) in burst.drain(..).zip(&parsed).zip(&lookups) {
+            while left == 0 {
+                let Some(part) = parts.next() else { break };
+                (interface, left) = *part;
+            }
+            left = left.saturating_sub(1);
             let packet = match parsed {
                 Ok(packet) => packet,
                 Err(unparsed) => {
