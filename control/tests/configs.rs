@@ -92,7 +92,9 @@ fn the_example_of_a_method_uses_it() {
 #[test]
 fn the_explanation_of_every_key_is_complete() {
     let text = read("all.toml");
-    for table in ["director", "web", "sync", "sync_daemon", "service", "service.server", "service.check", "mark"] {
+    for table in
+        ["director", "web", "sync", "sync_daemon", "service", "service.server", "service.check", "mark"]
+    {
         // The error for an unknown key lists the known ones.
         let (open, close) =
             if ["director", "web", "sync"].contains(&table) { ("[", "]") } else { ("[[", "]]") };
