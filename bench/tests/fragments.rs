@@ -26,7 +26,7 @@ fn big_answers_between(
     let director = site.start_director(&(site.config() + &service))?;
     for _ in 0..12 {
         lab::ask_big(&site.client, SocketAddr::new(vip, 53), TIMEOUT)
-            .with_context(|| format!("the director said:\n{}", director.log()))?;
+            .with_context(|| format!("{:?}; the director said:\n{}", director.sluice("status"), director.log()))?;
     }
     Ok(())
 }

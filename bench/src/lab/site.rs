@@ -435,6 +435,8 @@ impl Site {
 
 /// Gives an interface the IPv6 address that goes with an IPv4 one.
 pub(super) fn give_ipv6(netns: &Netns, interface: &str, address: Ipv4Addr) -> Result<()> {
+    // The kernel asks for no neighbour while its link-local address waits to be known as its own.
+    netns.sysctl(&format!("net.ipv6.conf.{interface}.dad_transmits"), "0")?;
     for interface in ["default", "all", "lo", interface] {
         netns.sysctl(&format!("net.ipv6.conf.{interface}.disable_ipv6"), "0")?;
     }
