@@ -25,8 +25,9 @@ fn big_answers_between(
     let service = Site::service_between(vip, "udp", 53, "rr", method, server);
     let director = site.start_director(&(site.config() + &service))?;
     for _ in 0..12 {
-        lab::ask_big(&site.client, SocketAddr::new(vip, 53), TIMEOUT)
-            .with_context(|| format!("{:?}; the director said:\n{}", director.sluice("status"), director.log()))?;
+        lab::ask_big(&site.client, SocketAddr::new(vip, 53), TIMEOUT).with_context(|| {
+            format!("{:?}; the director said:\n{}", director.sluice("status"), director.log())
+        })?;
     }
     Ok(())
 }
