@@ -291,6 +291,7 @@ impl<D: DataPlane> Director<D> {
             // The server sends these part by part.
             Request::Services { .. }
             | Request::Health
+            | Request::Configuration
             | Request::Connections
             | Request::FindConnections { .. }
             | Request::Overview { .. }

@@ -4,6 +4,7 @@
 //! `{"delete_service":{"service":{"address":{"protocol":"tcp","address":"192.0.2.10","port":80}}}}`.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::ConnectionRecord;
@@ -14,8 +15,8 @@ use crate::health::ServiceHealth;
 use crate::marks::{MarkListing, MarkRule};
 use crate::observe::{Overview, OverviewQuery};
 use crate::rules::{
-    Change, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName,
-    ServiceSettings, Timeouts,
+    Change, ConfiguredService, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing,
+    ServiceName, ServiceSettings, Timeouts,
 };
 
 /// A request: one line from the client.
@@ -154,6 +155,9 @@ pub enum Request {
     },
     /// `sluice mark list`
     Marks,
+    /// `sluice save`: answered by an [`Answer::Configured`] for each service,
+    /// then [`Answer::Configuration`]
+    Configuration,
     /// Counters and state of the data plane
     Status,
     /// `sluice health`: answered by a [`Answer::Health`] for each service that
@@ -220,6 +224,18 @@ pub enum Answer {
     Marks(Vec<MarkListing>),
     /// Part of the answer to [`Request::Reload`]
     Changes(Vec<Change>),
+    /// Part of the answer to [`Request::Configuration`], in the order in which
+    /// services were added
+    Configured(Box<ConfiguredService>),
+    /// The rest of the answer to [`Request::Configuration`]
+    Configuration {
+        /// The file that the director was started with
+        file: Option<PathBuf>,
+        /// The rules that mark packets, in order
+        marks: Vec<MarkRule>,
+        /// In seconds
+        timeouts: Timeouts,
+    },
     /// To [`Request::Status`]
     Status(serde_json::Value),
 }
@@ -234,6 +250,7 @@ impl Answer {
                 | Answer::Connections(_)
                 | Answer::Events(_)
                 | Answer::Changes(_)
+                | Answer::Configured(_)
         )
     }
 
