@@ -12,7 +12,7 @@ use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::port::afxdp::{AfXdpPort, OpenError};
 use sluice_dataplane::stats::WorkerCounters;
 use sluice_dataplane::steer::Mode;
-use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Worker};
+use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Slice, Slices, Worker};
 use thiserror::Error;
 
 use crate::sync;
@@ -22,8 +22,12 @@ use crate::config::Idle;
 /// How long an idle worker sleeps at most before it looks for new snapshots.
 const SLEEP: Duration = Duration::from_millis(2);
 
-/// Slices of a listing that may wait for the reader.
-const LISTING_SLICES: usize = 8;
+/// Slices of a listing that may wait at each worker for the reader.
+const LISTING_SLICES: usize = 32;
+
+/// How long the reader of a listing sleeps when there is nothing to be read:
+/// workers do not wake it, as that takes a system call.
+const LISTING_SLEEP: Duration = Duration::from_micros(500);
 
 /// Why workers could not be started.
 #[derive(Debug, Error)]
@@ -124,7 +128,7 @@ impl Workers {
                 while !stop.load(Ordering::Relaxed) {
                     if worker.poll(now()) == 0 {
                         match idle {
-                            Idle::Spin => std::hint::spin_loop(),
+                            Idle::Spin => worker.tidy(),
                             Idle::Sleep => worker.wait(SLEEP),
                         }
                     }
@@ -181,6 +185,13 @@ impl Workers {
         self.counters.iter().any(|counters| counters.port_failed.get() != 0)
     }
 
+    /// Frees what workers do not use any more; they never free anything. To be
+    /// called every second or so.
+    pub fn release(&self) {
+        self.published.release();
+        self.exchanges.iter().for_each(Exchange::release);
+    }
+
     /// The snapshots that workers go by.
     pub fn published(&self) -> &Published {
         &self.published
@@ -198,25 +209,46 @@ pub struct Lister {
 }
 
 impl Lister {
-    /// Asks every worker; the connections that match come in slices, and the channel is
-    /// closed after the last. May wait a moment for workers that have other
-    /// commands to obey.
-    pub fn connections(&self, filter: ConnectionFilter) -> Receiver<Vec<ConnectionRecord>> {
+    /// Asks every worker; the connections that match come in slices. May wait a
+    /// moment for workers that have other commands to obey, and for each slice.
+    pub fn connections(&self, filter: ConnectionFilter) -> impl Iterator<Item = Vec<ConnectionRecord>> {
         let filter = Arc::new(filter);
-        let (answer, slices) = bounded(LISTING_SLICES);
+        let mut listings: Vec<Slices> = Vec::new();
         for exchange in self.exchanges.iter() {
-            let mut command = Command::List(Arc::clone(&filter), answer.clone());
             let deadline = Instant::now() + Duration::from_secs(1);
-            while let Err(refused) = exchange.commands.push(command) {
-                if Instant::now() >= deadline {
-                    tracing::warn!("a worker does not obey; a listing lacks its connections");
-                    break;
+            let listing = loop {
+                match exchange.list(Arc::clone(&filter), LISTING_SLICES) {
+                    None if Instant::now() < deadline => thread::sleep(SLEEP),
+                    listing => break listing,
                 }
-                command = refused;
-                thread::sleep(SLEEP);
+            };
+            if listing.is_none() {
+                tracing::warn!("a worker does not obey; a listing lacks its connections");
             }
+            listings.extend(listing);
         }
-        slices
+        let mut turn = 0;
+        std::iter::from_fn(move || {
+            let mut idle = 0;
+            while !listings.is_empty() {
+                turn %= listings.len();
+                match listings[turn].next_slice() {
+                    Slice::Of(slice) => return Some(slice),
+                    Slice::End => {
+                        listings.swap_remove(turn);
+                        idle = 0;
+                    }
+                    Slice::NotYet => {
+                        (turn, idle) = (turn + 1, idle + 1);
+                        if idle >= listings.len() {
+                            idle = 0;
+                            thread::sleep(LISTING_SLEEP);
+                        }
+                    }
+                }
+            }
+            None
+        })
     }
 }
 

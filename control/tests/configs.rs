@@ -97,14 +97,17 @@ fn the_explanation_of_every_key_is_complete() {
         let (open, close) =
             if ["director", "web", "sync"].contains(&table) { ("[", "]") } else { ("[[", "]]") };
         let header = format!("{open}{table}{close}");
-        let wrong = text.replacen(&header, &format!("{header}\nno_such_key = 1"), 1);
+        let start = format!("\n{header}\n");
+        let wrong = text.replacen(&start, &format!("{start}no_such_key = 1\n"), 1);
         let error = Config::parse(&wrong, Path::new("all.toml")).unwrap_err().to_string();
         let keys: Vec<&str> =
             error.split('`').skip(3).step_by(2).filter(|key| !["server", "check"].contains(key)).collect();
         assert!(keys.len() >= 2, "{error}");
-        let start = format!("{header}\n");
-        let sections = text.split(&start).skip(1).map(|rest| rest.split("\n[").next().unwrap());
-        let written: String = sections.collect();
+        // A server's check has the same keys as a service's.
+        let starts = [start, format!("\n[[service.server.{}]]\n", table.trim_start_matches("service."))];
+        let sections = starts.iter().flat_map(|start| text.split(start).skip(1));
+        let written: String =
+            sections.map(|rest| ["\n", rest.split("\n[").next().unwrap()].concat()).collect();
         for key in keys {
             let of_its_own = format!("\n[{table}.{key}]\n");
             let there = written.contains(&format!("\n{key} = ")) || text.contains(&of_its_own);

@@ -8,6 +8,7 @@ pub mod forward;
 pub mod ftp;
 pub mod link;
 pub mod local;
+mod memory;
 pub mod neigh;
 pub mod packet;
 pub mod port;

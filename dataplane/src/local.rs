@@ -20,20 +20,22 @@
 //!
 //! [`Rss::port_owner`]: crate::rss::Rss::port_owner
 
+mod arena;
 mod claims;
 mod plan;
 mod pool;
 
 use std::sync::Arc;
 
-use hashbrown::HashMap;
 use thiserror::Error;
 
+use arena::Arena;
 pub use claims::Claims;
 use plan::Plans;
-use pool::{Chunk, NONE, Pool};
+use pool::{CHUNKS, Chunk, NONE, Pool};
 
-use crate::conn::Tuple;
+use crate::conn::index::Index;
+use crate::conn::{Seed, Tuple};
 use crate::neigh::NextHops;
 use crate::service::Protocol;
 use crate::wire::Address;
@@ -49,9 +51,9 @@ const PORTS: u32 = u16::MAX as u32 - MIN_LOCAL_PORT as u32 + 1;
 /// Pools that a worker has at most, unless told otherwise.
 pub const DEFAULT_POOLS: usize = 16_384;
 
-/// Idle pools that a worker keeps for each LIP: together less than 64 KiB
-/// (`tests/port_memory.rs` measures it).
-pub const IDLE_POOLS: u32 = 80;
+/// Idle pools that a worker keeps for each LIP: together less than 64 KiB, with
+/// what is known of the LIP (`tests/port_memory.rs` measures it).
+pub const IDLE_POOLS: u32 = 64;
 
 /// Why no (LIP, port) could be had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -107,31 +109,37 @@ impl PoolKey {
     }
 }
 
-/// The idle pools of one LIP, from that which is idle for longest to the
-/// newest.
+/// What is known of a LIP that has pools: which of them are idle, from that which
+/// is idle for longest to the newest.
 #[derive(Clone, Copy, Debug)]
-struct Idle {
+struct Lip {
+    address: Address,
     oldest: u32,
     newest: u32,
-    count: u32,
+    idle: u32,
+    pools: u32,
 }
 
 /// The (LIP, port) pairs of one worker.
 ///
-/// Memory grows with the pairs of LIP and server that are in use, up to a
-/// fixed number of pools, and with their ports in use. A pool that fell idle
-/// keeps the order of its ports until another pair needs its place, or
-/// [`IDLE_POOLS`] others of its LIP fell idle after it.
-#[derive(Debug)]
+/// Memory is used for the pairs of LIP and server that are in use, up to a
+/// fixed number of pools, and for their ports in use. Address space for all of
+/// them is taken at the start, so that nothing is allocated for a packet. A pool
+/// that fell idle keeps the order of its ports until another pair needs its
+/// place, or [`IDLE_POOLS`] others of its LIP fell idle after it.
 pub struct LocalPorts {
     plans: Plans,
     max_pools: usize,
-    by_key: HashMap<PoolKey, u32>,
-    pools: Vec<Option<Box<Pool>>>,
-    /// Places in `pools` that are empty
-    vacant: Vec<u32>,
-    spare: Vec<Chunk>,
-    idle: HashMap<Address, Idle>,
+    pools: Arena<Pool>,
+    chunks: Arena<Chunk>,
+    by_key: Index,
+    by_lip: Index,
+    lips: Vec<Lip>,
+    vacant_lips: Vec<u32>,
+    /// The first and the last of the list of all idle pools
+    eldest: u32,
+    youngest: u32,
+    seed: Seed,
     /// The place in the list of LIPs to begin with, by a hash of the server, so
     /// that services with connections in turn do not keep each other in step
     turn: [u32; 256],
@@ -147,43 +155,52 @@ impl LocalPorts {
     /// # Panics
     /// Unless `worker_index < workers <= 64512`.
     pub fn new(worker_index: usize, workers: usize) -> Self {
-        Self::shared(worker_index, (0..workers).map(|_| Arc::default()).collect())
+        Self::shared(worker_index, (0..workers).map(|_| Arc::default()).collect(), usize::MAX)
     }
 
     /// The ports of worker `worker_index` out of as many as there are `claims`,
-    /// through which they agree on whose the ports are.
+    /// through which they agree on whose the ports are. No more than `most`
+    /// ports are in use at once.
     ///
     /// # Panics
     /// Unless `worker_index < claims.len() <= 64512`.
-    pub fn shared(worker_index: usize, claims: Vec<Arc<Claims>>) -> Self {
+    pub fn shared(worker_index: usize, claims: Vec<Arc<Claims>>, most: usize) -> Self {
         let workers = claims.len();
         assert!(worker_index < workers && workers <= PORTS as usize, "worker {worker_index} of {workers}");
         LocalPorts {
             plans: Plans::new(worker_index, workers, claims),
             max_pools: DEFAULT_POOLS,
-            by_key: HashMap::with_capacity(DEFAULT_POOLS),
-            pools: Vec::with_capacity(DEFAULT_POOLS),
-            vacant: Vec::with_capacity(DEFAULT_POOLS),
-            spare: Vec::new(),
-            idle: HashMap::new(),
+            pools: Arena::new(DEFAULT_POOLS),
+            // Each has a port in use.
+            chunks: Arena::new(most.min(DEFAULT_POOLS * CHUNKS)),
+            by_key: Index::new(DEFAULT_POOLS),
+            by_lip: Index::new(DEFAULT_POOLS),
+            // One more, which is to take the place of another.
+            lips: Vec::with_capacity(DEFAULT_POOLS + 1),
+            vacant_lips: Vec::with_capacity(DEFAULT_POOLS + 1),
+            eldest: NONE,
+            youngest: NONE,
+            seed: Seed::new([0x3c; 16]),
             turn: [0; 256],
             next_cursor: MIN_LOCAL_PORT.into(),
         }
     }
 
-    /// The same with at most `max_pools` pairs of LIP and server in use at once.
+    /// The same with at most `max_pools` pairs of LIP and server in use at once,
+    /// of [`DEFAULT_POOLS`].
     #[must_use]
     pub fn with_max_pools(mut self, max_pools: usize) -> Self {
-        self.max_pools = max_pools.min(NONE as usize);
+        self.max_pools = max_pools.min(DEFAULT_POOLS);
         self
     }
 
-    /// Lets the first port be any, by a random number. After a restart, servers
+    /// Lets the first port be any, by a random seed. After a restart, servers
     /// hold connections of the director before in TIME_WAIT, and must not meet
     /// the same ports in the same order.
     #[must_use]
-    pub fn starting_at(mut self, random: u32) -> Self {
-        self.next_cursor = u32::from(MIN_LOCAL_PORT) + random % PORTS;
+    pub fn starting_at(mut self, random: Seed) -> Self {
+        self.next_cursor = u32::from(MIN_LOCAL_PORT) + random.word() % PORTS;
+        self.seed = random;
         self
     }
 
@@ -197,7 +214,15 @@ impl LocalPorts {
     /// what a change of plans asks for.
     #[inline]
     pub fn proceed(&mut self) {
-        self.plans.proceed(&self.pools);
+        self.plans.proceed(&self.pools, &self.chunks);
+    }
+
+    /// Gives memory that is not used any more back to the kernel, by a bounded
+    /// portion. To be called when there is nothing else to do, as it takes
+    /// system calls.
+    pub fn tidy(&mut self) {
+        self.pools.tidy();
+        self.chunks.tidy();
     }
 
     /// The worker that has the connection of a server's `answer` to a LIP, if
@@ -257,9 +282,9 @@ impl LocalPorts {
             return false;
         }
         let Some(slot) = self.pool_for(key) else { return false };
-        let Some(pool) = self.pools.get_mut(slot as usize).and_then(Option::as_mut) else { return false };
+        let Some(pool) = self.pools.get_mut(slot) else { return false };
         let was_idle = pool.taken == 0;
-        let claimed = pool.claim(port, &mut self.spare);
+        let claimed = pool.claim(port, &mut self.chunks);
         if claimed && was_idle {
             self.leave_idle(slot);
         }
@@ -268,14 +293,14 @@ impl LocalPorts {
 
     fn take(&mut self, key: PoolKey) -> Result<u16, Exhausted> {
         let slot = self.pool_for(key).ok_or(Exhausted::Pools)?;
-        let Self { plans, pools, spare, .. } = self;
-        let pool = pools[slot as usize].as_mut().ok_or(Exhausted::Pools)?;
+        let Self { plans, pools, chunks, .. } = self;
+        let pool = pools.get_mut(slot).ok_or(Exhausted::Pools)?;
         if pool.serial != plans.serial {
             pool.follow(plans.rules(&key), plans.serial);
         }
         let (was_idle, rules) = (pool.taken == 0, pool.rules);
         let port = pool
-            .take(spare, |word| plans.ours(&rules, &key, word), |word| plans.others_strays(&key, word))
+            .take(chunks, |word| plans.ours(&rules, &key, word), |word| plans.others_strays(&key, word))
             .ok_or(Exhausted::Ports)?;
         if was_idle {
             self.leave_idle(slot);
@@ -287,9 +312,9 @@ impl LocalPorts {
     /// and protocol. Returns whether it was in use; nothing changes if not.
     pub fn free(&mut self, lip: Address, port: u16, server: (Address, u16), protocol: Protocol) -> bool {
         let key = PoolKey { lip, server: server.0, port: server.1, protocol };
-        let Some(&slot) = self.by_key.get(&key) else { return false };
-        let Some(pool) = self.pools[slot as usize].as_mut() else { return false };
-        if !pool.put_back(port, &mut self.spare) {
+        let Some(slot) = self.find(&key, self.hash(&key)) else { return false };
+        let Some(pool) = self.pools.get_mut(slot) else { return false };
+        if !pool.put_back(port, &mut self.chunks) {
             return false;
         }
         if pool.taken == 0 {
@@ -299,96 +324,161 @@ impl LocalPorts {
         true
     }
 
-    /// Number of pools that hold memory, idle ones included.
+    /// Number of pools that there are, idle ones included.
     pub fn pools(&self) -> usize {
-        self.by_key.len()
+        self.pools.taken()
     }
 
-    /// Gives the memory of pools without any port in use back, but for the
-    /// `keep` of each LIP that fell idle last.
+    /// Lets go of pools without any port in use, but for the `keep` of each LIP
+    /// that fell idle last.
     pub fn release_idle(&mut self, keep: u32) {
-        let lips: Vec<Address> = self.idle.keys().copied().collect();
-        for lip in lips {
-            self.release_idle_of(lip, keep);
+        for place in 0..self.lips.len() as u32 {
+            self.release_idle_of(place, keep);
         }
     }
 
-    fn release_idle_of(&mut self, lip: Address, keep: u32) {
-        while let Some(idle) = self.idle.get(&lip).filter(|idle| idle.count > keep) {
-            let slot = idle.oldest;
-            self.leave_idle(slot);
-            if let Some(pool) = self.pools[slot as usize].take() {
-                self.by_key.remove(&pool.key);
-            }
-            self.vacant.push(slot);
+    fn release_idle_of(&mut self, place: u32, keep: u32) {
+        while let Some(lip) = self.lips.get(place as usize).filter(|lip| lip.idle > keep) {
+            self.release(lip.oldest);
         }
+    }
+
+    /// Lets go of an idle pool.
+    fn release(&mut self, slot: u32) {
+        self.leave_idle(slot);
+        let Some(pool) = self.pools.get(slot) else { return };
+        let place = pool.place_of_lip;
+        self.by_key.remove(pool.hash, slot);
+        self.pools.give_back(slot);
+        let Some(lip) = self.lips.get_mut(place as usize) else { return };
+        lip.pools -= 1;
+        if lip.pools == 0 {
+            let address = lip.address;
+            self.by_lip.remove(self.hash_of(address), place);
+            self.vacant_lips.push(place);
+        }
+    }
+
+    fn hash(&self, key: &PoolKey) -> u64 {
+        key.answer(0).hash(self.seed)
+    }
+
+    fn hash_of(&self, lip: Address) -> u64 {
+        self.hash(&PoolKey { lip, server: lip, port: 0, protocol: Protocol::Tcp })
+    }
+
+    fn find(&self, key: &PoolKey, hash: u64) -> Option<u32> {
+        self.by_key.find(hash, |slot| self.pools.get(slot).is_some_and(|pool| pool.is_of(key)))
     }
 
     /// The pool of a pair: its own, else a new one, else one in the place of
     /// that which has been idle for longest, of the same LIP if it has one.
     fn pool_for(&mut self, key: PoolKey) -> Option<u32> {
-        if let Some(&slot) = self.by_key.get(&key) {
+        let hash = self.hash(&key);
+        if let Some(slot) = self.find(&key, hash) {
             return Some(slot);
         }
-        if self.by_key.len() >= self.max_pools {
-            let idle = self.idle.get_key_value(&key.lip).or_else(|| self.idle.iter().next())?;
-            let (lip, count) = (*idle.0, idle.1.count);
-            self.release_idle_of(lip, count - 1);
+        let place = self.place_of(key.lip);
+        if self.pools() >= self.max_pools {
+            let of_lip = self.lips.get(place as usize).filter(|lip| lip.idle > 0).map(|lip| lip.oldest);
+            let idle = of_lip.unwrap_or(self.eldest);
+            if idle == NONE {
+                self.forget_unused(place);
+                return None;
+            }
+            // Not to lose what is known of the LIP with its last pool.
+            self.lips[place as usize].pools += 1;
+            self.release(idle);
+            self.lips[place as usize].pools -= 1;
         }
-        let mut pool = Box::new(Pool::new(key, self.next_cursor));
-        pool.follow(self.plans.rules(&key), self.plans.serial);
-        let slot = match self.vacant.pop() {
-            Some(slot) => {
-                self.pools[slot as usize] = Some(pool);
-                slot
-            }
-            None => {
-                self.pools.push(Some(pool));
-                (self.pools.len() - 1) as u32
-            }
-        };
-        self.by_key.insert(key, slot);
+        let (rules, serial) = (self.plans.rules(&key), self.plans.serial);
+        let slot = self.pools.take()?;
+        let pool = self.pools.get_mut(slot)?;
+        pool.begin(key, hash, self.next_cursor);
+        pool.place_of_lip = place;
+        pool.follow(rules, serial);
+        self.lips[place as usize].pools += 1;
+        self.by_key.insert(hash, slot);
         self.enter_idle(slot);
         Some(slot)
     }
 
-    fn pool(&mut self, slot: u32) -> Option<&mut Pool> {
-        self.pools.get_mut(slot as usize)?.as_deref_mut()
+    /// The place of what is known of a LIP, which may be new and is to get a pool.
+    fn place_of(&mut self, address: Address) -> u32 {
+        let hash = self.hash_of(address);
+        let lips = &self.lips;
+        let known = |place: u32| lips.get(place as usize).is_some_and(|lip| lip.address == address);
+        if let Some(place) = self.by_lip.find(hash, known) {
+            return place;
+        }
+        let lip = Lip { address, oldest: NONE, newest: NONE, idle: 0, pools: 0 };
+        let place = match self.vacant_lips.pop() {
+            Some(place) => {
+                self.lips[place as usize] = lip;
+                place
+            }
+            None => {
+                self.lips.push(lip);
+                (self.lips.len() - 1) as u32
+            }
+        };
+        self.by_lip.insert(hash, place);
+        place
+    }
+
+    /// Forgets a LIP that did not get its first pool.
+    fn forget_unused(&mut self, place: u32) {
+        let Some(lip) = self.lips.get(place as usize).filter(|lip| lip.pools == 0) else { return };
+        self.by_lip.remove(self.hash_of(lip.address), place);
+        self.vacant_lips.push(place);
     }
 
     fn enter_idle(&mut self, slot: u32) {
-        let Some(lip) = self.pool(slot).map(|pool| pool.key.lip) else { return };
-        let none = Idle { oldest: NONE, newest: NONE, count: 0 };
-        let mut idle = self.idle.get(&lip).copied().unwrap_or(none);
-        if let Some(pool) = self.pool(slot) {
-            (pool.older, pool.newer) = (idle.newest, NONE);
-        }
-        match self.pool(idle.newest) {
+        let youngest = std::mem::replace(&mut self.youngest, slot);
+        let Some(pool) = self.pools.get_mut(slot) else { return };
+        let place = pool.place_of_lip;
+        let Some(lip) = self.lips.get_mut(place as usize) else { return };
+        let newest = std::mem::replace(&mut lip.newest, slot);
+        lip.idle += 1;
+        (pool.older, pool.newer, pool.elder, pool.younger) = (newest, NONE, youngest, NONE);
+        match self.pools.get_mut(newest) {
             Some(pool) => pool.newer = slot,
-            None => idle.oldest = slot,
+            None => lip.oldest = slot,
         }
-        (idle.newest, idle.count) = (slot, idle.count + 1);
-        self.idle.insert(lip, idle);
-        self.release_idle_of(lip, IDLE_POOLS);
+        match self.pools.get_mut(youngest) {
+            Some(pool) => pool.younger = slot,
+            None => self.eldest = slot,
+        }
+        self.release_idle_of(place, IDLE_POOLS);
     }
 
     fn leave_idle(&mut self, slot: u32) {
-        let Some(pool) = self.pool(slot) else { return };
-        let (lip, older, newer) = (pool.key.lip, pool.older, pool.newer);
-        let Some(mut idle) = self.idle.get(&lip).copied() else { return };
-        match self.pool(older) {
+        let Some(pool) = self.pools.get(slot) else { return };
+        let Pool { older, newer, elder, younger, place_of_lip, .. } = *pool;
+        let Some(lip) = self.lips.get_mut(place_of_lip as usize) else { return };
+        lip.idle -= 1;
+        match self.pools.get_mut(older) {
             Some(pool) => pool.newer = newer,
-            None => idle.oldest = newer,
+            None => lip.oldest = newer,
         }
-        match self.pool(newer) {
+        match self.pools.get_mut(newer) {
             Some(pool) => pool.older = older,
-            None => idle.newest = older,
+            None => lip.newest = older,
         }
-        idle.count -= 1;
-        match idle.count {
-            0 => self.idle.remove(&lip),
-            _ => self.idle.insert(lip, idle),
-        };
+        match self.pools.get_mut(elder) {
+            Some(pool) => pool.younger = younger,
+            None => self.eldest = younger,
+        }
+        match self.pools.get_mut(younger) {
+            Some(pool) => pool.elder = elder,
+            None => self.youngest = elder,
+        }
+    }
+}
+
+impl std::fmt::Debug for LocalPorts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalPorts").field("pools", &self.pools).field("chunks", &self.chunks).finish()
     }
 }
 

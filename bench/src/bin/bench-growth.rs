@@ -3,12 +3,18 @@
 //!
 //! A worker on a port in memory gets ten million FULLNAT connections while its 10 000 other services are replaced again
 //! and again, and at the end all connections are listed. Between two polls a worker does nothing else, so the longest
-//! gap is the longest poll. `bench/README.md` says what the figures show.
+//! gap is the longest poll.
+//!
+//! What the kernel does meanwhile is not the worker's. Time that it gives to others does not count as the thread's, but
+//! interrupts do. So all is done in several rounds, poll by poll the same, and a poll's time is that of the round in
+//! which it was the shortest: what the worker itself takes its time for comes again in every round.
+//! `bench/README.md` says what the figures show.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -21,14 +27,16 @@ use sluice_bench::figures::{self, Machine, rounded};
 use sluice_bench::pipeline::Pipeline;
 use sluice_dataplane::port::BURST;
 use sluice_dataplane::service::{Method, ServiceTable};
-use sluice_dataplane::worker::Command;
+use sluice_dataplane::worker::{Slice, Slices};
 
 /// The most bytes that a connection is to take.
 const MEMORY_GOAL: f64 = 160.0;
 /// The longest gap between two polls that is to be, in microseconds.
 const GAP_GOAL: f64 = 500.0;
-/// Slices of a listing that may wait for the reader, as in the director.
-const LISTING_SLICES: usize = 8;
+/// Slices of a listing that may wait for the reader.
+const LISTING_SLICES: usize = 32;
+/// Connections of a slice, if all are listed.
+const LISTING_SLICE: usize = 64;
 /// As long as nothing of the listing comes.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -48,23 +56,67 @@ struct Arguments {
     /// How often the services are replaced while the connections grow
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
     swaps: u32,
+    /// How often all that is done, to tell the worker's time from the kernel's
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=20))]
+    rounds: u32,
     /// The CPU of the worker
     #[arg(long, default_value_t = 1)]
     worker_cpu: usize,
 }
 
+/// What a poll is counted as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Nothing but new connections
+    Growing,
+    /// While a new service table is taken up
+    Swapping,
+    /// While a listing is under way
+    Listing,
+}
+
+/// How long a poll took, in microseconds.
+#[derive(Clone, Copy)]
+struct Poll {
+    kind: Kind,
+    /// By the time that the thread ran
+    cpu_us: f32,
+    /// By the clock
+    wall_us: f32,
+}
+
 /// The longest poll of a kind, in microseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 struct Longest {
-    /// By the time that the thread ran, without what the kernel gave to others meanwhile
-    cpu_us: f64,
-    /// By the clock
-    wall_us: f64,
+    /// In every round at least, by the time that the thread ran: this is judged
+    us: f32,
+    /// In one round or another, interrupts included
+    cpu_us: f32,
+    /// In one round or another, by the clock
+    wall_us: f32,
 }
 
 impl Longest {
     fn with(self, other: Self) -> Self {
-        Self { cpu_us: self.cpu_us.max(other.cpu_us), wall_us: self.wall_us.max(other.wall_us) }
+        Self {
+            us: self.us.max(other.us),
+            cpu_us: self.cpu_us.max(other.cpu_us),
+            wall_us: self.wall_us.max(other.wall_us),
+        }
+    }
+
+    /// Of the polls of a kind.
+    fn of(rounds: &[Vec<Poll>], kind: Kind) -> Self {
+        let Some(first) = rounds.first() else { return Self::default() };
+        let polls = (0..first.len()).filter(|place| first[*place].kind == kind).map(|place| {
+            let of_rounds = rounds.iter().map(|round| round[place]);
+            Self {
+                us: of_rounds.clone().map(|poll| poll.cpu_us).fold(f32::INFINITY, f32::min),
+                cpu_us: of_rounds.clone().map(|poll| poll.cpu_us).fold(0.0, f32::max),
+                wall_us: of_rounds.map(|poll| poll.wall_us).fold(0.0, f32::max),
+            }
+        });
+        polls.fold(Self::default(), Self::with)
     }
 }
 
@@ -73,7 +125,7 @@ impl Longest {
 struct Gaps {
     /// With nothing but new connections
     growing: Longest,
-    /// That took up a new service table
+    /// While a new service table was taken up
     swapping: Longest,
     /// While a listing was under way
     listing: Longest,
@@ -87,10 +139,11 @@ impl Gaps {
 
 #[derive(Debug, Serialize)]
 struct Measured {
-    connections: usize,
+    connections: u32,
     memory_per_connection_bytes: f64,
     services: u32,
     swaps: u32,
+    rounds: u32,
     longest_gap_us: f64,
     longest_gap_wall_us: f64,
     gaps: Gaps,
@@ -100,7 +153,8 @@ struct Measured {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match measure(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("bench-growth: {error:#}");
             ExitCode::FAILURE
@@ -108,38 +162,54 @@ fn main() -> ExitCode {
     }
 }
 
-fn measure(arguments: &Arguments) -> Result<()> {
+/// Returns whether all goals were reached.
+fn measure(arguments: &Arguments) -> Result<bool> {
     let memory = memory(arguments)?;
-    let (connections, gaps) = gaps(arguments)?;
-    let Longest { cpu_us, wall_us } = gaps.all();
-    let verdict = |reached| if reached { "reached" } else { "MISSED" };
+    let polls = (0..arguments.rounds).map(|_| round(arguments)).collect::<Result<Vec<_>>>()?;
+    if polls.iter().any(|round| round.len() != polls[0].len()) {
+        bail!("the rounds were not the same");
+    }
+    let gaps = Gaps {
+        growing: Longest::of(&polls, Kind::Growing),
+        swapping: Longest::of(&polls, Kind::Swapping),
+        listing: Longest::of(&polls, Kind::Listing),
+    };
+    let longest = gaps.all();
+    let reached = [memory <= MEMORY_GOAL, f64::from(longest.us) <= GAP_GOAL];
+    let verdict = |place: usize| if reached[place] { "reached" } else { "MISSED" };
     println!(
         "memory for each of {} fullnat connections: {memory:.0} bytes; the goal of {MEMORY_GOAL:.0} is {}",
         arguments.connections,
-        verdict(memory <= MEMORY_GOAL)
+        verdict(0)
     );
     println!(
-        "longest gap between two polls: {cpu_us:.0} µs (growing {:.0}, {} services swapped {:.0}, listing {:.0}; by \
-         the clock {wall_us:.0}); the goal of {GAP_GOAL:.0} is {}",
-        gaps.growing.cpu_us,
+        "longest gap between two polls: {:.0} µs (growing {:.0}, {} services swapped {:.0}, listing {:.0}); the goal \
+         of {GAP_GOAL:.0} is {}",
+        longest.us,
+        gaps.growing.us,
         arguments.services,
-        gaps.swapping.cpu_us,
-        gaps.listing.cpu_us,
-        verdict(cpu_us <= GAP_GOAL)
+        gaps.swapping.us,
+        gaps.listing.us,
+        verdict(1)
+    );
+    println!(
+        "in one of {} rounds or another, with what the kernel did: {:.0} µs of the thread's time, {:.0} by the clock",
+        arguments.rounds, longest.cpu_us, longest.wall_us
     );
     let measured = Measured {
-        connections,
+        connections: arguments.connections,
         memory_per_connection_bytes: rounded(memory),
         services: arguments.services,
         swaps: arguments.swaps,
-        longest_gap_us: rounded(cpu_us),
-        longest_gap_wall_us: rounded(wall_us),
+        rounds: arguments.rounds,
+        longest_gap_us: rounded(longest.us.into()),
+        longest_gap_wall_us: rounded(longest.wall_us.into()),
         gaps,
         machine: Machine::this(),
     };
     figures::write_json(&arguments.output, &measured)?;
     println!("written to {}", arguments.output.display());
-    Ok(())
+    Ok(reached == [true; 2])
 }
 
 /// Resident bytes for each connection: all that a worker with room for exactly so many takes when they are there.
@@ -168,59 +238,65 @@ fn resident() -> Result<u64> {
     Ok(kilobytes * 1024)
 }
 
-/// Lets the worker grow on a CPU of its own; this thread is what control is to it.
-fn gaps(arguments: &Arguments) -> Result<(usize, Gaps)> {
+/// Lets the worker grow on a CPU of its own; this thread is what control is to it. Returns how long its polls took.
+fn round(arguments: &Arguments) -> Result<Vec<Poll>> {
     let mut pipeline = Pipeline::empty(Method::FullNat, arguments.connections as usize + BURST);
     pipeline.discard_sent();
     let (published, exchanges) = pipeline.control();
     let tables: Vec<ServiceTable> =
         (0..arguments.swaps).map(|n| pipeline.table(2 + u64::from(n), arguments.services)).collect();
-    // The thread says when a table is due, and then when the listing is.
+    // The thread says when a table is due, and waits until it is there: always before the same poll.
     let (want, wanted) = bounded(0);
-    let (sender, slices) = bounded(LISTING_SLICES);
-    let (list, listed) = bounded(0);
-    let thread: JoinHandle<Result<(usize, Gaps)>> = {
+    let (store, stored) = bounded(0);
+    let reader = Arc::new(Reader::default());
+    let thread: JoinHandle<Result<Vec<Poll>>> = {
         let (connections, swaps, cpu) = (arguments.connections, arguments.swaps, arguments.worker_cpu);
-        std::thread::Builder::new().name("worker-0".into()).spawn(move || {
+        let reader = Arc::clone(&reader);
+        thread::Builder::new().name("worker-0".into()).spawn(move || {
             if !core_affinity::set_for_current(CoreId { id: cpu }) {
                 bail!("cannot run on CPU {cpu}");
             }
-            let mut gaps = Gaps::default();
+            let slices = (connections as usize).div_ceil(LISTING_SLICE);
+            let mut polls = Vec::with_capacity((connections as usize).div_ceil(BURST) + slices + 1000);
             let mut made = 0;
+            let mut generation = 1;
             for swap in 0..swaps {
                 let until = (u64::from(connections) * u64::from(swap + 1) / u64::from(swaps)) as u32;
                 // In the middle of each part: connections come before, while and after.
                 let middle = made + (until - made) / 2;
-                let mut asked = false;
                 while made < until {
-                    if !asked && made >= middle {
-                        asked = want.send(()).is_ok();
+                    if generation < 2 + u64::from(swap) && made >= middle {
+                        want.send(())?;
+                        stored.recv()?;
+                        generation += 1;
                     }
                     let count = (until - made).min(BURST as u32);
                     pipeline.arrive_new(count);
                     made += count;
-                    let generation = pipeline.generation();
-                    let took = timed(&mut pipeline)?;
-                    let kind = if pipeline.generation() == generation {
-                        &mut gaps.growing
-                    } else {
-                        &mut gaps.swapping
-                    };
-                    *kind = kind.with(took);
+                    let swapping = pipeline.generation() < generation;
+                    polls.push(timed(&mut pipeline, if swapping { Kind::Swapping } else { Kind::Growing })?);
                 }
             }
-            // The last may have come late.
-            while pipeline.generation() < 1 + u64::from(swaps) {
-                gaps.swapping = gaps.swapping.with(timed(&mut pipeline)?);
+            while pipeline.generation() < generation {
+                polls.push(timed(&mut pipeline, Kind::Swapping)?);
             }
-            drop(want);
-            list.send(()).map_err(|_| anyhow!("nobody lists"))?;
-            // Hung up when the reader has all.
-            while list.try_send(()).is_err_and(|error| error.is_full()) {
+            if pipeline.connections() != connections as usize {
+                bail!("the worker has {} connections instead of {connections}", pipeline.connections());
+            }
+            want.send(())?;
+            stored.recv()?;
+            for slice in 0..slices {
+                // With room on a page, each poll is at the same connections in every round.
+                while slice - reader.taken.load(Relaxed) >= LISTING_SLICES && !reader.over.load(Relaxed) {
+                    thread::yield_now();
+                }
                 pipeline.arrive();
-                gaps.listing = gaps.listing.with(timed(&mut pipeline)?);
+                polls.push(timed(&mut pipeline, Kind::Listing)?);
             }
-            Ok((pipeline.connections(), gaps))
+            while !reader.over.load(Relaxed) {
+                pipeline.forward();
+            }
+            Ok(polls)
         })?
     };
     for table in tables {
@@ -229,31 +305,59 @@ fn gaps(arguments: &Arguments) -> Result<(usize, Gaps)> {
         }
         // As control does: this frees former tables that the worker has let go of.
         published.services.store(Arc::new(table));
+        store.send(())?;
     }
-    let mut count = 0;
-    if listed.recv().is_ok() {
-        let pushed = exchanges[0].commands.push(Command::List(Arc::default(), sender));
-        pushed.map_err(|_| anyhow!("the worker takes no commands"))?;
+    let mut listed = Ok(arguments.connections as usize);
+    if wanted.recv().is_ok() {
+        let listing = exchanges[0].list(Arc::default(), LISTING_SLICES);
+        store.send(())?;
+        listed = listing.context("the worker takes no commands").and_then(|slices| reader.read(slices));
+        reader.over.store(true, Relaxed);
+    }
+    drop((wanted, store));
+    let polls = thread.join().map_err(|_| anyhow!("the worker panicked"))??;
+    let listed = listed?;
+    if listed != arguments.connections as usize {
+        bail!("{listed} connections of {} were listed", arguments.connections);
+    }
+    Ok(polls)
+}
+
+/// Who reads a listing.
+#[derive(Default)]
+struct Reader {
+    /// Slices that were read
+    taken: AtomicUsize,
+    /// Nothing more is read
+    over: AtomicBool,
+}
+
+impl Reader {
+    /// Returns how many connections there were.
+    fn read(&self, mut slices: Slices) -> Result<usize> {
+        let mut count = 0;
+        let mut last = Instant::now();
         loop {
-            match slices.recv_timeout(LISTING_TIMEOUT) {
-                Ok(slice) => count += slice.len(),
-                Err(error) if error.is_disconnected() => break,
-                Err(_) => bail!("the listing stopped after {count} connections"),
+            match slices.next_slice() {
+                Slice::Of(slice) => {
+                    count += slice.len();
+                    self.taken.fetch_add(1, Relaxed);
+                    last = Instant::now();
+                }
+                Slice::NotYet if last.elapsed() > LISTING_TIMEOUT => {
+                    bail!("the listing stopped after {count} connections")
+                }
+                Slice::NotYet => thread::sleep(Duration::from_micros(50)),
+                Slice::End => return Ok(count),
             }
         }
     }
-    drop(listed);
-    let (connections, gaps) = thread.join().map_err(|_| anyhow!("the worker panicked"))??;
-    if (connections, count) != (arguments.connections as usize, connections) {
-        bail!("{connections} connections of {}, {count} of them listed", arguments.connections);
-    }
-    Ok((connections, gaps))
 }
 
-fn timed(pipeline: &mut Pipeline) -> Result<Longest> {
+fn timed(pipeline: &mut Pipeline, kind: Kind) -> Result<Poll> {
     let now = || anyhow::Ok(Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?));
     let (before, started) = (now()?, Instant::now());
     pipeline.forward();
-    let wall_us = started.elapsed().as_secs_f64() * 1e6;
-    Ok(Longest { cpu_us: (now()? - before).as_secs_f64() * 1e6, wall_us })
+    let wall_us = started.elapsed().as_secs_f32() * 1e6;
+    Ok(Poll { kind, cpu_us: (now()? - before).as_secs_f32() * 1e6, wall_us })
 }

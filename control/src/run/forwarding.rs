@@ -74,7 +74,7 @@ impl Forwarding {
     pub(super) fn look_after(&self) {
         self.warn_of_exhaustion();
         self.show_sync();
-        self.workers.published().release();
+        self.workers.release();
         if self.unsteered.get() {
             self.adopted();
         }

@@ -233,3 +233,50 @@ impl Statistics {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_is_in_step_when_both_streams_are() {
+        let mut status = SyncStatus { peer: "10.0.9.2:7946".into(), ..SyncStatus::default() };
+        let mut shown = |change: fn(&mut SyncStatus)| {
+            change(&mut status);
+            let PeerState { connected, state, lag, .. } = PeerState::from(&status);
+            (connected, state, lag)
+        };
+        assert_eq!(shown(|_| {}), (false, "not connected".into(), None));
+        let refused = |status: &mut SyncStatus| status.outgoing.error = Some("it refused".into());
+        assert_eq!(shown(refused), (false, "not connected: it refused".into(), None));
+        let told = |status: &mut SyncStatus| {
+            status.outgoing = Outgoing { connected: true, milliseconds: 250.0, ..Outgoing::default() };
+        };
+        assert_eq!(shown(told), (false, "it is told, and tells nothing".into(), Some(0.25)));
+        assert_eq!(shown(|s| s.incoming.connected = true), (true, "transferring".into(), Some(0.25)));
+        let done =
+            |status: &mut SyncStatus| (status.outgoing.complete, status.incoming.complete) = (true, true);
+        assert_eq!(shown(done), (true, "in step".into(), Some(0.25)));
+    }
+
+    #[test]
+    fn one_in_a_hundred_is_beyond_the_quantile() {
+        let sending = Sending::default();
+        assert_eq!(sending.delays(), (0.0, 0.0));
+        (1..=1000).for_each(|milliseconds| sending.arrived(milliseconds * 1_000_000));
+        assert_eq!(sending.delays(), (1000.0, 990.0));
+        // Only the newest count.
+        (0..SAMPLES).for_each(|_| sending.arrived(2_000_000));
+        assert_eq!(sending.delays(), (2.0, 2.0));
+    }
+
+    #[test]
+    fn trouble_is_not_said_too_often() {
+        let trouble = Trouble::default();
+        assert!(trouble.note("one".into()));
+        assert!(
+            !trouble.note("one".into()) && !trouble.note("another".into()) && !trouble.note("one".into())
+        );
+        assert_eq!(trouble.text(), Some("one".into()));
+    }
+}

@@ -12,7 +12,7 @@ use sluice_dataplane::neigh::{Egress, NextHopsBuilder, Prefix};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::ServiceTable;
 use sluice_dataplane::stats::WorkerCounters;
-use sluice_dataplane::worker::{Command, Exchange, Published, Settings, Worker};
+use sluice_dataplane::worker::{Exchange, Published, Settings, Slice, Worker};
 use tokio::sync::mpsc;
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 1, 1);
@@ -73,16 +73,15 @@ impl DataPlane for MemoryPlane {
     }
 
     fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>> {
-        let (sender, slices) = crossbeam::channel::bounded(64);
         let mut inner = self.0.lock().unwrap();
-        assert!(inner.exchanges[0].commands.push(Command::List(Arc::new(filter), sender)).is_ok());
+        let mut slices = inner.exchanges[0].list(Arc::new(filter), 64).expect("no other command");
         let mut records = Vec::new();
         loop {
             inner.worker.poll(0);
-            match slices.try_recv() {
-                Ok(slice) => records.push(slice),
-                Err(crossbeam::channel::TryRecvError::Empty) => {}
-                Err(crossbeam::channel::TryRecvError::Disconnected) => break,
+            match slices.next_slice() {
+                Slice::Of(slice) => records.push(slice),
+                Slice::NotYet => {}
+                Slice::End => break,
             }
         }
         let (sender, receiver) = mpsc::channel(records.len().max(1));

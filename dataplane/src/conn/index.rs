@@ -10,6 +10,7 @@
 
 use zerocopy::FromZeros;
 
+use crate::memory;
 use crate::prefetch::prefetch;
 
 /// References in a bucket.
@@ -32,7 +33,7 @@ struct Bucket {
 
 /// What is known of a lookup after a look at one bucket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Guess {
+pub(crate) enum Guess {
     /// It ends here, most likely
     Here(u32),
     /// It may end in a bucket behind
@@ -42,29 +43,29 @@ pub(super) enum Guess {
 }
 
 /// References by hash.
-pub(super) struct Index {
-    buckets: Box<[Bucket]>,
+pub(crate) struct Index {
+    buckets: Vec<Bucket>,
 }
 
 impl Index {
-    /// An index for at most `capacity` references. The kernel provides its
-    /// memory as it is used.
-    pub(super) fn new(capacity: usize) -> Self {
-        let buckets = (capacity * 10).div_ceil(SLOTS * LOAD_TENTHS) + 1;
-        let buckets = <[Bucket]>::new_box_zeroed_with_elems(buckets);
-        // Out of memory at start: nothing else can be done.
-        Index { buckets: buckets.expect("memory for the connection table") }
+    /// An index for at most `capacity` references. Its memory is taken at once.
+    pub(crate) fn new(capacity: usize) -> Self {
+        let number = (capacity * 10).div_ceil(SLOTS * LOAD_TENTHS) + 1;
+        let mut buckets = Vec::with_capacity(number);
+        memory::provide(&buckets);
+        buckets.resize_with(number, Bucket::new_zeroed);
+        Index { buckets }
     }
 
     /// References in it.
     #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.buckets.iter().flat_map(|bucket| bucket.tags).filter(|tag| *tag != 0).count()
     }
 
     /// References that it has slots for.
     #[cfg(test)]
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.buckets.len() * SLOTS
     }
 
@@ -82,7 +83,7 @@ impl Index {
 
     /// Asks the cache for what a lookup begins with.
     #[inline]
-    pub(super) fn prefetch(&self, hash: u64) {
+    pub(crate) fn prefetch(&self, hash: u64) {
         prefetch(&self.buckets[self.home(hash)]);
     }
 
@@ -90,7 +91,7 @@ impl Index {
     /// it may end with. Where there is none but in the next bucket, the cache is
     /// asked for that.
     #[inline]
-    pub(super) fn likely(&self, hash: u64, ask: impl Fn(u32)) -> Guess {
+    pub(crate) fn likely(&self, hash: u64, ask: impl Fn(u32)) -> Guess {
         let home = self.home(hash);
         let guess = self.guess(home, hash, ask);
         if guess == Guess::Beyond {
@@ -100,7 +101,7 @@ impl Index {
     }
 
     /// The same where [`Index::likely`] came to the end of a bucket.
-    pub(super) fn likely_beyond(&self, hash: u64, ask: impl Fn(u32)) -> Guess {
+    pub(crate) fn likely_beyond(&self, hash: u64, ask: impl Fn(u32)) -> Guess {
         self.guess(self.next(self.home(hash)), hash, ask)
     }
 
@@ -118,7 +119,7 @@ impl Index {
 
     /// The reference under `hash` that `is_it` says is it.
     #[inline]
-    pub(super) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
+    pub(crate) fn find(&self, hash: u64, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {
         let mut place = self.home(hash);
         // The bound is never reached, as not all buckets are full.
         for _ in 0..self.buckets.len() {
@@ -138,7 +139,7 @@ impl Index {
 
     /// Enters a reference. Returns false, and enters nothing, when every slot
     /// is taken.
-    pub(super) fn insert(&mut self, hash: u64, reference: u32) -> bool {
+    pub(crate) fn insert(&mut self, hash: u64, reference: u32) -> bool {
         let home = self.home(hash);
         let mut place = home;
         for _ in 0..self.buckets.len() {
@@ -154,7 +155,7 @@ impl Index {
     }
 
     /// Takes a reference out; nothing happens where it is not in.
-    pub(super) fn remove(&mut self, hash: u64, reference: u32) {
+    pub(crate) fn remove(&mut self, hash: u64, reference: u32) {
         let home = self.home(hash);
         let mut place = home;
         for _ in 0..self.buckets.len() {

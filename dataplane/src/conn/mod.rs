@@ -3,7 +3,7 @@
 mod calls;
 mod entry;
 mod filter;
-mod index;
+pub(crate) mod index;
 mod line;
 mod record;
 mod sctp;

@@ -1,10 +1,20 @@
 //! The connection table of one worker.
 
+use std::collections::VecDeque;
+
 use super::index::{Guess, Index};
 use super::line::{Key, Wide};
 use super::timer::{Deadlines, Wheel};
 use super::{Entry, Line, Seed, Side, Tuple};
+use crate::memory;
 use crate::prefetch::prefetch;
+
+/// References on their way into the index, each of which waits for its bucket to
+/// come into the cache.
+const LATE: usize = 16;
+
+/// The connection that is so many ahead in the list of free ones is asked for.
+const AHEAD: usize = 8;
 
 /// Number of a connection in its table.
 pub type EntryId = u32;
@@ -13,8 +23,9 @@ pub type EntryId = u32;
 /// and the timing wheel by which they expire.
 ///
 /// Connections lie in one array and are numbered; the index maps a tuple's hash
-/// to a connection's number and side. Nothing grows: what is reserved at the
-/// start is provided by the kernel as it is used. A packet of IPv4 touches one
+/// to a connection's number and side. Nothing grows: the memory is taken at the
+/// start, 90 bytes a connection, and in huge pages where the kernel has any;
+/// only that for addresses of IPv6, of 64 bytes, comes as it is used. A packet of IPv4 touches one
 /// cache line of the index and one of its connection, one of IPv6 another with
 /// the addresses.
 ///
@@ -37,6 +48,10 @@ pub struct Table {
     free: Vec<EntryId>,
     capacity: usize,
     index: Index,
+    /// References that are not in the index yet, with their hashes. The bucket of
+    /// a client's tuple was looked at just before, that of a server's is one
+    /// that nobody could ask for earlier.
+    late: VecDeque<(u64, Reference)>,
     seed: Seed,
 }
 
@@ -113,12 +128,18 @@ impl Table {
     /// A table for `capacity` connections (less than 2³¹ - 1) from tick `now` on.
     pub fn new(capacity: usize, seed: Seed, now: u32) -> Self {
         assert!(capacity < (1 << 31) - 1, "a reference has 31 bits for the number");
+        let (lines, free) = (Vec::with_capacity(capacity), Vec::with_capacity(capacity));
+        memory::provide(&lines);
+        memory::provide(&free);
+        let wheel = Wheel::of(lines, capacity, now);
+        wheel.provide();
         Table {
-            wheel: Wheel::of(Vec::with_capacity(capacity), capacity, now),
+            wheel,
             wide: vec![[[[0; 2]; 2]; 2]; capacity],
-            free: Vec::with_capacity(capacity),
+            free,
             capacity,
             index: Index::new(2 * capacity),
+            late: VecDeque::with_capacity(LATE),
             seed,
         }
     }
@@ -153,7 +174,12 @@ impl Table {
     #[inline]
     pub fn find(&self, tuple: &Tuple, hash: u64) -> Option<(EntryId, Side)> {
         let key = Key::of(tuple);
-        let found = Reference(self.index.find(hash, |reference| self.is(Reference(reference), key, tuple))?);
+        let is_it = |reference| self.is(Reference(reference), key, tuple);
+        let found = self.index.find(hash, is_it).map(Reference);
+        let found = found.or_else(|| {
+            let mut late = self.late.iter().filter(|(other, _)| *other == hash);
+            late.find(|(_, reference)| is_it(reference.0)).map(|(_, reference)| *reference)
+        })?;
         Some((found.entry(), found.side()))
     }
 
@@ -241,8 +267,12 @@ impl Table {
     /// then, until one is removed.
     pub fn insert(&mut self, entry: Entry) -> Result<EntryId, Full> {
         let capacity = self.capacity;
+        let free = self.free.pop();
+        if let Some(later) = self.free.len().checked_sub(AHEAD) {
+            self.wheel.prefetch(self.free[later]);
+        }
         let lines = self.wheel.entries_mut();
-        let id = match self.free.pop() {
+        let id = match free {
             Some(id) => {
                 lines[id as usize] = Line::of(&entry);
                 id
@@ -256,17 +286,30 @@ impl Table {
         if !(entry.client.is_v4() && entry.server.is_v4()) {
             self.wide[id as usize] = [&entry.client, &entry.server].map(wide_addresses);
         }
-        self.index_side(id, &entry, Side::Client);
+        self.index(self.hash(&entry.client), Reference::new(id, Side::Client));
         if entry.method.has_replies() {
-            self.index_side(id, &entry, Side::Server);
+            let hash = self.hash(&entry.server);
+            self.index.prefetch(hash);
+            if self.late.len() == LATE {
+                self.index_oldest();
+            }
+            self.late.push_back((hash, Reference::new(id, Side::Server)));
         }
         Ok(id)
     }
 
-    fn index_side(&mut self, id: EntryId, entry: &Entry, side: Side) {
-        let hash = self.hash(side_of(entry, side));
-        let entered = self.index.insert(hash, Reference::new(id, side).0);
+    #[inline]
+    fn index(&mut self, hash: u64, reference: Reference) {
+        let entered = self.index.insert(hash, reference.0);
         debug_assert!(entered, "the index has room for two references of each entry");
+    }
+
+    /// Enters the oldest of those on their way; returns false if there are none.
+    #[inline]
+    fn index_oldest(&mut self) -> bool {
+        let Some((hash, reference)) = self.late.pop_front() else { return false };
+        self.index(hash, reference);
+        true
     }
 
     fn unindex_side(&mut self, id: EntryId, entry: &Entry, side: Side) {
@@ -277,6 +320,7 @@ impl Table {
     /// Takes a connection out, with its deadline.
     pub fn remove(&mut self, id: EntryId) -> Option<Entry> {
         let entry = self.get(id)?;
+        while self.index_oldest() {}
         self.wheel.cancel(id);
         self.unindex_side(id, &entry, Side::Client);
         if entry.method.has_replies() {
@@ -442,7 +486,8 @@ mod tests {
                 prop_assert!(table.high_water() <= CAPACITY as EntryId);
                 prop_assert!(model.keys().all(|id| *id < table.high_water()));
                 let references = model.values().map(|entry| 1 + usize::from(entry.method.has_replies()));
-                prop_assert_eq!(table.index.len(), references.sum::<usize>(), "nothing stays in the index");
+                let indexed = table.index.len() + table.late.len();
+                prop_assert_eq!(indexed, references.sum::<usize>(), "nothing stays in the index");
 
                 for client in 0..16 {
                     for vip in 0..3 {

@@ -17,9 +17,10 @@
 //!
 //! Entries are known by number, and their [`Deadlines`] may be kept with what
 //! else there is of them. All memory is taken at construction, and as an entry
-//! of zeroes means "not linked", the pages of entries never used are never
-//! touched.
+//! of zeroes means "not linked", the pages of entries never used are not
+//! touched unless that is asked for.
 
+use crate::memory;
 use crate::prefetch::prefetch;
 
 /// Ticks in a second.
@@ -127,6 +128,20 @@ impl<D: Deadlines> Wheel<D> {
             heads: vec![0; LEVELS * SLOTS],
             occupied: [[0; SLOTS / 64]; LEVELS],
         }
+    }
+
+    /// Lets the kernel provide all memory of the wheel itself.
+    pub(super) fn provide(&self) {
+        memory::provide(&self.links);
+    }
+
+    /// Asks the cache for what linking or unlinking an entry changes of it.
+    #[inline]
+    pub(super) fn prefetch(&self, id: u32) {
+        if let Some(links) = self.links.get(id as usize) {
+            prefetch(links);
+        }
+        self.deadlines.prefetch_deadline(id);
     }
 
     /// What the deadlines are kept with.

@@ -15,9 +15,12 @@
 
 use std::sync::Arc;
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use super::PoolKey;
+use super::arena::Arena;
 use super::claims::{Claims, Strays};
-use super::pool::Pool;
+use super::pool::{Chunk, Pool};
 use crate::neigh::NextHops;
 use crate::rss::{Hashed, numbered};
 
@@ -29,25 +32,31 @@ pub(super) const MOST_PLANS: usize = 4;
 const SLICE: usize = if cfg!(test) { 1 } else { 1024 };
 
 /// Whose a port of a pool is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Rule {
-    /// It goes by its number ([`owner`](super::owner))
-    Number,
-    /// It goes by the queue that answers land on, by the RSS of the interface;
-    /// their hash with port 0 is `base`
-    Queue { interface: u8, base: u32 },
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
+pub(super) struct Rule {
+    /// The hash of answers with port 0
+    base: u32,
+    /// One more than the interface by whose RSS it goes; 0 where it goes by its
+    /// number ([`owner`](super::owner))
+    interface: u32,
 }
 
 impl Rule {
+    /// The interface by the queue of which it goes, and the base of the hash.
+    fn queue(self) -> Option<(usize, u32)> {
+        Some((self.interface.checked_sub(1)? as usize, self.base))
+    }
+
     pub(super) fn of(plan: &NextHops, key: &PoolKey) -> Self {
         let by_queue = || {
             let interface = plan.answers_by(key.server)?;
             let rss = plan.rss(interface)?;
             let of_ports = rss.hashed(key.protocol, key.server.is_v4()) == Hashed::Ports;
-            let interface = u8::try_from(interface).ok()?;
-            of_ports.then(|| Rule::Queue { interface, base: rss.base((key.server, key.port), key.lip) })
+            let base = || rss.base((key.server, key.port), key.lip);
+            of_ports.then(|| Rule { interface: interface as u32 + 1, base: base() })
         };
-        by_queue().unwrap_or(Rule::Number)
+        by_queue().unwrap_or_default()
     }
 }
 
@@ -65,7 +74,7 @@ pub(super) struct Plans {
     /// Changes with `plans`
     pub(super) serial: u32,
     /// Where the search for strays is, and what it found
-    search: Option<(usize, Strays, u64)>,
+    search: Option<(u32, Strays, u64)>,
     /// What was found last
     strays: Arc<Strays>,
     strays_left: u64,
@@ -79,13 +88,13 @@ impl Plans {
             worker,
             workers,
             claims: if workers > 1 { claims } else { Vec::new() },
-            plans: vec![Arc::default()],
+            plans: first_plan(),
             wanted: None,
             serial: 0,
             search: None,
             strays: Arc::default(),
             strays_left: 0,
-            others: Vec::new(),
+            others: Vec::with_capacity(workers),
         }
     }
 
@@ -95,7 +104,7 @@ impl Plans {
 
     /// The rules for a pool, by each plan.
     pub(super) fn rules(&self, key: &PoolKey) -> [Rule; MOST_PLANS] {
-        let mut rules = [Rule::Number; MOST_PLANS];
+        let mut rules = [Rule::default(); MOST_PLANS];
         for (rule, plan) in rules.iter_mut().zip(&self.plans) {
             *rule = Rule::of(plan, key);
         }
@@ -161,15 +170,15 @@ impl Plans {
 
     /// Goes on with what a change of plans asks for.
     #[inline]
-    pub(super) fn proceed(&mut self, pools: &[Option<Box<Pool>>]) {
+    pub(super) fn proceed(&mut self, pools: &Arena<Pool>, chunks: &Arena<Chunk>) {
         if self.plans.len() > 1 || !self.others.is_empty() {
-            self.go_on(pools);
+            self.go_on(pools, chunks);
         }
     }
 
     #[cold]
-    fn go_on(&mut self, pools: &[Option<Box<Pool>>]) {
-        self.look_for_strays(pools);
+    fn go_on(&mut self, pools: &Arena<Pool>, chunks: &Arena<Chunk>) {
+        self.look_for_strays(pools, chunks);
         let plan = self.newest().port_plan();
         let agreed = self.search.is_none() && self.claims.iter().all(|claims| claims.plan() == plan);
         if agreed && self.plans.len() > 1 {
@@ -188,26 +197,27 @@ impl Plans {
         }
     }
 
-    fn look_for_strays(&mut self, pools: &[Option<Box<Pool>>]) {
+    fn look_for_strays(&mut self, pools: &Arena<Pool>, chunks: &Arena<Chunk>) {
         let Some((mut next, mut found, mut count)) = self.search.take() else { return };
         let mut looked = 0;
-        while let Some(pool) = pools.get(next) {
+        while next < pools.reached() {
             if looked >= SLICE {
                 self.search = Some((next, found, count));
                 return;
             }
+            let pool = pools.get(next).filter(|pool| pool.taken > 0);
             next += 1;
             looked += 1;
-            let Some(pool) = pool.as_ref().filter(|pool| pool.taken > 0) else { continue };
-            let rules = self.rules(&pool.key);
-            for (word, used) in pool.used_words() {
+            let Some((pool, key)) = pool.and_then(|pool| Some((pool, pool.key()?))) else { continue };
+            let rules = self.rules(&key);
+            for (word, used) in pool.used_words(chunks) {
                 looked += 1;
                 if used == 0 {
                     continue;
                 }
-                let strays = used & !self.ours(&rules, &pool.key, word);
+                let strays = used & !self.ours(&rules, &key, word);
                 if strays != 0 {
-                    found.add(&pool.key, word, strays);
+                    found.add(&key, word, strays);
                     count += u64::from(strays.count_ones());
                 }
             }
@@ -240,15 +250,21 @@ impl Plans {
     }
 }
 
+/// Room for all plans that there may be.
+fn first_plan() -> Vec<Arc<NextHops>> {
+    let mut plans = Vec::with_capacity(MOST_PLANS);
+    plans.push(Arc::default());
+    plans
+}
+
 /// The owner of a port by one plan.
 pub(super) fn owner_by(plan: &NextHops, key: &PoolKey, port: u16, workers: usize) -> usize {
-    match Rule::of(plan, key) {
-        Rule::Number => super::owner(port, workers),
-        Rule::Queue { interface, base } => plan.rss(interface.into()).map_or_else(
-            || super::owner(port, workers),
-            |rss| rss.port_owner(base, key.server.is_v4(), port),
-        ),
-    }
+    let by_queue =
+        Rule::of(plan, key).queue().and_then(|(interface, base)| Some((plan.rss(interface)?, base)));
+    by_queue.map_or_else(
+        || super::owner(port, workers),
+        |(rss, base)| rss.port_owner(base, key.server.is_v4(), port),
+    )
 }
 
 fn plan_of(plans: &[Arc<NextHops>]) -> u64 {
@@ -256,10 +272,10 @@ fn plan_of(plans: &[Arc<NextHops>]) -> u64 {
 }
 
 fn by_rule(plan: &NextHops, rule: Rule, key: &PoolKey, worker: usize, workers: usize, word: usize) -> u64 {
-    match rule {
-        Rule::Number => numbered(worker, workers, word),
-        Rule::Queue { interface, base } => {
-            plan.rss(interface.into()).map_or(0, |rss| rss.ports(worker, base, key.server.is_v4(), word))
+    match rule.queue() {
+        None => numbered(worker, workers, word),
+        Some((interface, base)) => {
+            plan.rss(interface).map_or(0, |rss| rss.ports(worker, base, key.server.is_v4(), word))
         }
     }
 }

@@ -1,8 +1,13 @@
 //! The ports of one LIP towards one server, as far as one worker knows them.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use super::PoolKey;
+use super::arena::Arena;
 use super::plan::{MOST_PLANS, Rule};
 use crate::rss::FIRST_WORD;
+use crate::service::Protocol;
+use crate::wire::Address;
 
 /// Words of a pool's set of ports.
 pub(super) const WORDS: usize = 65_536 / 64;
@@ -13,63 +18,85 @@ pub(super) const WORDS_PER_CHUNK: usize = 64;
 /// Chunks of a pool.
 pub(super) const CHUNKS: usize = WORDS / WORDS_PER_CHUNK;
 
-/// A bit for each of 4096 ports in use. It moves between pools and the spare
-/// ones without being copied.
-pub(super) type Chunk = Box<[u64; WORDS_PER_CHUNK]>;
-
-/// Chunks without any port in use that are kept for the next that is wanted.
-const SPARE_CHUNKS: usize = 32;
+/// A bit for each of 4096 ports in use.
+pub(super) type Chunk = [u64; WORDS_PER_CHUNK];
 
 /// No pool, as a link in a list of idle pools.
 pub(super) const NONE: u32 = u32::MAX;
 
-/// The ports of one LIP towards one server. Memory for their bits is there as
-/// long as one of them is in use, 512 bytes for 4096 ports; an idle pool is a
-/// few hundred bytes.
-#[derive(Debug)]
+/// The ports of one LIP towards one server. A place for their bits is taken as
+/// long as one of them is in use, 512 bytes for 4096 ports; an idle pool is 512
+/// bytes itself.
+///
+/// All of it is plain numbers, and zeroes are a pool without any port in use, so
+/// that it can lie in an [`Arena`].
+#[derive(Debug, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C)]
 pub(super) struct Pool {
-    pub(super) key: PoolKey,
-    chunks: [Option<Chunk>; CHUNKS],
-    /// Ports in use in each chunk
-    counts: [u16; CHUNKS],
+    lip: Address,
+    server: Address,
     /// A bit for each word that has no port to be taken
     full: [u64; WORDS / 64],
+    /// Which ports of the word looked at last are the worker's
+    seen_ports: u64,
+    /// Of its key
+    pub(super) hash: u64,
+    /// One more than the place of each chunk, or 0
+    chunks: [u32; CHUNKS],
+    /// What tells whose a port is, by each plan that counts
+    pub(super) rules: [Rule; MOST_PLANS],
+    /// One more than the word looked at last, or 0
+    seen: u32,
     pub(super) taken: u32,
     /// Where the search begins: after the port taken last
     pub(super) cursor: u32,
-    /// The word looked at last, and which of its ports are the worker's
-    seen: (usize, u64),
-    /// What tells whose a port is, by each plan that counts
-    pub(super) rules: [Rule; MOST_PLANS],
     /// When the rules were worked out
     pub(super) serial: u32,
-    /// Neighbours in the list of idle pools, while `taken` is 0
+    /// The place of what is known of its LIP
+    pub(super) place_of_lip: u32,
+    /// Neighbours in the list of its LIP's idle pools, while `taken` is 0
     pub(super) older: u32,
     pub(super) newer: u32,
+    /// Neighbours in the list of all idle pools
+    pub(super) elder: u32,
+    pub(super) younger: u32,
+    /// Ports in use in each chunk
+    counts: [u16; CHUNKS],
+    port: u16,
+    protocol: u16,
+    /// A page holds a whole number of pools
+    _rest: [u64; 21],
 }
 
+const _: () = assert!(size_of::<Pool>() == 512);
+
 impl Pool {
-    pub(super) fn new(key: PoolKey, cursor: u32) -> Self {
-        Pool {
-            key,
-            chunks: [const { None }; CHUNKS],
-            counts: [0; CHUNKS],
-            full: [0; WORDS / 64],
-            taken: 0,
-            cursor,
-            seen: (WORDS, 0),
-            rules: [Rule::Number; MOST_PLANS],
-            serial: 0,
-            older: NONE,
-            newer: NONE,
-        }
+    /// Makes a pool of zeroes that of a pair.
+    pub(super) fn begin(&mut self, key: PoolKey, hash: u64, cursor: u32) {
+        (self.lip, self.server, self.port) = (key.lip, key.server, key.port);
+        self.protocol = key.protocol.number().into();
+        (self.hash, self.cursor) = (hash, cursor);
+        (self.older, self.newer, self.elder, self.younger) = (NONE, NONE, NONE, NONE);
+    }
+
+    pub(super) fn is_of(&self, key: &PoolKey) -> bool {
+        self.server == key.server
+            && self.lip == key.lip
+            && self.port == key.port
+            && self.protocol == u16::from(key.protocol.number())
+    }
+
+    /// The pair that it is of, if it is of any.
+    pub(super) fn key(&self) -> Option<PoolKey> {
+        let protocol = u8::try_from(self.protocol).ok().and_then(Protocol::from_number)?;
+        Some(PoolKey { lip: self.lip, server: self.server, port: self.port, protocol })
     }
 
     /// Takes up other rules for whose a port is.
     pub(super) fn follow(&mut self, rules: [Rule; MOST_PLANS], serial: u32) {
         (self.rules, self.serial) = (rules, serial);
         self.full = [0; WORDS / 64];
-        self.seen = (WORDS, 0);
+        self.seen = 0;
     }
 
     /// Takes the first free port from the cursor on, around the end once.
@@ -77,7 +104,7 @@ impl Pool {
     /// in use by others nonetheless.
     pub(super) fn take(
         &mut self,
-        spare: &mut Vec<Chunk>,
+        chunks: &mut Arena<Chunk>,
         ours: impl Fn(usize) -> u64,
         strays: impl Fn(usize) -> u64,
     ) -> Option<u16> {
@@ -86,8 +113,8 @@ impl Pool {
         for (first, among, end) in rounds.into_iter().chain([(FIRST_WORD, u64::MAX, start + 1)]) {
             let mut next = first;
             while let Some(word) = self.open_word(next, end.min(WORDS)) {
-                if let Some(port) = self.free_in(word, among, &ours, &strays) {
-                    self.mark(port, spare);
+                if let Some(port) = self.free_in(word, among, chunks, &ours, &strays) {
+                    self.mark(port, chunks)?;
                     self.cursor = u32::from(port) + 1;
                     return Some(port);
                 }
@@ -113,13 +140,14 @@ impl Pool {
         &mut self,
         word: usize,
         among: u64,
+        chunks: &Arena<Chunk>,
         ours: impl Fn(usize) -> u64,
         strays: impl Fn(usize) -> u64,
     ) -> Option<u16> {
-        if self.seen.0 != word {
-            self.seen = (word, ours(word));
+        if self.seen != word as u32 + 1 {
+            (self.seen, self.seen_ports) = (word as u32 + 1, ours(word));
         }
-        let free = self.seen.1 & !self.used(word);
+        let free = self.seen_ports & !self.used(word, chunks);
         if free == 0 {
             self.full[word / 64] |= 1 << (word % 64);
             return None;
@@ -130,43 +158,49 @@ impl Pool {
     }
 
     /// Which ports of a word are in use.
-    pub(super) fn used(&self, word: usize) -> u64 {
-        let chunk = self.chunks[word / WORDS_PER_CHUNK].as_ref();
-        chunk.map_or(0, |chunk| chunk[word % WORDS_PER_CHUNK])
+    fn used(&self, word: usize, chunks: &Arena<Chunk>) -> u64 {
+        let chunk = self.chunks[word / WORDS_PER_CHUNK].checked_sub(1);
+        chunk.and_then(|place| chunks.get(place)).map_or(0, |chunk| chunk[word % WORDS_PER_CHUNK])
     }
 
     /// The words of all chunks with a port in use.
-    pub(super) fn used_words(&self) -> impl Iterator<Item = (usize, u64)> {
-        let chunks = self.chunks.iter().enumerate();
-        chunks.filter_map(|(place, chunk)| Some((place * WORDS_PER_CHUNK, chunk.as_deref()?))).flat_map(
-            |(first, chunk)| chunk.iter().enumerate().map(move |(place, used)| (first + place, *used)),
-        )
+    pub(super) fn used_words<'a>(
+        &'a self,
+        chunks: &'a Arena<Chunk>,
+    ) -> impl Iterator<Item = (usize, u64)> + use<'a> {
+        let used = (0..).step_by(WORDS_PER_CHUNK).zip(&self.chunks);
+        let used = used.filter_map(|(first, place)| Some((first, chunks.get(place.checked_sub(1)?)?)));
+        used.flat_map(|(first, chunk)| (first..).zip(chunk.iter().copied()))
     }
 
-    fn mark(&mut self, port: u16, spare: &mut Vec<Chunk>) {
+    /// Takes note that a port is in use; `None` if there is no memory for that.
+    fn mark(&mut self, port: u16, chunks: &mut Arena<Chunk>) -> Option<()> {
         let word = usize::from(port) / 64;
         let place = word / WORDS_PER_CHUNK;
-        let chunk = self.chunks[place]
-            .get_or_insert_with(|| spare.pop().unwrap_or_else(|| Box::new([0; WORDS_PER_CHUNK])));
+        if self.chunks[place] == 0 {
+            self.chunks[place] = chunks.take()? + 1;
+        }
+        let chunk = chunks.get_mut(self.chunks[place] - 1)?;
         chunk[word % WORDS_PER_CHUNK] |= 1 << (port % 64);
         self.counts[place] += 1;
         self.taken += 1;
+        Some(())
     }
 
     /// Takes this very port; false when it is in use.
-    pub(super) fn claim(&mut self, port: u16, spare: &mut Vec<Chunk>) -> bool {
-        if self.used(usize::from(port) / 64) >> (port % 64) & 1 != 0 {
+    pub(super) fn claim(&mut self, port: u16, chunks: &mut Arena<Chunk>) -> bool {
+        if self.used(usize::from(port) / 64, chunks) >> (port % 64) & 1 != 0 {
             return false;
         }
-        self.mark(port, spare);
-        true
+        self.mark(port, chunks).is_some()
     }
 
     /// Gives a port back; false when it was not taken.
-    pub(super) fn put_back(&mut self, port: u16, spare: &mut Vec<Chunk>) -> bool {
+    pub(super) fn put_back(&mut self, port: u16, chunks: &mut Arena<Chunk>) -> bool {
         let (word, bit) = (usize::from(port) / 64, 1 << (port % 64));
         let place = word / WORDS_PER_CHUNK;
-        let Some(chunk) = &mut self.chunks[place] else { return false };
+        let Some(at) = self.chunks[place].checked_sub(1) else { return false };
+        let Some(chunk) = chunks.get_mut(at) else { return false };
         let used = &mut chunk[word % WORDS_PER_CHUNK];
         if *used & bit == 0 {
             return false;
@@ -175,12 +209,9 @@ impl Pool {
         self.full[word / 64] &= !(1 << (word % 64));
         self.counts[place] -= 1;
         self.taken -= 1;
-        // With no port in use, all of it is zero.
-        if self.counts[place] == 0
-            && let Some(chunk) = self.chunks[place].take()
-            && spare.len() < SPARE_CHUNKS
-        {
-            spare.push(chunk);
+        if self.counts[place] == 0 {
+            chunks.give_back(at);
+            self.chunks[place] = 0;
         }
         true
     }

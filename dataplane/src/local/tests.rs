@@ -186,7 +186,7 @@ proptest! {
             }
             let in_use = model.values().filter(|set| !set.is_empty()).count();
             prop_assert!(ports.pools() >= in_use && ports.pools() <= 6);
-            let idle: u32 = ports.idle.values().map(|idle| idle.count).sum();
+            let idle: u32 = ports.lips.iter().map(|lip| lip.idle).sum();
             prop_assert_eq!(ports.pools() - idle as usize, in_use);
         }
     }
@@ -207,7 +207,7 @@ fn plan(number: u64, rss: Option<Arc<Rss>>) -> Arc<NextHops> {
 
 fn team(workers: usize) -> Vec<LocalPorts> {
     let claims: Vec<Arc<Claims>> = (0..workers).map(|_| Arc::default()).collect();
-    (0..workers).map(|worker| LocalPorts::shared(worker, claims.clone())).collect()
+    (0..workers).map(|worker| LocalPorts::shared(worker, claims.clone(), usize::MAX)).collect()
 }
 
 fn settle(team: &mut [LocalPorts]) {
@@ -329,8 +329,8 @@ fn play(moves: Vec<Move>) -> Result<(), TestCaseError> {
             Move::Proceed(worker) => team[worker].proceed(),
             Move::Take(worker, n) => {
                 team[worker].next_cursor = cursor;
-                for pool in team[worker].pools.iter_mut().flatten() {
-                    pool.cursor = cursor;
+                for slot in 0..team[worker].pools.reached() {
+                    team[worker].pools.get_mut(slot).unwrap().cursor = cursor;
                 }
                 if let Ok((_, port)) = team[worker].allocate(&[lip], (v4(n), 80), TCP) {
                     let before = taken.insert((n, port), worker);

@@ -7,12 +7,16 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 /// An IPv4 or IPv6 address, of which the order is that of its bytes.
 ///
 /// Two integers and no array: an IPv4 address becomes one in registers, while an
 /// array would be written piece by piece and read as a whole, which processors
 /// wait for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, FromBytes, Immutable, IntoBytes, KnownLayout,
+)]
 #[repr(C)]
 pub struct Address {
     high: u64,

@@ -1,14 +1,15 @@
 //! What a worker shares with control and with the other workers: snapshots
 //! that it reads, and bounded queues.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 
 use super::owners::Owners;
+use super::pages::{Order, Pages, Slices};
 use super::snapshot::Snapshot;
-use crate::conn::{ConnectionFilter, ConnectionRecord, Seed};
+use crate::conn::{ConnectionFilter, Seed};
 use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::service::ServiceTable;
@@ -43,9 +44,8 @@ pub enum Event {
 
 /// What control asks of a worker.
 pub enum Command {
-    /// Send all connections that match, in slices. The channel is bounded, and the worker
-    /// waits with the next slice until there is room; it is closed at the end.
-    List(Arc<ConnectionFilter>, Sender<Vec<ConnectionRecord>>),
+    /// List connections ([`Exchange::list`])
+    List(Order),
     /// Open all interfaces anew, and say how that went
     Reopen(Sender<Result<(), String>>),
     /// Tell of connections from now on
@@ -84,6 +84,9 @@ pub struct Exchange {
     pub events: ArrayQueue<Event>,
     /// What others told of connections. Control writes, the worker reads.
     pub imports: ArrayQueue<Import>,
+    /// What is listed at present, so that the worker is never the last to let go
+    /// of it, and frees nothing. Only control locks it.
+    listed: Mutex<Vec<Arc<Pages>>>,
     /// The same of all workers
     pub(super) owners: Arc<Owners>,
 }
@@ -107,7 +110,25 @@ impl Exchange {
             claims: Arc::default(),
             events: ArrayQueue::new(1024),
             imports: ArrayQueue::new(MOST_IMPORTS),
+            listed: Mutex::default(),
             owners,
         }
+    }
+
+    /// Has the worker list all connections that match. At most `pages` slices
+    /// wait for the reader, and the worker goes on with what else it has to do
+    /// meanwhile. `None` while it has too many other commands to obey.
+    pub fn list(&self, filter: Arc<ConnectionFilter>, pages: usize) -> Option<Slices> {
+        self.release();
+        let pages = Pages::new(filter, pages);
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&pages));
+        self.commands.push(Command::List(Order::new(Arc::clone(&pages)))).ok()?;
+        Some(Slices::new(pages))
+    }
+
+    /// Frees what former listings took. For control, to be called now and then.
+    pub fn release(&self) {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.retain(|pages| Arc::strong_count(pages) > 1);
     }
 }

@@ -35,6 +35,9 @@ pub(super) struct View {
 /// wait for its next hop or come in fragments: a little more than it may.
 const LONGEST_WAIT: u32 = 2;
 
+/// Local ports that are held for a moment beyond those of connections.
+const MOST_PORTS: usize = 64;
+
 /// What is to be done with a packet.
 #[derive(Debug)]
 pub(super) enum Verdict {
@@ -94,7 +97,7 @@ impl Flows {
             overload: Overload::new(seed, now),
             sync: Syncing::new(capacity),
             workers: claims.len(),
-            local_ports: LocalPorts::shared(worker, claims).starting_at(seed.word()),
+            local_ports: LocalPorts::shared(worker, claims, capacity + MOST_PORTS).starting_at(seed),
             ftp: Sessions::new(capacity),
             owners,
             schedulers: Schedulers::default(),

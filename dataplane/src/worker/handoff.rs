@@ -89,13 +89,15 @@ impl<P: Port> Worker<P> {
             let _ = self.exchanges[handed.from].buffers.push(handed.bytes);
             let Some(frame) = frame else { continue };
             if arrival != of_burst && !burst.is_empty() {
-                self.process(&mut burst, of_burst.0, of_burst.1, now);
+                let parts = [(of_burst.0, burst.len())];
+                self.process(&mut burst, &parts, of_burst.1, now);
             }
             of_burst = arrival;
             burst.push(frame);
         }
         if !burst.is_empty() {
-            self.process(&mut burst, of_burst.0, of_burst.1, now);
+            let parts = [(of_burst.0, burst.len())];
+            self.process(&mut burst, &parts, of_burst.1, now);
         }
         self.burst = burst;
         self.counters.handed_in.add(handled as u64);

@@ -1,40 +1,35 @@
 //! Listing all connections, a slice between two bursts.
 
-use std::sync::Arc;
-
-use crossbeam::channel::{Sender, TrySendError};
-
 use super::flow::Flows;
+use super::pages::{Order, PAGE, Writer};
 use crate::conn::timer::TICKS_PER_SECOND;
 use crate::conn::{ConnectionFilter, ConnectionRecord, Entry, EntryId, Template, TemplateKey};
-use crate::service::{Engine, Method, Protocol, ServerId, ServiceKey, ServiceTable};
+use crate::service::{Method, Protocol, ServerId, ServiceKey, ServiceTable};
 
 /// Entries looked at in one go, for all listings together.
-const SLICE: EntryId = 64;
+const SLICE: EntryId = PAGE as EntryId;
 
 /// A listing under way.
 pub(super) struct Listing {
-    filter: Arc<ConnectionFilter>,
+    order: Order,
     next: EntryId,
     /// The next template: they come after the connections
     next_template: u32,
-    slice: Vec<ConnectionRecord>,
-    answer: Sender<Vec<ConnectionRecord>>,
     over: bool,
 }
 
 impl Listing {
-    pub(super) fn new(filter: Arc<ConnectionFilter>, answer: Sender<Vec<ConnectionRecord>>) -> Self {
-        Listing { filter, next: 0, next_template: 0, slice: Vec::new(), answer, over: false }
+    pub(super) fn new(order: Order) -> Self {
+        Listing { order, next: 0, next_template: 0, over: false }
     }
 
     /// Whether it can go on as soon as the worker has time, and need not wait
     /// for its reader.
     pub(super) fn is_ready(&self) -> bool {
-        self.slice.is_empty()
+        self.order.has_room()
     }
 
-    /// Whether everything was sent, or nobody wants it any more.
+    /// Whether everything was written, or nobody wants it any more.
     pub(super) fn is_over(&self) -> bool {
         self.over
     }
@@ -42,56 +37,54 @@ impl Listing {
     /// Goes on. Connections that come and go meanwhile may be in it or not.
     /// Looks at entries only if `may_look`, and takes that off then.
     pub(super) fn proceed(&mut self, flows: &Flows, services: &ServiceTable, now: u32, may_look: &mut bool) {
-        if self.slice.is_empty() && std::mem::take(may_look) {
-            // All at once, rather than by growing.
-            self.slice.reserve_exact(SLICE as usize);
-            self.fill(flows, services, now);
-        }
-        let at_end =
-            self.next >= flows.table.high_water() && self.next_template >= flows.templates.high_water();
-        if self.slice.is_empty() {
-            self.over = at_end;
-            return;
-        }
-        match self.answer.try_send(std::mem::take(&mut self.slice)) {
-            Ok(()) => self.over = at_end,
-            Err(TrySendError::Full(slice)) => self.slice = slice,
-            Err(TrySendError::Disconnected(_)) => self.over = true,
+        let Listing { order, next, next_template, over } = self;
+        if order.is_unwanted() {
+            *over = true;
+        } else if *may_look && order.has_room() {
+            *may_look = false;
+            order.write(|page, filter| fill(page, filter, (next, next_template), flows, services, now));
+            *over = *next >= flows.table.high_water() && *next_template >= flows.templates.high_water();
         }
     }
+}
 
-    fn fill(&mut self, flows: &Flows, services: &ServiceTable, now: u32) {
-        let left = |deadline: u32| deadline.saturating_sub(now) / TICKS_PER_SECOND;
-        let connections = flows.table.high_water();
-        if self.next < connections {
-            let end = connections.min(self.next.saturating_add(SLICE));
-            for id in self.next..end {
-                if let Some(entry) = flows.table.get(id).filter(|entry| self.filter.may_match(entry)) {
-                    let mut record = record(&entry, services, left(flows.table.deadline(id).unwrap_or(now)));
-                    if let (0, Some(data)) = (record.server.1, flows.ftp.data(id)) {
-                        record.server.1 = data.listed_port;
-                    }
-                    if self.filter.matches(&record) {
-                        self.slice.push(record);
-                    }
+/// Writes what is next on a page.
+fn fill(
+    page: &mut Writer<'_>,
+    filter: &ConnectionFilter,
+    (next, next_template): (&mut EntryId, &mut u32),
+    flows: &Flows,
+    services: &ServiceTable,
+    now: u32,
+) {
+    let left = |deadline: u32| deadline.saturating_sub(now) / TICKS_PER_SECOND;
+    let connections = flows.table.high_water();
+    if *next < connections {
+        let end = connections.min(next.saturating_add(SLICE));
+        for id in *next..end {
+            if let Some(entry) = flows.table.get(id).filter(|entry| filter.may_match(entry)) {
+                let mut record = record(&entry, services, left(flows.table.deadline(id).unwrap_or(now)));
+                if let (0, Some(data)) = (record.server.1, flows.ftp.data(id)) {
+                    record.server.1 = data.listed_port;
                 }
-            }
-            self.next = end;
-            return;
-        }
-        let end = flows.templates.high_water().min(self.next_template.saturating_add(SLICE));
-        for number in self.next_template..end {
-            if let Some((id, template, deadline)) = flows.templates.at(number) {
-                let call = flows.templates.call(id);
-                let engine = call.map(|call| (Engine::Sip.name(), call.into()));
-                let record = template_record(template, services, left(deadline));
-                if self.filter.matches(&record) {
-                    self.slice.push(ConnectionRecord { engine, ..record });
+                if filter.matches(&record) {
+                    page.add(record, None);
                 }
             }
         }
-        self.next_template = end;
+        *next = end;
+        return;
     }
+    let end = flows.templates.high_water().min(next_template.saturating_add(SLICE));
+    for number in *next_template..end {
+        if let Some((id, template, deadline)) = flows.templates.at(number) {
+            let record = template_record(template, services, left(deadline));
+            if filter.matches(&record) {
+                page.add(record, flows.templates.call(id));
+            }
+        }
+    }
+    *next_template = end;
 }
 
 fn template_record(template: &Template, services: &ServiceTable, expires: u32) -> ConnectionRecord {

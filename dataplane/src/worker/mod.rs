@@ -18,6 +18,7 @@ mod handoff;
 mod held;
 mod listing;
 mod owners;
+mod pages;
 pub(crate) mod persist;
 mod pieces;
 mod related;
@@ -44,6 +45,7 @@ use fragments::Arrival;
 use gather::Gather;
 use held::Held;
 use listing::Listing;
+pub use pages::{Order, Slice, Slices};
 pub use snapshot::Snapshot;
 use sweep::Sweep;
 
@@ -81,6 +83,8 @@ pub struct Worker<P: Port> {
     view: View,
     flows: Flows,
     burst: Vec<P::Frame>,
+    /// How many frames of the burst came from which interface, in order
+    parts: Vec<(usize, usize)>,
     parsed: Vec<Result<Packet, Unparsed>>,
     /// Hash and likely connection of each
     lookups: Vec<(u64, Likely)>,
@@ -123,9 +127,10 @@ impl<P: Port> Worker<P> {
             exchanges,
             counters,
             view: View::default(),
-            burst: Vec::with_capacity(BURST),
-            parsed: Vec::with_capacity(BURST),
-            lookups: Vec::with_capacity(BURST),
+            burst: Vec::with_capacity(2 * BURST),
+            parts: Vec::with_capacity(interfaces),
+            parsed: Vec::with_capacity(2 * BURST),
+            lookups: Vec::with_capacity(2 * BURST),
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
@@ -159,18 +164,24 @@ impl<P: Port> Worker<P> {
         self.take_up_snapshots(now);
         self.port.reclaim();
         let mut handled = 0;
-        for interface in 0..self.port.interfaces() {
-            let mut burst = std::mem::take(&mut self.burst);
+        let (mut burst, mut parts) = (std::mem::take(&mut self.burst), std::mem::take(&mut self.parts));
+        let interfaces = self.port.interfaces();
+        self.receiving = self.settings.workers > 1;
+        for interface in 0..interfaces {
             let received = self.port.receive(interface, &mut burst);
             if received > 0 {
                 self.counters.count_received(interface, received as u64);
-                self.receiving = self.settings.workers > 1;
-                self.process(&mut burst, interface, 0, now);
-                self.receiving = false;
+                parts.push((interface, received));
                 handled += received;
             }
-            self.burst = burst;
+            // Short ones together, as the first steps of each wait for memory.
+            if burst.len() >= BURST || interface + 1 == interfaces && !burst.is_empty() {
+                self.process(&mut burst, &parts, 0, now);
+                parts.clear();
+            }
         }
+        self.receiving = false;
+        (self.burst, self.parts) = (burst, parts);
         if self.settings.workers > 1 {
             handled += self.process_handed(now);
         }
@@ -182,8 +193,16 @@ impl<P: Port> Worker<P> {
         handled + usize::from(listing)
     }
 
-    /// Sleeps until a frame may have come, at most `limit`.
+    /// Gives memory that is not used any more back to the kernel, by a bounded
+    /// portion. For when there was nothing else to do, as it takes system calls.
+    pub fn tidy(&mut self) {
+        self.flows.local_ports.tidy();
+    }
+
+    /// Sleeps until a frame may have come, at most `limit`. For when there was
+    /// nothing to do.
     pub fn wait(&mut self, limit: Duration) {
+        self.tidy();
         // Control waits for a table to be adopted, and that takes some rounds.
         if !self.flows.is_adopting() {
             self.port.wait(limit);
@@ -214,8 +233,8 @@ impl<P: Port> Worker<P> {
         self.flows.local_ports.proceed();
     }
 
-    /// Handles frames that were received on `interface`.
-    fn process(&mut self, burst: &mut Vec<P::Frame>, interface: usize, visits: usize, now: u64) {
+    /// Handles frames, of which so many were received on which interface.
+    fn process(&mut self, burst: &mut Vec<P::Frame>, parts: &[(usize, usize)], visits: usize, now: u64) {
         // Each pass asks the cache for what the next one reads, and does little
         // else, so that the misses of many packets are under way at once.
         burst.iter().filter_map(|frame| frame.bytes().first()).for_each(prefetch);
@@ -243,7 +262,10 @@ impl<P: Port> Worker<P> {
         }
         let parsed = std::mem::take(&mut self.parsed);
         let lookups = std::mem::take(&mut self.lookups);
-        for ((mut frame, parsed), (hash, likely)) in burst.drain(..).zip(&parsed).zip(&lookups) {
+        let interfaces =
+            parts.iter().flat_map(|(interface, frames)| std::iter::repeat_n(*interface, *frames));
+        let packets = burst.drain(..).zip(interfaces).zip(parsed.iter().zip(&lookups));
+        for ((mut frame, interface), (parsed, (hash, likely))) in packets {
             let packet = match parsed {
                 Ok(packet) => packet,
                 Err(unparsed) => {
@@ -483,11 +505,11 @@ impl<P: Port> Worker<P> {
     fn obey(&mut self, now: u64) -> bool {
         while let Some(command) = self.exchange().commands.pop() {
             match command {
-                Command::List(filter, answer) => {
+                Command::List(order) => {
                     if self.listings.len() >= MOST_LISTINGS {
                         self.listings.remove(0);
                     }
-                    self.listings.push(Listing::new(filter, answer));
+                    self.listings.push(Listing::new(order));
                 }
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());

@@ -28,7 +28,7 @@ use sluice_dataplane::service::{
 use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, WorkerCounters};
 use sluice_dataplane::steer::SteeringRules;
 use sluice_dataplane::wire::Address;
-use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Worker};
+use sluice_dataplane::worker::{Event, Exchange, Published, Settings, Slice, Worker};
 
 pub type Mac = [u8; 6];
 
@@ -374,14 +374,13 @@ impl Director {
     pub fn list(&mut self) -> Vec<ConnectionRecord> {
         let mut all = Vec::new();
         for worker in 0..self.workers.len() {
-            let (answer, slices) = crossbeam::channel::bounded(1);
-            assert!(self.exchanges[worker].commands.push(Command::List(Arc::default(), answer)).is_ok());
+            let mut slices = self.exchanges[worker].list(Arc::default(), 1).expect("no other command");
             loop {
                 self.workers[worker].poll(self.now);
-                match slices.try_recv() {
-                    Ok(slice) => all.extend(slice),
-                    Err(crossbeam::channel::TryRecvError::Empty) => {}
-                    Err(crossbeam::channel::TryRecvError::Disconnected) => break,
+                match slices.next_slice() {
+                    Slice::Of(slice) => all.extend(slice),
+                    Slice::NotYet => {}
+                    Slice::End => break,
                 }
             }
         }
@@ -392,10 +391,14 @@ impl Director {
     /// The connections of worker 0 that a filter takes, in the order of their
     /// clients, and how many slices they came in.
     pub fn list_some(&mut self, filter: ConnectionFilter) -> (Vec<ConnectionRecord>, usize) {
-        let (answer, slices) = crossbeam::channel::bounded(64);
-        assert!(self.exchanges[0].commands.push(Command::List(Arc::new(filter), answer)).is_ok());
+        let mut slices = self.exchanges[0].list(Arc::new(filter), 256).expect("no other command");
         self.settle();
-        let slices: Vec<_> = slices.iter().collect();
+        let slices: Vec<_> = std::iter::from_fn(|| match slices.next_slice() {
+            Slice::Of(slice) => Some(slice),
+            Slice::NotYet => panic!("the worker has not settled"),
+            Slice::End => None,
+        })
+        .collect();
         let number = slices.len();
         let mut some: Vec<_> = slices.into_iter().flatten().collect();
         some.sort_by_key(|record| (record.client, record.service));

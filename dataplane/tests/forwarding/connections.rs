@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sluice_dataplane::conn::ConnectionRecord;
 use sluice_dataplane::service::{Method, Protocol, ServerId};
 use sluice_dataplane::stats::DropReason;
-use sluice_dataplane::worker::Command;
+use sluice_dataplane::worker::{Command, Slice};
 
 use crate::director::packets::{ACK, FIN, RST, SYN, address, tcp, udp};
 use crate::director::{
@@ -360,17 +360,14 @@ fn a_listing_comes_in_slices_and_stalls_nothing() {
     for n in 0..CONNECTIONS {
         director.arrive(0, &udp(&format!("198.51.100.7:{}", 1000 + n), DNS_VIP).bytes());
     }
-    let (answer, slices) = crossbeam::channel::bounded(1);
-    let (unread, never) = crossbeam::channel::bounded(1);
-    let (unwanted, dropped) = crossbeam::channel::bounded(1);
-    drop(dropped);
-    for sender in [answer, unread, unwanted] {
-        assert!(director.exchange(0).commands.push(Command::List(Arc::default(), sender)).is_ok());
-    }
+    let list =
+        |director: &Director| director.exchange(0).list(Arc::default(), 1).expect("room for a command");
+    let (mut slices, mut never) = (list(&director), list(&director));
+    drop(list(&director));
     let mut seen = Vec::new();
     for _ in 0..20 {
         assert_eq!(director.arrive(0, &udp(CLIENT, VIP).bytes()).punted.len(), 1, "packets flow meanwhile");
-        if let Ok(slice) = slices.try_recv() {
+        if let Slice::Of(slice) = slices.next_slice() {
             assert!(slice.len() <= 256, "a slice of {}", slice.len());
             seen.extend(slice.into_iter().map(|record| record.client));
         }
@@ -378,8 +375,9 @@ fn a_listing_comes_in_slices_and_stalls_nothing() {
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), CONNECTIONS);
-    assert_eq!(slices.try_recv(), Err(crossbeam::channel::TryRecvError::Disconnected), "closed at the end");
-    assert_eq!(never.len(), 1, "one slice waits to be read");
+    assert_eq!(slices.next_slice(), Slice::End);
+    assert!(matches!(never.next_slice(), Slice::Of(_)), "one slice waits to be read");
+    assert_eq!(never.next_slice(), Slice::NotYet);
 }
 
 /// Listings that nobody reads do not pile up in the worker, nor do they keep
@@ -390,10 +388,9 @@ fn listings_that_nobody_reads_are_given_up() {
     for n in 0..600 {
         director.arrive(0, &udp(&format!("198.51.100.7:{}", 1000 + n), DNS_VIP).bytes());
     }
-    let unread: Vec<_> = (0..200)
+    let mut unread: Vec<_> = (0..200)
         .map(|_| {
-            let (answer, slices) = crossbeam::channel::bounded(1);
-            assert!(director.exchange(0).commands.push(Command::List(Arc::default(), answer)).is_ok());
+            let slices = director.exchange(0).list(Arc::default(), 1).expect("room for a command");
             director.settle();
             slices
         })
@@ -403,10 +400,16 @@ fn listings_that_nobody_reads_are_given_up() {
     director.settle();
     assert_eq!(reopened.try_recv(), Ok(Ok(())));
 
-    let waiting = |slices: &&crossbeam::channel::Receiver<Vec<ConnectionRecord>>| {
-        slices.try_iter().for_each(drop);
-        slices.try_recv() == Err(crossbeam::channel::TryRecvError::Empty)
-    };
-    assert_eq!(unread.iter().filter(waiting).count(), 64);
-    assert!(unread[..200 - 64].iter().all(|slices| !waiting(&slices)), "the oldest went");
+    let waiting: Vec<bool> = unread
+        .iter_mut()
+        .map(|slices| {
+            loop {
+                match slices.next_slice() {
+                    Slice::Of(_) => {}
+                    rest => break rest == Slice::NotYet,
+                }
+            }
+        })
+        .collect();
+    assert_eq!(waiting, [[false; 200 - 64].as_slice(), &[true; 64]].concat(), "the oldest went");
 }

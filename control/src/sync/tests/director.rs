@@ -2,8 +2,8 @@
 
 use std::sync::atomic::AtomicBool;
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use sluice_dataplane::conn::{ConnectionRecord, Tuple};
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use sluice_dataplane::conn::Tuple;
 use sluice_dataplane::ftp::Role;
 use sluice_dataplane::neigh::{Egress, NextHopsBuilder};
 use sluice_dataplane::port::BURST;
@@ -12,7 +12,7 @@ use sluice_dataplane::service::{Method, Protocol, ServiceKey};
 use sluice_dataplane::stats::WorkerCounters;
 use sluice_dataplane::sync::{Importer, Session, Source};
 use sluice_dataplane::wire::{Address, ethernet, ipv4};
-use sluice_dataplane::worker::{Command, Settings as WorkerSettings, Worker};
+use sluice_dataplane::worker::{Settings as WorkerSettings, Slice, Worker};
 use zerocopy::IntoBytes;
 
 use super::*;
@@ -154,10 +154,14 @@ impl Director {
     pub(super) fn connections(&self) -> Vec<Connection> {
         let mut all = Vec::new();
         for exchange in self.plane.exchanges.iter() {
-            let (answer, slices) = bounded(4);
-            assert!(exchange.commands.push(Command::List(Arc::default(), answer)).is_ok());
-            let slices = slices.iter().flatten();
-            all.extend(slices.map(|record: ConnectionRecord| (record.client, record.state)));
+            let mut slices = exchange.list(Arc::default(), 4).expect("room for a command");
+            wait_for("the end of the listing", || match slices.next_slice() {
+                Slice::Of(slice) => {
+                    all.extend(slice.into_iter().map(|record| (record.client, record.state)));
+                    false
+                }
+                rest => rest == Slice::End,
+            });
         }
         all.sort_unstable();
         all
