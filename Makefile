@@ -5,11 +5,12 @@ RELEASE := $(TARGET)/release
 # Namespaces need root, cargo does not: it may only be there for the user.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help deps build demo test test-operate bench bench-growth bench-sync bench-wire bench-apps lint
+.PHONY: help deps build demo test test-ha test-operate bench bench-growth bench-sync bench-wire bench-apps lint
 
 help:
 	@echo 'make demo        see it forward real traffic, in all four methods'
 	@echo 'make test        unit, property and end-to-end tests (the last need root)'
+	@echo 'make test-ha     failover between two directors, all methods and faults, under load'
 	@echo 'make test-operate  stories of operating a director (STORY=NAME for some only)'
 	@echo 'make lint        formatting and clippy'
 	@echo 'make deps        install the Debian packages that are missing'
@@ -36,6 +37,10 @@ test:
 	cargo test --locked --workspace --exclude sluice-bench
 	cargo build --release --locked -p sluice-control
 	SLUICE_BIN=$(abspath $(RELEASE))/sluice RUST_TEST_THREADS=2 cargo test --locked -p sluice-bench
+
+# Takes some five minutes.
+test-ha: build
+	@$(SUDO) $(RELEASE)/test-ha
 
 # STORY is a part of the names to run. They have figures in them, so they run one after the other.
 test-operate:

@@ -1,5 +1,7 @@
 //! Lab, traffic generator, benches and end-to-end tests of Sluice.
 //!
+//! - [`conversations`] are many TCP connections with data on them, to see what a failover does to them.
+//! - [`failover`] takes a director from its clients, in several ways, while they talk.
 //! - [`figures`] turns what was measured into medians, tables, JSON and a plot.
 //! - [`lab`] builds small networks out of network namespaces and runs real programs in them.
 //! - [`limit`] is the simplest forwarder on AF_XDP, which a director is measured against.
@@ -7,6 +9,8 @@
 //! - [`pipeline`] is a worker on a port in memory, to time the packet path without the kernel.
 //! - [`traffic`] makes packets at line rate inside the kernel, and counts the ones that arrive.
 
+pub mod conversations;
+pub mod failover;
 pub mod figures;
 pub mod lab;
 pub mod limit;

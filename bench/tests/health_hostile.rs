@@ -51,6 +51,7 @@ fn certificate(site: &Site, name: &str) -> Result<()> {
     ]);
     command.args(["-nodes", "-days", "2", "-subj", "/CN=www.example.com"]);
     command.args(["-addext", "subjectAltName=DNS:www.example.com"]);
+    command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
     command.args(["-keyout", &format!("{name}.key"), "-out", &format!("{name}.pem")]);
     run(&mut command).map(drop)
 }
@@ -93,8 +94,9 @@ fn hostile_servers_cost_neither_time_nor_memory() -> Result<()> {
     let bad = &site.servers[0];
     // A byte at a time, for ever.
     serve(bad, 8001, |mut stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nX-Slow: ")?;
         loop {
-            stream.write_all(b"H")?;
+            stream.write_all(b"y")?;
             std::thread::sleep(Duration::from_millis(20));
         }
     })?;

@@ -182,6 +182,14 @@ fn many(site: &Site, services: usize) -> String {
     text
 }
 
+/// CPU time of the thread that reads and applies configurations.
+fn control_time(director: &Director) -> Result<Duration> {
+    let id = director.id();
+    let text = std::fs::read_to_string(format!("/proc/{id}/task/{id}/schedstat"))?;
+    let nanoseconds = text.split(' ').next().unwrap_or_default().parse()?;
+    Ok(Duration::from_nanos(nanoseconds))
+}
+
 fn is_debug_build() -> Result<bool> {
     let binary = lab::sluice_binary()?;
     Ok(binary.parent().and_then(Path::file_name).is_some_and(|name| name == "debug"))
@@ -198,20 +206,24 @@ fn ten_thousand_services_load_quickly() -> Result<()> {
     // From nothing to packets that are forwarded by it.
     let begun = Instant::now();
     let director = site.start_director(&large)?;
-    let start = begun.elapsed();
+    let (start, start_busy) = (begun.elapsed(), control_time(&director)?);
     let services = || -> Result<usize> {
         Ok(director.ipvsadm("-L -n")?.lines().filter(|line| line.starts_with("TCP ")).count())
     };
     ensure!(services()? == 10_000, "{} services", services()?);
     ensure!(reload(&director, &small)? == 10_000);
     ensure!(services()? == 0, "{} services", services()?);
-    let begun = Instant::now();
+    let (begun, busy) = (Instant::now(), control_time(&director)?);
     ensure!(reload(&director, &large)? == 10_000);
-    let reloaded = begun.elapsed();
+    let (reloaded, reload_busy) = (begun.elapsed(), control_time(&director)? - busy);
     ensure!(services()? == 10_000, "{} services", services()?);
-    println!("figure: 100 000 servers of 10 000 services: start {start:.2?}, reload {reloaded:.2?}");
+    println!(
+        "figure: 100 000 servers of 10 000 services: start {start:.2?} ({start_busy:.2?} busy), reload {reloaded:.2?} \
+         ({reload_busy:.2?} busy)"
+    );
     // Without optimization it is slower, but still not by more than linearly.
     let limit = if is_debug_build()? { Duration::from_secs(60) } else { Duration::from_secs(2) };
-    ensure!(start < limit && reloaded < limit, "start {start:?}, reload {reloaded:?}");
+    // What other programs take of the CPU meanwhile is not the director's.
+    ensure!(start_busy < limit && reload_busy < limit, "busy for {start_busy:?}, reload {reload_busy:?}");
     Ok(())
 }

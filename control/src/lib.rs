@@ -13,11 +13,13 @@ pub mod netlink;
 pub mod observe;
 pub mod realserver;
 pub mod reload;
+pub mod role;
 pub mod rules;
 pub mod run;
 pub mod save;
 pub mod status;
 pub mod sync;
+pub mod takeover;
 pub mod top;
 pub mod web;
 

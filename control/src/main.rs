@@ -9,7 +9,8 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
-    connections, events, health, import, ipvsadm, marks, realserver, reload, run, save, status, sync, top,
+    connections, events, health, import, ipvsadm, marks, realserver, reload, role, run, save, status, sync,
+    top,
 };
 use sluice_dataplane::error_chain;
 
@@ -32,6 +33,10 @@ enum Command {
         /// $SLUICE_SOCKET, else /run/sluice/sluice.sock]
         #[arg(long)]
         socket: Option<PathBuf>,
+        /// Take the place of the director that runs there: its services,
+        /// connections and queues. It ends, and nothing is interrupted
+        #[arg(long)]
+        takeover: bool,
     },
     /// Say all that is wrong with a configuration file
     Check(reload::CheckArguments),
@@ -46,6 +51,8 @@ enum Command {
         #[command(flatten)]
         status: status::Arguments,
     },
+    /// Make it the active director or the backup of another one
+    Role(role::Arguments),
     /// Show what health checks say of servers
     Health {
         #[command(flatten)]
@@ -87,10 +94,10 @@ fn main() -> ExitCode {
         return ipvsadm::main(words);
     }
     let result = match Arguments::parse().command {
-        Command::Run { config, socket } => {
+        Command::Run { config, socket, takeover } => {
             let events = Arc::new(EventLog::default());
             log(Arc::clone(&events));
-            run::run(&config, socket, events)
+            run::run(&config, socket, takeover, events)
         }
         Command::Top(arguments) => return top::main(&arguments),
         Command::Connections(arguments) => return connections::main(&arguments),
@@ -100,6 +107,7 @@ fn main() -> ExitCode {
         Command::Save(arguments) => return save::main(&arguments),
         Command::Import(arguments) => return import::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
+        Command::Role(arguments) => return role::main(&arguments),
         Command::Health { health } => return health::main(&health),
         Command::Status { status } => return status::main(&status),
         Command::Ipvsadm { arguments } => {

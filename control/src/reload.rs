@@ -85,6 +85,9 @@ impl Source {
             idle,
             xdp_mode,
             socket,
+            when_gone,
+            // That of the start: `sluice role` changes it.
+            role: _,
             local_addresses: _,
             tunables: _,
             timeouts: _,
@@ -96,6 +99,7 @@ impl Source {
             ("idle", *idle == new.idle),
             ("xdp_mode", *xdp_mode == new.xdp_mode),
             ("socket", *socket == new.socket),
+            ("when_gone", *when_gone == new.when_gone),
             ("[web]", self.web == config.web),
             ("[sync]", self.sync == config.sync),
         ];

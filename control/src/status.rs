@@ -1,14 +1,20 @@
 //! `sluice status`: what the interfaces and workers of a running director do.
 
+mod health;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::{Answer, Client, Request};
 use crate::sync::{self, SyncStatus};
+
+/// A check that takes longer is of no use to anybody.
+const LONGEST_WATCH: Duration = Duration::from_secs(3600);
 
 /// Options of `sluice status`.
 #[derive(clap::Args, Debug)]
@@ -20,11 +26,23 @@ pub struct Arguments {
     /// Print JSON for programs
     #[arg(long)]
     json: bool,
+    /// Print nothing and exit with 0 if the director can forward; else say why
+    /// not and exit with 1
+    #[arg(long, conflicts_with = "json")]
+    healthy: bool,
+    /// Watch for so many seconds (0.9 for example), and exit as soon as the
+    /// director is gone or not healthy any more
+    #[arg(long, value_name = "SECONDS", requires = "healthy", value_parser = seconds)]
+    watch: Option<Duration>,
 }
 
 /// Prints the status; exits with 1 when there is no director to ask.
 pub fn main(arguments: &Arguments) -> ExitCode {
-    match Client::new(arguments.socket.as_deref()).call(&Request::Status) {
+    let client = Client::new(arguments.socket.as_deref());
+    if arguments.healthy {
+        return health::main(client, arguments.watch);
+    }
+    match client.call(&Request::Status) {
         Ok(Answer::Status(status)) => {
             let text = if arguments.json { format!("{status}\n") } else { render(&status) };
             // A reader that has seen enough is no error.
@@ -36,6 +54,12 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     }
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let fits = seconds.filter(|seconds| *seconds <= LONGEST_WATCH);
+    fits.ok_or_else(|| format!("give a number of seconds, at most {}", LONGEST_WATCH.as_secs()))
+}
+
 fn fail(text: String) -> ExitCode {
     eprintln!("sluice status: {text}");
     ExitCode::FAILURE
@@ -45,7 +69,10 @@ fn render(status: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let list = |name: &str| status[name].as_array().cloned().unwrap_or_default();
-    let mut out = format!("sluice {}\n", text(&status["version"]));
+    let mut out = format!("sluice {}, {}\n", text(&status["version"]), text(&status["role"]));
+    for problem in list("problems") {
+        let _ = writeln!(out, "problem: {}", text(&problem));
+    }
     for interface in list("interfaces") {
         let (name, xdp, socket) = (&interface["name"], &interface["xdp"], &interface["socket"]);
         let _ = write!(out, "interface {}: {} XDP, {} sockets", text(name), text(xdp), text(socket));
@@ -79,6 +106,8 @@ mod tests {
     fn drops_are_shown_by_reason() {
         let status = serde_json::json!({
             "version": "1.2.3",
+            "role": "backup",
+            "problems": ["worker 1 does not move"],
             "interfaces": [{
                 "name": "eth0",
                 "xdp": "native",
@@ -90,7 +119,7 @@ mod tests {
         });
         assert_eq!(
             render(&status),
-            "sluice 1.2.3\ninterface eth0: native XDP, copy sockets, answers by rss, handed off 7\n\
+            "sluice 1.2.3, backup\nproblem: worker 1 does not move\ninterface eth0: native XDP, copy sockets, answers by rss, handed off 7\n\
              worker 0: received 5 transmitted 3 punted 0 handed 0 handed_in 0 held 0 connections 0 expired 0\n  dropped truncated 2\n"
         );
     }

@@ -43,6 +43,16 @@ pub enum StartError {
     System(&'static str, io::Error),
 }
 
+/// When a worker's sockets are opened.
+#[derive(Clone, Copy, Debug)]
+pub enum Sockets<'a> {
+    /// At once
+    Now,
+    /// By [`Workers::reopen`]: another process has the queues. By interface,
+    /// whether it shares frames with the driver there, as this one will.
+    Later(&'a [bool]),
+}
+
 /// The running workers.
 pub struct Workers {
     threads: Vec<JoinHandle<()>>,
@@ -77,6 +87,7 @@ impl Workers {
         connections: usize,
         mtu: usize,
         idle: Idle,
+        sockets: Sockets,
         published: Arc<Published>,
     ) -> Result<Self, StartError> {
         let allowed = core_affinity::get_core_ids().unwrap_or_default();
@@ -91,7 +102,10 @@ impl Workers {
         // All ports before any thread, so that an error leaves nothing behind.
         let mut ports = Vec::new();
         for queue in 0..cpus.len() {
-            ports.push(AfXdpPort::open(interfaces, queue, mtu)?);
+            ports.push(match sockets {
+                Sockets::Now => AfXdpPort::open(interfaces, queue, mtu)?,
+                Sockets::Later(_) => AfXdpPort::closed(interfaces, queue, mtu)?,
+            });
         }
         let exchanges = Exchange::of_all(cpus.len(), connections, random_seed()?);
         let mut workers = Workers {
@@ -109,7 +123,10 @@ impl Workers {
                 workers.ports.push(PortStatus {
                     worker: number,
                     interface: interface.clone(),
-                    zero_copy: port.zero_copy(index),
+                    zero_copy: match sockets {
+                        Sockets::Now => port.zero_copy(index),
+                        Sockets::Later(zero_copy) => zero_copy.get(index).copied().unwrap_or(false),
+                    },
                     punt_fallback: port.punt_fallback(index).map(str::to_owned),
                 });
             }
@@ -176,6 +193,16 @@ impl Workers {
         let (answer, results) = bounded(self.exchanges.len());
         for exchange in self.exchanges.iter() {
             let _ = exchange.commands.push(Command::Reopen(answer.clone()));
+        }
+        results
+    }
+
+    /// Has every worker close its interfaces; each answers once, when listeners
+    /// were told of all that happened until then.
+    pub fn close(&self) -> Receiver<()> {
+        let (answer, results) = bounded(self.exchanges.len());
+        for exchange in self.exchanges.iter() {
+            let _ = exchange.commands.push(Command::Close(answer.clone()));
         }
         results
     }

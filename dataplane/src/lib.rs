@@ -3,6 +3,7 @@
 //! Nothing here reads a clock, a configuration file or randomness by itself:
 //! `now` and seeds are arguments, so that any run can be replayed.
 
+mod arena;
 pub mod conn;
 pub mod forward;
 pub mod ftp;

@@ -20,7 +20,6 @@
 //!
 //! [`Rss::port_owner`]: crate::rss::Rss::port_owner
 
-mod arena;
 mod claims;
 mod plan;
 mod pool;
@@ -29,11 +28,11 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use arena::Arena;
 pub use claims::Claims;
 use plan::Plans;
 use pool::{CHUNKS, Chunk, NONE, Pool};
 
+use crate::arena::Arena;
 use crate::conn::index::Index;
 use crate::conn::{Seed, Tuple};
 use crate::neigh::NextHops;

@@ -84,9 +84,13 @@ impl Director {
         let socket = dir.join(format!("director-{number}.sock"));
         std::fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
 
+        Self::run(netns, socket, path, &[])
+    }
+
+    fn run(netns: &Netns, socket: PathBuf, path: PathBuf, options: &[&str]) -> Result<Self> {
         let (reader, writer) = std::io::pipe()?;
         let mut command = netns.command(&sluice_binary()?.display().to_string());
-        command.args(["run", "--config"]).arg(&path).arg("--socket").arg(&socket);
+        command.args(["run", "--config"]).arg(&path).arg("--socket").arg(&socket).args(options);
         command.stdout(writer.try_clone()?).stderr(writer);
         let process = Process::start(&mut command)?;
         // The command holds the pipe's writing end too, which would keep it open after the director's end.
@@ -99,6 +103,21 @@ impl Director {
         let director = Self { process, netns: netns.clone(), socket, config: path, log };
         director.wait_ready()?;
         Ok(director)
+    }
+
+    /// Has another process take its place by `--takeover`, with what is in its configuration file now, and waits until
+    /// this one has ended.
+    ///
+    /// # Errors
+    /// When the other one does not become ready, or this one fails or stays; the error has their logs.
+    pub fn taken_over(mut self) -> Result<Self> {
+        let new = Self::run(&self.netns, self.socket.clone(), self.config.clone(), &["--takeover"])
+            .with_context(|| format!("the former one said:\n{}", self.log()))?;
+        let status = self.process.wait(STOP_TIMEOUT).with_context(|| format!("it said:\n{}", self.log()))?;
+        if !status.success() {
+            bail!("{status}:\n{}", self.log());
+        }
+        Ok(new)
     }
 
     fn wait_ready(&self) -> Result<()> {

@@ -109,48 +109,117 @@ impl Client {
         request: &Request,
         mut part: impl FnMut(Answer) -> io::Result<()>,
     ) -> Result<Answer, ClientError> {
-        let mut line = serde_json::to_vec(request).map_err(|error| ClientError::NotUnderstood {
-            path: self.path.clone(),
-            what: error.to_string(),
+        let mut session = self.session(SILENCE)?;
+        session.ask(request)?;
+        loop {
+            match session.line()? {
+                answer if answer.is_final() => return Ok(answer),
+                answer => part(answer).map_err(ClientError::Output)?,
+            }
+        }
+    }
+
+    /// A connection to the director for several requests, which takes it for
+    /// lost after it was silent for `patience`.
+    ///
+    /// # Errors
+    /// When there is no director.
+    pub fn session(&self, patience: Duration) -> Result<Session, ClientError> {
+        let stream = UnixStream::connect(&self.path).map_err(|source| match source.kind() {
+            io::ErrorKind::PermissionDenied => ClientError::Denied(self.path.clone()),
+            _ => ClientError::NoDirector { path: self.path.clone(), source },
         })?;
+        let session =
+            Session { path: self.path.clone(), patience, reader: BufReader::new(stream), written: Ok(()) };
+        let stream = session.reader.get_ref();
+        let set = stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience)));
+        set.map_err(|error| session.lost(error))?;
+        Ok(session)
+    }
+}
+
+/// A connection to a director.
+#[derive(Debug)]
+pub struct Session {
+    path: PathBuf,
+    patience: Duration,
+    reader: BufReader<UnixStream>,
+    /// Whether the last request went out. One that turns us away may close
+    /// before it has read; its answer says why, so a failure to write is
+    /// reported only without one.
+    written: io::Result<()>,
+}
+
+impl Session {
+    /// Asks, and gives the one line of the answer, or the last of several.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub fn call(&mut self, request: &Request) -> Result<Answer, ClientError> {
+        self.ask(request)?;
+        loop {
+            let answer = self.line()?;
+            if answer.is_final() {
+                return Ok(answer);
+            }
+        }
+    }
+
+    /// Waits so long, or until the director ends.
+    ///
+    /// # Errors
+    /// When it ended.
+    pub fn wait_for_end(&mut self, limit: Duration) -> Result<(), ClientError> {
+        let stream = self.reader.get_ref();
+        stream.set_read_timeout(Some(limit)).map_err(|error| self.lost(error))?;
+        // Nobody says anything unasked, but that it is gone.
+        let ended = match self.reader.fill_buf() {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+        };
+        let restored = self.reader.get_ref().set_read_timeout(Some(self.patience));
+        ended.and(restored).map_err(|error| self.lost(error))
+    }
+
+    fn lost(&self, source: io::Error) -> ClientError {
+        ClientError::Lost { path: self.path.clone(), source }
+    }
+
+    fn not_understood(&self, error: &serde_json::Error) -> ClientError {
+        ClientError::NotUnderstood { path: self.path.clone(), what: error.to_string() }
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<(), ClientError> {
+        let mut line = serde_json::to_vec(request).map_err(|error| self.not_understood(&error))?;
         if line.len() > MAX_REQUEST {
             return Err(ClientError::TooLong);
         }
         line.push(b'\n');
-        let lost = |source| ClientError::Lost { path: self.path.clone(), source };
-        let mut stream = UnixStream::connect(&self.path).map_err(|source| match source.kind() {
-            io::ErrorKind::PermissionDenied => ClientError::Denied(self.path.clone()),
-            _ => ClientError::NoDirector { path: self.path.clone(), source },
-        })?;
-        stream.set_read_timeout(Some(SILENCE)).map_err(lost)?;
-        stream.set_write_timeout(Some(SILENCE)).map_err(lost)?;
-        // One that turns us away may close before it has read; its answer
-        // says why, so a failure to write is reported only without one.
-        let written = stream.write_all(&line);
-        let mut reader = BufReader::new(stream);
+        self.written = self.reader.get_mut().write_all(&line);
+        Ok(())
+    }
+
+    /// The next line of an answer.
+    fn line(&mut self) -> Result<Answer, ClientError> {
         let mut line = String::new();
-        loop {
-            line.clear();
-            match reader.read_line(&mut line) {
-                Ok(0) => {
-                    let closed = || io::Error::from(io::ErrorKind::UnexpectedEof);
-                    return Err(lost(written.err().unwrap_or_else(closed)));
-                }
-                Ok(_) => {}
-                Err(error) => return Err(lost(error)),
+        match self.reader.read_line(&mut line) {
+            Ok(0) => {
+                let closed = || io::Error::from(io::ErrorKind::UnexpectedEof);
+                let written = std::mem::replace(&mut self.written, Ok(()));
+                return Err(self.lost(written.err().unwrap_or_else(closed)));
             }
-            let answer: Answer = serde_json::from_str(&line).map_err(|error| ClientError::NotUnderstood {
-                path: self.path.clone(),
-                what: error.to_string(),
-            })?;
-            match answer {
-                Answer::Error { code, .. } if code == "permission_denied" => {
-                    return Err(ClientError::Denied(self.path.clone()));
-                }
-                Answer::Error { code, message } => return Err(ClientError::Refused { code, message }),
-                answer if answer.is_final() => return Ok(answer),
-                answer => part(answer).map_err(ClientError::Output)?,
+            Ok(_) => {}
+            Err(error) => return Err(self.lost(error)),
+        }
+        match serde_json::from_str(&line).map_err(|error| self.not_understood(&error))? {
+            Answer::Error { code, .. } if code == "permission_denied" => {
+                Err(ClientError::Denied(self.path.clone()))
             }
+            Answer::Error { code, message } => Err(ClientError::Refused { code, message }),
+            answer => Ok(answer),
         }
     }
 }

@@ -17,7 +17,9 @@ use crate::events::{self, Kind, Severity};
 use crate::health::Health;
 use crate::observe::Observatory;
 use crate::reload::Source;
+use crate::role::Role;
 use crate::rules::{Rules, RulesError};
+use crate::takeover::Takeover;
 
 /// What control needs of the running workers.
 pub trait DataPlane {
@@ -40,8 +42,20 @@ pub trait DataPlane {
     /// Counters and state for `sluice status`, as a JSON object.
     fn status(&self) -> serde_json::Value;
 
+    /// Whether it is the active director.
+    fn role(&self) -> Role;
+
+    /// Makes it the active director, or another one's backup. The workers act
+    /// so at their next burst.
+    fn set_role(&self, role: Role);
+
     /// What there is to be seen of it.
     fn observatory(&self) -> &Arc<Observatory>;
+}
+
+/// What a change is answered with while another process takes over.
+pub(super) fn frozen() -> Answer {
+    Answer::error("taking_over", "another process is taking this one's place: try again")
 }
 
 /// How long a change waits for the workers before it is answered anyway.
@@ -62,6 +76,8 @@ pub struct Director<D> {
     generation: Cell<u64>,
     health: Health,
     source: RefCell<Option<Source>>,
+    takeovers: RefCell<Option<mpsc::Sender<Takeover>>>,
+    frozen: Cell<bool>,
 }
 
 impl<D: DataPlane> Director<D> {
@@ -74,7 +90,40 @@ impl<D: DataPlane> Director<D> {
             generation: Cell::new(0),
             health: Health::default(),
             source: RefCell::default(),
+            takeovers: RefCell::default(),
+            frozen: Cell::default(),
         })
+    }
+
+    /// Where processes come that want to take this one's place; one of them is
+    /// dealt with at a time. Whoever asks before is told that it cannot be.
+    pub fn takeovers(&self) -> mpsc::Receiver<Takeover> {
+        let (sender, receiver) = mpsc::channel(1);
+        self.takeovers.replace(Some(sender));
+        receiver
+    }
+
+    /// Hands somebody on who wants to take this process's place.
+    pub(super) fn offer(&self, takeover: Takeover) -> Result<(), Takeover> {
+        match &*self.takeovers.borrow() {
+            Some(sender) if !self.frozen.get() => sender.try_send(takeover).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(takeover) | mpsc::error::TrySendError::Closed(takeover) => {
+                    takeover
+                }
+            }),
+            _ => Err(takeover),
+        }
+    }
+
+    /// Refuses clients' changes from now on, or does so no longer: another
+    /// process is taking over, and would not know of them.
+    pub fn freeze(&self, frozen: bool) {
+        self.frozen.set(frozen);
+    }
+
+    /// Whether clients' changes are refused.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen.get()
     }
 
     /// The rules, to be read.
@@ -196,6 +245,9 @@ impl<D: DataPlane> Director<D> {
 
     /// Answers a request whose answer is one line, and records what it changed.
     pub(super) async fn answer(&self, request: Request) -> Answer {
+        if self.frozen.get() && !request.only_asks() {
+            return frozen();
+        }
         let change = events::describe(&request);
         let answer = self.carry_out(request).await;
         if let (Some(change), Answer::Done) = (change, &answer) {
@@ -264,6 +316,11 @@ impl<D: DataPlane> Director<D> {
             Request::Timeouts => Answer::Timeouts(self.rules().timeouts()),
             Request::Daemons => Answer::Daemons(self.rules().daemons().to_vec()),
             Request::Status => Answer::Status(self.plane.status()),
+            Request::Role => Answer::Role(self.plane.role()),
+            Request::SetRole { role } => {
+                self.plane.set_role(role);
+                Answer::Done
+            }
             Request::LocalAddresses { service } => {
                 let listed = self.rules().local_addresses(service.as_ref());
                 match listed {
@@ -289,7 +346,8 @@ impl<D: DataPlane> Director<D> {
                 }
             }
             // The server sends these part by part.
-            Request::Services { .. }
+            Request::TakeOver { .. }
+            | Request::Services { .. }
             | Request::Health
             | Request::Configuration
             | Request::Connections

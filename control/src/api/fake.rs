@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::DataPlane;
 use crate::observe::Observatory;
+use crate::role::Role;
 
 /// Adopts tables at once, unless told not to, and lists the connections that
 /// it was given.
@@ -20,6 +21,8 @@ pub struct FakePlane {
     pub stuck_at: Cell<Option<u64>>,
     /// Slices of the listing
     pub slices: RefCell<Vec<Vec<ConnectionRecord>>>,
+    /// The role that it was given
+    pub role: Cell<Role>,
     /// What is seen of it
     pub observatory: Arc<Observatory>,
 }
@@ -48,6 +51,14 @@ impl DataPlane for FakePlane {
 
     fn status(&self) -> serde_json::Value {
         serde_json::json!({ "generation": self.adopted_generation() })
+    }
+
+    fn role(&self) -> Role {
+        self.role.get()
+    }
+
+    fn set_role(&self, role: Role) {
+        self.role.set(role);
     }
 
     fn observatory(&self) -> &Arc<Observatory> {

@@ -14,6 +14,7 @@ use crate::events::{EventRecord, Kind};
 use crate::health::ServiceHealth;
 use crate::marks::{MarkListing, MarkRule};
 use crate::observe::{Overview, OverviewQuery};
+use crate::role::Role;
 use crate::rules::{
     Change, ConfiguredService, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing,
     ServiceName, ServiceSettings, Timeouts,
@@ -160,6 +161,13 @@ pub enum Request {
     Configuration,
     /// Counters and state of the data plane
     Status,
+    /// `sluice role`
+    Role,
+    /// `sluice role active` and `backup`
+    SetRole {
+        /// From now on
+        role: Role,
+    },
     /// `sluice health`: answered by a [`Answer::Health`] for each service that
     /// is checked, then [`Answer::Done`]
     Health,
@@ -181,12 +189,42 @@ pub enum Request {
         /// then, so that both sides know of each other.
         follow: bool,
     },
+    /// `sluice run --takeover`: another process takes this one's place. After
+    /// [`Answer::Done`] the connection is the one of
+    /// [`takeover`](crate::takeover).
+    TakeOver {
+        /// Those that it has
+        interfaces: Vec<String>,
+    },
     /// `sluice reload`: answered by any number of [`Answer::Changes`], then
     /// [`Answer::Done`]
     Reload {
         /// Only say what would change
         dry_run: bool,
     },
+}
+
+impl Request {
+    /// Whether it leaves the rules as they are.
+    pub fn only_asks(&self) -> bool {
+        matches!(
+            self,
+            Request::Services { .. }
+                | Request::LocalAddresses { .. }
+                | Request::Connections
+                | Request::FindConnections { .. }
+                | Request::Timeouts
+                | Request::Daemons
+                | Request::Marks
+                | Request::Status
+                | Request::Health
+                | Request::Overview { .. }
+                | Request::Events { .. }
+                | Request::Role
+                // keepalived says it once only.
+                | Request::SetRole { .. }
+        )
+    }
 }
 
 /// An answer, or a part of one: one line to the client.
@@ -238,6 +276,8 @@ pub enum Answer {
     },
     /// To [`Request::Status`]
     Status(serde_json::Value),
+    /// To [`Request::Role`]
+    Role(Role),
 }
 
 impl Answer {

@@ -16,10 +16,11 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Client, ClientError, SOCKET_VARIABLE};
+pub use client::{Client, ClientError, SOCKET_VARIABLE, Session};
 pub use director::{DataPlane, Director};
 pub use message::{Answer, Request};
 pub use query::{ConnectionQuery, EndpointQuery, QueryError};
+pub(crate) use server::send;
 pub use server::serve;
 pub use socket::{BindError, Listener};
 

@@ -16,11 +16,12 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::director::{DataPlane, Director};
+use super::director::{DataPlane, Director, frozen};
 use super::listing;
 use super::message::{Answer, Request};
 use super::{Listener, MAX_CLIENTS, MAX_REQUEST};
 use crate::rules::SAMPLE_INTERVAL;
+use crate::takeover::Takeover;
 
 /// How long a client may say nothing between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -75,7 +76,11 @@ async fn attend<D: DataPlane>(director: &Director<D>, stream: UnixStream) {
     });
     let (reader, mut writer) = stream.into_split();
     let result = match allowed {
-        Ok((true, _)) => converse(director, reader, &mut writer).await,
+        Ok((true, _)) => match converse(director, reader, &mut writer).await {
+            Ok(Some((reader, interfaces))) => return introduce(director, reader, writer, interfaces).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        },
         Ok((false, uid)) => {
             tracing::warn!(uid, "a client that is not root is refused");
             send(&mut writer, &Answer::error("permission_denied", "Permission denied (you must be root)"))
@@ -88,28 +93,48 @@ async fn attend<D: DataPlane>(director: &Director<D>, stream: UnixStream) {
     }
 }
 
+/// Hands a client on that wants to take this process's place.
+async fn introduce<D: DataPlane>(
+    director: &Director<D>,
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    interfaces: Vec<String>,
+) {
+    // Both are of the same connection.
+    let Ok(stream) = reader.reunite(writer) else { return };
+    if let Err(Takeover { stream, .. }) = director.offer(Takeover { stream, interfaces }) {
+        let message = "another process is taking over already, or this one is not ready yet";
+        let _ = send(&mut stream.into_split().1, &Answer::error("not_now", message)).await;
+    }
+}
+
+/// Answers a client; gives its connection, and the interfaces that it named, if it
+/// is to be another process's.
 async fn converse<D: DataPlane>(
     director: &Director<D>,
     reader: OwnedReadHalf,
     writer: &mut OwnedWriteHalf,
-) -> io::Result<()> {
+) -> io::Result<Option<(OwnedReadHalf, Vec<String>)>> {
     let mut reader = BufReader::new(reader);
     let mut bytes = Vec::new();
     loop {
         match timeout(IDLE_TIMEOUT, reader.fill_buf()).await {
-            Ok(Ok([])) | Err(_) => return Ok(()),
+            Ok(Ok([])) | Err(_) => return Ok(None),
             Ok(Ok(_)) => {}
             Ok(Err(error)) => return Err(error),
         }
         match timeout(LINE_TIMEOUT, read_line(&mut reader, &mut bytes)).await?? {
             Line::Whole => {}
-            Line::Unfinished => return Ok(()),
+            Line::Unfinished => return Ok(None),
             Line::TooLong => {
                 let message = format!("a request is longer than {MAX_REQUEST} bytes");
-                return send(writer, &Answer::error("request_too_long", message)).await;
+                send(writer, &Answer::error("request_too_long", message)).await?;
+                return Ok(None);
             }
         }
         match serde_json::from_slice(&bytes) {
+            // Whoever asks this says nothing more until it is answered.
+            Ok(Request::TakeOver { interfaces }) => return Ok(Some((reader.into_inner(), interfaces))),
             Ok(request) => respond(director, request, writer).await?,
             Err(error) => {
                 let message = format!("the request is not understood: {error}");
@@ -213,6 +238,7 @@ async fn respond<D: DataPlane>(
             let events = Arc::clone(director.plane().observatory().events());
             listing::events(&events, after, limit, kind, follow, writer).await
         }
+        Request::Reload { dry_run: false } if director.is_frozen() => send(writer, &frozen()).await,
         Request::Reload { dry_run } => match director.reload(dry_run).await {
             Ok(changes) => {
                 for slice in changes.chunks(CHANGES_IN_A_LINE) {
@@ -229,7 +255,7 @@ async fn respond<D: DataPlane>(
     }
 }
 
-pub(super) async fn send(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
+pub(crate) async fn send(writer: &mut OwnedWriteHalf, answer: &Answer) -> io::Result<()> {
     timeout(LINE_TIMEOUT, writer.write_all(&line(answer))).await?
 }
 

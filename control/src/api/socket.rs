@@ -52,6 +52,26 @@ impl Listener {
     /// # Errors
     /// [`BindError`].
     pub fn bind(path: &Path) -> Result<Self, BindError> {
+        Self::bind_after(path, remove_stale)
+    }
+
+    /// The same in the place of a director that lives, and is about to end.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn replace(path: &Path) -> Result<Self, BindError> {
+        Self::bind_after(path, |path| match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(BindError::System { path: path.to_owned(), doing: "taking its place", source })
+            }
+            _ => Ok(()),
+        })
+    }
+
+    fn bind_after(
+        path: &Path,
+        make_room: impl FnOnce(&Path) -> Result<(), BindError>,
+    ) -> Result<Self, BindError> {
         let failed = |doing| move |source| BindError::System { path: path.to_owned(), doing, source };
         let directory = match path.parent() {
             Some(parent) if parent != Path::new("") => parent,
@@ -66,7 +86,7 @@ impl Listener {
         let handle = fs::File::open(directory).map_err(failed("opening its directory"))?;
         let _lock = Flock::lock(handle, FlockArg::LockExclusive)
             .map_err(|(_, errno)| failed("locking its directory")(errno.into()))?;
-        remove_stale(path)?;
+        make_room(path)?;
         let socket = bind_private(path).map_err(failed("binding"))?;
         let metadata = fs::symlink_metadata(path).map_err(failed("looking at it"))?;
         let listener = Listener {

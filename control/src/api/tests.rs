@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::fake::FakePlane;
 use super::*;
+use crate::role::Role;
 use crate::rules::{self, Family, Rules, ServiceName, ServiceSettings};
 
 /// A director in a thread of its own, on a socket in a temporary directory.
@@ -103,6 +104,10 @@ fn changes_are_published_and_refusals_are_told_apart() {
         }
         other => panic!("{other}"),
     }
+    assert_eq!(client.call(&Request::Role).unwrap(), Answer::Role(Role::Active));
+    assert_eq!(client.call(&Request::SetRole { role: Role::Backup }).unwrap(), Answer::Done);
+    assert_eq!(client.call(&Request::Role).unwrap(), Answer::Role(Role::Backup));
+
     let status = client.call(&Request::Status).unwrap();
     assert_eq!(status, Answer::Status(serde_json::json!({ "generation": 1 })), "a refusal publishes nothing");
     let mut listed = Vec::new();

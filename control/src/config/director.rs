@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 use super::check::{Check, MAX_NAME};
-use super::{CONNECTIONS, DEFAULT_CONNECTIONS, Director, Idle, MAX_CPU, MAX_INTERFACES, XdpMode, file};
+use super::{
+    CONNECTIONS, DEFAULT_CONNECTIONS, Director, Idle, MAX_CPU, MAX_INTERFACES, WhenGone, XdpMode, file,
+};
+use crate::role::Role;
 
 /// Longest path of a Unix socket (`sun_path` less its NUL).
 const MAX_SOCKET: usize = 107;
@@ -48,6 +51,16 @@ impl Check<'_> {
                 &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)],
             ),
             socket: file.socket.as_ref().map(|path| self.socket(path)),
+            role: self.choice(
+                "role",
+                file.role.as_ref(),
+                &[("active", Role::Active), ("backup", Role::Backup)],
+            ),
+            when_gone: self.choice(
+                "when_gone",
+                file.when_gone.as_ref(),
+                &[("kernel", WhenGone::Kernel), ("drop", WhenGone::Drop)],
+            ),
             tunables,
             timeouts: self.timeouts(&file.timeouts),
         }

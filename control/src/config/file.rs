@@ -41,6 +41,8 @@ pub(super) struct Director {
     pub(super) idle: Option<Spanned<String>>,
     pub(super) xdp_mode: Option<Spanned<String>>,
     pub(super) socket: Option<Spanned<String>>,
+    pub(super) role: Option<Spanned<String>>,
+    pub(super) when_gone: Option<Spanned<String>>,
     pub(super) expire_nodest_conn: Option<bool>,
     pub(super) expire_quiescent_template: Option<bool>,
     pub(super) conn_reuse_mode: Option<Spanned<i64>>,

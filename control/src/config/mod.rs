@@ -40,6 +40,7 @@ use sluice_dataplane::wire::Address;
 
 use crate::health::ServicePlan;
 use crate::marks::MarkRule;
+use crate::role::Role;
 use crate::rules::Tunnel;
 
 pub use problem::{Error, Problem, Problems};
@@ -80,6 +81,10 @@ pub struct Director {
     pub xdp_mode: XdpMode,
     /// Where the API socket is, if the file says so
     pub socket: Option<PathBuf>,
+    /// Whether it begins as the active director
+    pub role: Role,
+    /// What becomes of packets of services when the director crashed
+    pub when_gone: WhenGone,
     /// The sysctls of IPVS that are settings here
     pub tunables: Tunables,
     /// How long connections live, where that is not the kernel's default
@@ -94,6 +99,18 @@ pub enum Idle {
     Spin,
     /// It sleeps in `poll()`, which costs latency
     Sleep,
+}
+
+/// What becomes of packets of services while the director is not there although
+/// nobody stopped it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum WhenGone {
+    /// The kernel has them, and resets the connections that it does not know
+    #[default]
+    Kernel,
+    /// They are dropped, so that connections last until another director has
+    /// their addresses, or this one is there again
+    Drop,
 }
 
 /// How the XDP program is attached to interfaces.

@@ -67,6 +67,8 @@ fn the_example_of_the_documentation_resolves() {
                 idle: Idle::Spin,
                 xdp_mode: XdpMode::Auto,
                 socket: None,
+                role: Role::Active,
+                when_gone: WhenGone::Kernel,
                 tunables: Tunables::default(),
                 timeouts: TimeoutOverrides::default(),
             },
@@ -158,6 +160,8 @@ local_addresses = ["10.0.2.200", "10.0.2.200", "::ffff:1.2.3.4", "10.0.2", "fe80
 idle = "nap"
 xdp_mode = "fast"
 socket = "sluice.sock"
+role = "master"
+when_gone = "reset"
 "#;
     assert_eq!(
         parse(text).unwrap_err(),
@@ -185,7 +189,11 @@ s.toml:6:8: there is no idle \"nap\"
 s.toml:7:12: there is no xdp_mode \"fast\"
     hint: choose \"auto\", \"native\" or \"generic\"
 s.toml:8:10: \"sluice.sock\" cannot be the path of a socket
-    hint: give an absolute path of at most 107 bytes"
+    hint: give an absolute path of at most 107 bytes
+s.toml:9:8: there is no role \"master\"
+    hint: choose \"active\" or \"backup\"
+s.toml:10:13: there is no when_gone \"reset\"
+    hint: choose \"kernel\" or \"drop\""
     );
 }
 

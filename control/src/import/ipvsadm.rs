@@ -45,7 +45,7 @@ pub(super) fn services(
         };
         let result = match request {
             Request::AddService { service, settings } => {
-                places.insert(service, place.clone());
+                places.entry(service).or_insert_with(|| place.clone());
                 rules.add_service(service, settings)
             }
             Request::EditService { service, settings } => rules.edit_service(&service, settings),

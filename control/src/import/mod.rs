@@ -101,9 +101,7 @@ pub fn import(format: Format, text: &str, reading: &Reading<'_>) -> Result<Impor
         Format::Ipvsadm => ipvsadm::services(reading.name, text, reading.names, &mut notes)?,
     };
     let text = service::configuration(&director(reading.name, timeouts), &services, &mut notes);
-    notes.0.sort_by(|one, other| {
-        one.place.line.cmp(&other.place.line).then_with(|| one.place.cmp(&other.place))
-    });
+    notes.0.sort_by(|one, other| one.place.cmp(&other.place));
     Ok(Import { text, notes: notes.0 })
 }
 

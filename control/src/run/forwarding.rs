@@ -2,32 +2,44 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::link::Link;
-use sluice_dataplane::service::{Method, ServiceTable};
+use sluice_dataplane::neigh::Prefix;
+use sluice_dataplane::service::{Method, ServiceKey, ServiceTable};
 use sluice_dataplane::stats::{DropReason, WorkerCounters};
-use sluice_dataplane::steer::{ModeChoice, Presence, Steering, SteeringRules};
+use sluice_dataplane::steer::{Loaded, ModeChoice, Presence, Steering, SteeringRules, WithoutSocket};
 use tokio::sync::mpsc;
 
+use super::condition::{self, Progress};
 use super::exhaustion::Exhaustion;
 use crate::api::DataPlane;
 use crate::netlink;
 use crate::observe::{InterfaceState, Observatory, PeerState, SyncState};
+use crate::role::{Announcer, Role};
 use crate::sync::Sync;
 use crate::workers::Workers;
+
+mod queues;
 
 /// Workers with the XDP programs that feed them.
 pub(super) struct Forwarding {
     workers: Workers,
+    interfaces: Vec<String>,
+    /// One for each interface, but for a process that has not the queues
     steering: RefCell<Vec<Steering>>,
+    /// Whether another process has the queues
+    released: Cell<bool>,
     in_force: RefCell<SteeringRules>,
     next_hops: netlink::Handle,
     mode: ModeChoice,
+    without_socket: WithoutSocket,
     /// Whether a program does not redirect all that it should
     unsteered: Cell<bool>,
     /// Whether an interface was gone when it was looked for last
@@ -35,34 +47,59 @@ pub(super) struct Forwarding {
     /// Answers of workers that open their interfaces anew
     reopening: RefCell<Option<Receiver<Result<(), String>>>>,
     exhaustion: RefCell<Exhaustion>,
+    progress: RefCell<Progress>,
+    role: Cell<Role>,
+    begun: Instant,
+    /// Whether it is about to stop
+    leaving: Cell<bool>,
+    announcer: RefCell<Announcer>,
     /// Session synchronisation with a peer
-    sync: Option<Sync>,
+    sync: RefCell<Option<Sync>>,
     observatory: Arc<Observatory>,
 }
 
 impl Forwarding {
-    /// `mode` is how steering was attached, and will be again.
+    /// `how` is how steering was attached, and will be again; its rules are
+    /// `in_force`.
     pub(super) fn new(
         workers: Workers,
-        steering: Vec<Steering>,
-        mode: ModeChoice,
+        (interfaces, steering): (Vec<String>, Vec<Steering>),
+        (mode, without_socket): (ModeChoice, WithoutSocket),
+        in_force: SteeringRules,
         next_hops: netlink::Handle,
-        sync: Option<Sync>,
         observatory: Arc<Observatory>,
     ) -> Self {
         Forwarding {
             workers,
+            released: Cell::new(steering.is_empty()),
+            interfaces,
             steering: RefCell::new(steering),
-            in_force: RefCell::default(),
+            in_force: RefCell::new(in_force),
             next_hops,
             mode,
+            without_socket,
             unsteered: Cell::new(false),
             gone: Cell::new(false),
             reopening: RefCell::default(),
             exhaustion: RefCell::default(),
-            sync,
+            progress: RefCell::default(),
+            role: Cell::default(),
+            begun: Instant::now(),
+            leaving: Cell::default(),
+            announcer: RefCell::default(),
+            sync: RefCell::default(),
             observatory,
         }
+    }
+
+    /// Takes over session synchronisation, of whose state the director reports.
+    pub(super) fn synchronise(&self, sync: Option<Sync>) {
+        *self.sync.borrow_mut() = sync;
+    }
+
+    /// Has workers act by a role.
+    pub(super) fn stand_by(&self, role: Role) {
+        self.workers.published().standby.store(role == Role::Backup, Ordering::Relaxed);
     }
 
     pub(super) fn workers(&self) -> &Workers {
@@ -74,7 +111,11 @@ impl Forwarding {
     pub(super) fn look_after(&self) {
         self.warn_of_exhaustion();
         self.show_sync();
+        self.progress.borrow_mut().look(self.workers.counters().iter().map(|c| c.polls.get()));
         self.workers.release();
+        if self.released.get() {
+            return;
+        }
         if self.unsteered.get() {
             self.adopted();
         }
@@ -90,10 +131,11 @@ impl Forwarding {
                 },
                 Presence::Gone => gone = true,
                 Presence::Another => {
-                    let attached = Steering::attach(&interface, self.mode).and_then(|new| {
-                        let mut new = new.numbered(number);
-                        new.update(&self.in_force.borrow())?;
-                        Ok(new)
+                    let attached = Loaded::load(&interface).and_then(|loaded| {
+                        let mut loaded = loaded.numbered(number);
+                        loaded.update(&self.in_force.borrow())?;
+                        loaded.set_without_socket(self.without_socket)?;
+                        loaded.attach(self.mode)
                     });
                     match attached {
                         Ok(new) => {
@@ -135,9 +177,54 @@ impl Forwarding {
         self.observatory.set_interfaces(interfaces.collect());
     }
 
+    /// What keeps the director from forwarding.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let interfaces: Vec<_> =
+            self.steering.borrow().iter().map(|steering| steering.interface().to_owned()).collect();
+        if self.released.get() {
+            // For a moment: another process has the queues, or gives them back.
+            return Vec::new();
+        }
+        let mut problems = condition::problems(&self.workers, &self.progress.borrow(), &interfaces);
+        let sync = self.sync.borrow().as_ref().map(Sync::status);
+        if condition::lacks_sessions(self.role.get(), sync.as_ref(), self.begun.elapsed()) {
+            problems.push("the sessions of the peer are not here yet".to_owned());
+        }
+        if self.leaving.get() {
+            problems.push("it is stopping".to_owned());
+        }
+        problems
+    }
+
+    /// Says from now on that another director is to have the addresses.
+    pub(super) fn leave(&self) {
+        self.leaving.set(true);
+    }
+
+    /// Whether every worker goes round.
+    pub(super) fn moves(&self) -> bool {
+        self.progress.borrow().stuck().is_empty()
+    }
+
+    /// VIPs and LIPs.
+    fn service_addresses(&self) -> BTreeSet<IpAddr> {
+        let table = self.workers.published().services.load();
+        let mut addresses = BTreeSet::new();
+        for (_, service) in table.services() {
+            if let ServiceKey::Address { address, .. } = service.key {
+                addresses.insert(address.into());
+            }
+            addresses.extend(service.local_addresses.iter().map(|address| IpAddr::from(*address)));
+        }
+        let marked = table.marks().rules().iter().map(|rule| rule.destination);
+        let single = marked.filter(|prefix| *prefix == Prefix::host(prefix.address()));
+        addresses.extend(single.map(|prefix| IpAddr::from(prefix.address())));
+        addresses
+    }
+
     /// Leaves what is known of the peer where all can see it.
     fn show_sync(&self) {
-        if let Some(sync) = &self.sync {
+        if let Some(sync) = &*self.sync.borrow() {
             let role = self.observatory.sync().role.clone();
             let peers = vec![PeerState::from(&sync.status())];
             self.observatory.set_sync(Arc::new(SyncState { role, peers }));
@@ -273,13 +360,37 @@ impl DataPlane for Forwarding {
             })
             .collect();
         let workers: Vec<_> = counters.iter().map(|c| worker_status(c)).collect();
-        let sync = self.sync.as_ref().map(Sync::status);
+        let sync = self.sync.borrow().as_ref().map(Sync::status);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "role": self.role.get(),
+            "problems": self.problems(),
             "interfaces": interfaces,
             "workers": workers,
             "sync": sync,
         })
+    }
+
+    fn role(&self) -> Role {
+        self.role.get()
+    }
+
+    fn set_role(&self, role: Role) {
+        let before = self.role.replace(role);
+        self.stand_by(role);
+        if before != role {
+            tracing::info!(event = "role", %role, "the role changed");
+        }
+        let peers = self.observatory.sync().peers.clone();
+        self.observatory.set_sync(Arc::new(SyncState { role: Some(role.to_string()), peers }));
+        match role {
+            // Again where it was active before: the addresses may have moved.
+            Role::Active => {
+                let interfaces = self.steering.borrow().iter().map(|s| s.interface().to_owned()).collect();
+                self.announcer.borrow_mut().begin(interfaces, self.service_addresses());
+            }
+            Role::Backup => self.announcer.borrow_mut().stop(),
+        }
     }
 
     fn observatory(&self) -> &Arc<Observatory> {

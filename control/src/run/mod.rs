@@ -1,32 +1,40 @@
 //! `sluice run`: a director in the foreground.
 
+mod condition;
+mod departure;
 mod exhaustion;
 mod forwarding;
+mod giving;
+mod taking;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use sluice_dataplane::link::Link;
-use sluice_dataplane::steer::{ModeChoice, Steering};
+use sluice_dataplane::steer::{Loaded, ModeChoice, Steering, SteeringRules, WithoutSocket};
 use sluice_dataplane::worker::{Event, Published};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::api::{self, Director};
-use crate::config::{Config, XdpMode};
+use crate::api::{self, DataPlane, Director};
+use crate::config::{Config, WhenGone, XdpMode};
 use crate::events::EventLog;
 use crate::health::supervise;
 use crate::netlink;
 use crate::observe::Observatory;
 use crate::reload::Source;
+use crate::role::Role;
 use crate::rules::Rules;
 use crate::sync::Sync;
 use crate::web::Observer;
-use crate::workers::Workers;
+use crate::workers::{Sockets, Workers};
 use forwarding::Forwarding;
+use taking::Predecessor;
 
 /// How often workers' events are looked for. A packet that waits for its next
 /// hop waits this much longer.
@@ -36,39 +44,77 @@ const EVENT_INTERVAL: Duration = Duration::from_millis(2);
 const CARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs a director until SIGTERM or SIGINT. Prints `ready` to standard output
-/// once packets flow. What happens is recorded in `events`.
+/// once packets flow. With `takeover` it takes the place of the one that runs.
+/// What happens is recorded in `events`.
 ///
 /// # Errors
 /// When it cannot start, or a worker ended: the text is for the operator.
-pub fn run(config: &Path, socket: Option<PathBuf>, events: Arc<EventLog>) -> Result<()> {
+pub fn run(config: &Path, socket: Option<PathBuf>, takeover: bool, events: Arc<EventLog>) -> Result<()> {
     let file = std::path::absolute(config)?;
     let config = Config::load(config).map_err(|error| anyhow!(error.report()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(direct(file, config, socket, events))
+    runtime.block_on(direct(file, config, socket, takeover, events))
 }
 
-async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: Arc<EventLog>) -> Result<()> {
+async fn direct(
+    file: PathBuf,
+    config: Config,
+    socket: Option<PathBuf>,
+    takeover: bool,
+    events: Arc<EventLog>,
+) -> Result<()> {
+    // Dropped last of all.
+    let mut given = None;
     // First of all, so that a signal during start-up ends it in good order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let mut upgrade = signal(SignalKind::user_defined2())?;
 
     let settings = &config.director;
-    let socket = api::Client::new(socket.or_else(|| settings.socket.clone()).as_deref()).path().to_owned();
-    let listener = api::Listener::bind(&socket)?;
+    let client = api::Client::new(socket.or_else(|| settings.socket.clone()).as_deref());
+    let socket = client.path().to_owned();
+    let predecessor = takeover.then(|| Predecessor::ask(client)).transpose()?;
+    let listener = match predecessor {
+        None => Some(api::Listener::bind(&socket)?),
+        Some(_) => None,
+    };
     let mtu = check_interfaces(settings)?;
 
-    let rules = Rules::configured(settings.workers.len(), settings.interfaces.clone(), config.target())
-        .context("the configuration")?;
+    let (count, interfaces) = (settings.workers.len(), settings.interfaces.clone());
+    let rules = match &predecessor {
+        None => Rules::configured(count, interfaces, config.target()),
+        Some(predecessor) => predecessor.rules(count, interfaces, config.target()),
+    };
+    let mut rules = rules.context("the configuration")?;
 
     let mode = match settings.xdp_mode {
         XdpMode::Auto => ModeChoice::Auto,
         XdpMode::Native => ModeChoice::Native,
         XdpMode::Generic => ModeChoice::Generic,
     };
-    let steering = attach(settings, mode)?;
-    let modes: Vec<_> = steering.iter().map(|s| (s.interface().to_owned(), s.mode())).collect();
+    // Before the programs are there, so that they know from their first packet on
+    // what is the workers': the kernel would reset connections that go on.
+    let wanted = SteeringRules::of(&rules.table(0));
+    let (mut steering, mut zero_copy, mut mode) = (Vec::new(), Vec::new(), mode);
+    let modes = match &predecessor {
+        None => {
+            steering = attach(settings, mode, &wanted)?;
+            steering.iter().map(|s| (s.interface().to_owned(), s.mode())).collect()
+        }
+        Some(predecessor) => {
+            let modes: Vec<_>;
+            let found = predecessor.modes(&settings.interfaces)?;
+            (modes, zero_copy) =
+                found.into_iter().map(|(name, mode, zero_copy)| ((name, mode), zero_copy)).unzip();
+            mode = taking::choice(&modes);
+            modes
+        }
+    };
+    let sockets = if predecessor.is_some() { Sockets::Later(&zero_copy) } else { Sockets::Now };
     let published = Arc::new(Published::default());
+    // Before any packet comes.
+    published.standby.store(settings.role == Role::Backup, Ordering::Relaxed);
     let hops = Arc::clone(&published);
     let publish = move |snapshot| hops.hops.store(snapshot);
     let next_hops = netlink::start(&settings.interfaces, settings.workers.len(), publish).await?;
@@ -78,6 +124,7 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
         settings.connections_per_worker as usize,
         mtu,
         settings.idle,
+        sockets,
         Arc::clone(&published),
     )?;
     for port in workers.ports() {
@@ -86,7 +133,8 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
             queue = port.worker,
             cpu = settings.workers[port.worker],
             mode = if port.zero_copy { "zero-copy" } else { "copy" },
-            "AF_XDP socket open"
+            taken_over = takeover,
+            "AF_XDP socket"
         );
         if let Some(reason) = &port.punt_fallback {
             tracing::warn!(
@@ -103,11 +151,24 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
         settings.connections_per_worker.into(),
         events,
     ));
-    // With the peer's first words there are workers, and soon the services that
-    // these are about; what comes sooner is told again.
-    let sync = config.sync.clone().map(|sync| Sync::start(sync, workers.plane())).transpose()?;
-    let forwarding =
-        Forwarding::new(workers, steering, mode, next_hops.clone(), sync, Arc::clone(&observatory));
+    let forwarding = Forwarding::new(
+        workers,
+        (settings.interfaces.clone(), steering),
+        (mode, without_socket(settings)),
+        wanted,
+        next_hops.clone(),
+        Arc::clone(&observatory),
+    );
+    let synchronise = |forwarding: &Forwarding| -> Result<()> {
+        let start = |sync| Sync::start(sync, forwarding.workers().plane());
+        forwarding.synchronise(config.sync.clone().map(start).transpose()?);
+        Ok(())
+    };
+    if predecessor.is_none() {
+        // With the peer's first words there are workers, and soon the services that
+        // these are about; what comes sooner is told again.
+        synchronise(&forwarding)?;
+    }
     let director = Director::new(rules, forwarding);
     director.configured_by(Source {
         file,
@@ -116,27 +177,68 @@ async fn direct(file: PathBuf, config: Config, socket: Option<PathBuf>, events: 
         sync: config.sync.clone(),
     });
     director.publish_and_wait().await;
+    if predecessor.is_none() {
+        director.plane().set_role(settings.role);
+    }
     director.health().set_plans(config.plans());
     resolve_servers(&config, &next_hops).await;
+    let listener = match (listener, predecessor) {
+        (Some(listener), _) => listener,
+        (None, predecessor) => {
+            let predecessor = predecessor.context("without one there is a listener")?;
+            let parting = predecessor.take(&director).await?;
+            // Before the other ends, so that there is somebody to ask at any time.
+            let listener = api::Listener::replace(&socket)?;
+            parting.farewell().await?;
+            synchronise(director.plane())?;
+            listener
+        }
+    };
     director.plane().show_interfaces();
     let _observer = Observer::start(observatory, config.web.clone(), &settings.workers)
         .context("the web page's thread")?;
 
     println!("ready");
     tracing::info!(socket = %socket.display(), services = config.services.len(), "ready");
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+    let ready = [sd_notify::NotifyState::MainPid(std::process::id()), sd_notify::NotifyState::Ready];
+    if let Err(error) = sd_notify::notify(&ready) {
         tracing::debug!(%error, "systemd was not told");
     }
 
+    let mut takeovers = director.takeovers();
+    let mut stop_asked = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
     let result = tokio::select! {
         () = api::serve(Rc::clone(&director), listener) => Ok(()),
         result = look_after(&director, &next_hops) => result,
         error = supervise(&director) => Err(error).context("health checks"),
         () = reload_on(&mut hangup, &director) => Ok(()),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        () = upgrade::upgrade_on(&mut upgrade) => Ok(()),
+        () = async {
+            while let Some(takeover) = takeovers.recv().await {
+                given = giving::give(&director, takeover).await;
+                if given.is_some() {
+                    return;
+                }
+            }
+            std::future::pending().await
+        } => Ok(()),
+        () = async {
+            stop_asked().await;
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+            if settings.when_gone == WhenGone::Drop {
+                // Asked a second time, it does not wait.
+                tokio::select! {
+                    () = departure::hand_over(&director) => {}
+                    () = stop_asked() => {}
+                }
+            }
+        } => Ok(()),
     };
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
     result
 }
@@ -162,6 +264,7 @@ async fn look_after(director: &Director<Forwarding>, next_hops: &netlink::Handle
     events.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut care = interval(CARE_INTERVAL);
     care.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let watched = sd_notify::watchdog_enabled().is_some();
     loop {
         tokio::select! {
             _ = events.tick() => {
@@ -178,6 +281,9 @@ async fn look_after(director: &Director<Forwarding>, next_hops: &netlink::Handle
                     bail!("worker {worker} ended unexpectedly; see the messages above");
                 }
                 director.plane().look_after();
+                if watched && director.plane().moves() {
+                    let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
+                }
             }
         }
     }
@@ -192,10 +298,24 @@ fn renew_rss(interface: &str) {
     }
 }
 
-fn attach(settings: &crate::config::Director, choice: ModeChoice) -> Result<Vec<Steering>> {
+fn without_socket(settings: &crate::config::Director) -> WithoutSocket {
+    match settings.when_gone {
+        WhenGone::Kernel => WithoutSocket::Kernel,
+        WhenGone::Drop => WithoutSocket::Drop,
+    }
+}
+
+fn attach(
+    settings: &crate::config::Director,
+    choice: ModeChoice,
+    rules: &SteeringRules,
+) -> Result<Vec<Steering>> {
     let mut attached = Vec::new();
     for (number, interface) in settings.interfaces.iter().enumerate() {
-        let steering = Steering::attach(interface, choice)?.numbered(number);
+        let mut loaded = Loaded::load(interface)?.numbered(number);
+        loaded.update(rules)?;
+        loaded.set_without_socket(without_socket(settings))?;
+        let steering = loaded.attach(choice)?;
         renew_rss(interface);
         tracing::info!(interface, mode = steering.mode().name(), "XDP program attached");
         if let Some(reason) = steering.fallback_reason() {

@@ -113,6 +113,7 @@ impl<'a> Session<'a> {
 
     async fn hear(&self, (reader, writer): Connection) -> Result<(), SessionError> {
         self.under_way.borrow_mut().clear();
+        self.shared.statistics.incoming.caught_up.store(false, Relaxed);
         self.shared.statistics.incoming.connected.store(true, Relaxed);
         tracing::info!(peer = %self.shared.settings.peer, "the peer tells of its connections");
         tokio::select! {
@@ -157,6 +158,7 @@ impl<'a> Session<'a> {
                     self.importer.borrow_mut().end();
                     self.pump().await;
                     incoming.complete.store(true, Relaxed);
+                    incoming.caught_up.store(true, Relaxed);
                 }
                 Some(Message::Heartbeat { behind, milliseconds, .. }) => {
                     incoming.behind.store(behind, Relaxed);

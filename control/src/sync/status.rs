@@ -63,6 +63,8 @@ pub struct Incoming {
     pub connected: bool,
     /// Whether it told everything since
     pub complete: bool,
+    /// Whether it did so once since it connected
+    pub caught_up: bool,
     /// Records received
     pub received: u64,
     /// Records that workers took
@@ -131,6 +133,7 @@ pub(super) struct Sending {
 pub(super) struct Receiving {
     pub(super) connected: AtomicBool,
     pub(super) complete: AtomicBool,
+    pub(super) caught_up: AtomicBool,
     pub(super) received: AtomicU64,
     pub(super) taken: AtomicU64,
     pub(super) behind: AtomicU64,
@@ -220,6 +223,7 @@ impl Statistics {
             incoming: Incoming {
                 connected: incoming.connected.load(Relaxed),
                 complete: incoming.complete.load(Relaxed),
+                caught_up: incoming.caught_up.load(Relaxed),
                 received: incoming.received.load(Relaxed),
                 taken: incoming.taken.load(Relaxed),
                 behind: incoming.behind.load(Relaxed),

@@ -2,11 +2,13 @@
 //! servers of the recordings on both sides of it.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use etherparse::PacketBuilder;
 use sluice_control::api::DataPlane;
 use sluice_control::observe::Observatory;
+use sluice_control::role::Role;
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::neigh::{Egress, NextHopsBuilder, Prefix};
 use sluice_dataplane::port::memory::MemoryPort;
@@ -93,6 +95,17 @@ impl DataPlane for MemoryPlane {
 
     fn status(&self) -> serde_json::Value {
         serde_json::Value::Null
+    }
+
+    fn role(&self) -> Role {
+        match self.0.lock().unwrap().published.standby.load(Ordering::Relaxed) {
+            true => Role::Backup,
+            false => Role::Active,
+        }
+    }
+
+    fn set_role(&self, role: Role) {
+        self.0.lock().unwrap().published.standby.store(role == Role::Backup, Ordering::Relaxed);
     }
 
     fn observatory(&self) -> &Arc<Observatory> {

@@ -1,27 +1,27 @@
 //! The Call-IDs of templates that a persistence engine made.
 //!
 //! They are apart from the templates, so that those of other services are no
-//! larger and are found no slower.
-
-use hashbrown::HashTable;
+//! larger. Address space for as many as there may be is taken at the start, and
+//! memory as they are there.
 
 use super::Seed;
+use crate::arena::Arena;
+use crate::sip::LONGEST_CALL_ID;
 
-/// What templates of calls are found by, beside their key.
+/// The length of a Call-ID, and its bytes.
+type Place = [u8; 1 + LONGEST_CALL_ID];
+
+/// The Call-IDs of templates.
 pub(super) struct Calls {
-    index: HashTable<u32>,
-    /// By number of the template; as long as the highest one that has a call
-    calls: Vec<Option<Call>>,
-}
-
-struct Call {
-    hash: u64,
-    id: Box<[u8]>,
+    places: Arena<Place>,
+    /// One more than the place of each template's, or 0
+    of: Vec<u32>,
 }
 
 impl Calls {
-    pub(super) fn new() -> Self {
-        Calls { index: HashTable::new(), calls: Vec::new() }
+    /// Of templates numbered below `capacity`.
+    pub(super) fn new(capacity: usize) -> Self {
+        Calls { places: Arena::new(capacity), of: vec![0; capacity] }
     }
 
     /// The hash of a call, from that of its template's key.
@@ -31,40 +31,36 @@ impl Calls {
 
     /// The Call-ID of a template, if it has any.
     pub(super) fn get(&self, number: u32) -> Option<&[u8]> {
-        Some(&self.calls.get(number as usize)?.as_ref()?.id)
+        let place = self.of.get(number as usize)?.checked_sub(1)?;
+        let (length, bytes) = self.places.get(place)?.split_first()?;
+        bytes.get(..usize::from(*length))
     }
 
-    /// The template of a call, whose key `is_of_key` recognises.
-    pub(super) fn find(&self, hash: u64, id: &[u8], is_of_key: impl Fn(u32) -> bool) -> Option<u32> {
-        self.index.find(hash, |number| self.get(*number) == Some(id) && is_of_key(*number)).copied()
-    }
-
-    pub(super) fn insert(&mut self, number: u32, hash: u64, id: &[u8]) {
-        let slot = number as usize;
-        if self.calls.len() <= slot {
-            self.calls.resize_with(slot + 1, || None);
+    /// Notes the Call-ID of a template that has none. Returns false, and notes
+    /// nothing, if it is longer than they may be or there is no room.
+    pub(super) fn insert(&mut self, number: u32, id: &[u8]) -> bool {
+        let (Ok(length), Some(of)) = (u8::try_from(id.len()), self.of.get_mut(number as usize)) else {
+            return false;
+        };
+        let Some(place) = self.places.take() else { return false };
+        if let Some([kept, bytes @ ..]) = self.places.get_mut(place) {
+            *kept = length;
+            bytes[..id.len()].copy_from_slice(id);
         }
-        self.calls[slot] = Some(Call { hash, id: id.into() });
-        let calls = &self.calls;
-        self.index.insert_unique(hash, number, |number| {
-            // Every number in the index is a call's.
-            calls[*number as usize].as_ref().map_or(0, |call| call.hash)
-        });
-    }
-
-    /// Lets a template be found no more, but keeps its Call-ID.
-    pub(super) fn hide(&mut self, number: u32) {
-        let Some(Some(call)) = self.calls.get(number as usize) else { return };
-        if let Ok(found) = self.index.find_entry(call.hash, |other| *other == number) {
-            found.remove();
-        }
+        *of = place + 1;
+        true
     }
 
     /// Forgets the Call-ID of a template.
     pub(super) fn remove(&mut self, number: u32) {
-        self.hide(number);
-        if let Some(call) = self.calls.get_mut(number as usize) {
-            *call = None;
+        let Some(of) = self.of.get_mut(number as usize) else { return };
+        if let Some(place) = std::mem::take(of).checked_sub(1) {
+            self.places.give_back(place);
         }
+    }
+
+    /// As [`Arena::tidy`].
+    pub(super) fn tidy(&mut self) {
+        self.places.tidy();
     }
 }

@@ -1,6 +1,7 @@
 //! Connections: the table, its entries, their states and timers.
 
 mod calls;
+pub(crate) mod chains;
 mod entry;
 mod filter;
 pub(crate) mod index;

@@ -11,9 +11,8 @@
 //! A template of the persistence engine `sip` is of one call: it is found by the
 //! Call-ID as well as by its key.
 
-use hashbrown::HashTable;
-
 use super::calls::Calls;
+use super::chains::Chains;
 use super::timer::{Wheel, ticks};
 use super::{Seed, Tuple};
 use crate::service::{Method, Protocol, ServerId};
@@ -111,8 +110,8 @@ pub struct Templates {
     templates: Vec<Option<Template>>,
     free: Vec<u32>,
     capacity: usize,
-    /// Those without a call
-    index: HashTable<u32>,
+    /// Those that are found
+    index: Chains,
     calls: Calls,
     wheel: Wheel,
     seed: Seed,
@@ -122,11 +121,11 @@ impl Templates {
     /// Room for `capacity` templates, from tick `now` on.
     pub fn new(capacity: usize, seed: Seed, now: u32) -> Self {
         Templates {
-            templates: Vec::new(),
-            free: Vec::new(),
+            templates: Vec::with_capacity(capacity),
+            free: Vec::with_capacity(capacity),
             capacity,
-            index: HashTable::new(),
-            calls: Calls::new(),
+            index: Chains::new(capacity),
+            calls: Calls::new(capacity),
             wheel: Wheel::new(capacity, now),
             seed,
         }
@@ -155,15 +154,17 @@ impl Templates {
 
     /// The template that a client's connections go by.
     pub fn find(&self, key: &TemplateKey) -> Option<TemplateId> {
-        let matches = |id: &u32| self.get(TemplateId(*id)).is_some_and(|template| template.key == *key);
-        self.index.find(key.hash(self.seed), matches).map(|id| TemplateId(*id))
+        let is_of_key = |id| self.get(TemplateId(id)).is_some_and(|template| template.key == *key);
+        let matches = |id| is_of_key(id) && self.calls.get(id).is_none();
+        self.index.find(key.hash(self.seed), matches).map(TemplateId)
     }
 
     /// The template that one call goes by.
     pub fn find_call(&self, key: &TemplateKey, call: &[u8]) -> Option<TemplateId> {
         let hash = Calls::hash(self.seed, key.hash(self.seed), call);
-        let matches = |id| self.get(TemplateId(id)).is_some_and(|template| template.key == *key);
-        self.calls.find(hash, call, matches).map(TemplateId)
+        let is_of_key = |id| self.get(TemplateId(id)).is_some_and(|template| template.key == *key);
+        let matches = |id| is_of_key(id) && self.calls.get(id) == Some(call);
+        self.index.find(hash, matches).map(TemplateId)
     }
 
     /// The call that a template is of.
@@ -182,11 +183,7 @@ impl Templates {
     /// When there is no room.
     pub fn insert(&mut self, template: Template, now: u32) -> Result<TemplateId, Full> {
         let id = self.enter(template, now)?;
-        let (templates, seed) = (&self.templates, self.seed);
-        self.index.insert_unique(template.key.hash(seed), id.0, |id| {
-            // Every number in the index is a template's.
-            templates[*id as usize].as_ref().map_or(0, |t| t.key.hash(seed))
-        });
+        self.index.insert(template.key.hash(self.seed), id.0);
         Ok(id)
     }
 
@@ -196,9 +193,24 @@ impl Templates {
     /// When there is no room.
     pub fn insert_call(&mut self, template: Template, call: &[u8], now: u32) -> Result<TemplateId, Full> {
         let id = self.enter(template, now)?;
-        let hash = Calls::hash(self.seed, template.key.hash(self.seed), call);
-        self.calls.insert(id.0, hash, call);
+        if !self.calls.insert(id.0, call) {
+            self.remove(id);
+            return Err(Full);
+        }
+        self.index.insert(self.hash(id.0, &template.key), id.0);
         Ok(id)
+    }
+
+    /// What a template is found by.
+    fn hash(&self, number: u32, key: &TemplateKey) -> u64 {
+        let hash = key.hash(self.seed);
+        self.calls.get(number).map_or(hash, |call| Calls::hash(self.seed, hash, call))
+    }
+
+    /// Gives memory that is not used any more back to the kernel, by a bounded
+    /// portion: for when there is nothing else to do.
+    pub fn tidy(&mut self) {
+        self.calls.tidy();
     }
 
     fn enter(&mut self, template: Template, now: u32) -> Result<TemplateId, Full> {
@@ -252,22 +264,17 @@ impl Templates {
     /// is over.
     pub fn put_away(&mut self, id: TemplateId) {
         let Some(template) = self.templates.get_mut(id.0 as usize).and_then(Option::as_mut) else { return };
-        let hash = template.key.hash(self.seed);
+        let key = template.key;
         template.key.port = NOWHERE;
         template.server.1 = NOWHERE;
-        if let Ok(found) = self.index.find_entry(hash, |number| *number == id.0) {
-            found.remove();
-        }
-        self.calls.hide(id.0);
+        self.index.remove(self.hash(id.0, &key), id.0);
     }
 
     /// Removes a template, whatever it has.
     pub fn remove(&mut self, id: TemplateId) -> Option<Template> {
         let template = *self.get(id)?;
         self.wheel.cancel(id.0);
-        if let Ok(found) = self.index.find_entry(template.key.hash(self.seed), |number| *number == id.0) {
-            found.remove();
-        }
+        self.index.remove(self.hash(id.0, &template.key), id.0);
         self.calls.remove(id.0);
         self.templates[id.0 as usize] = None;
         self.free.push(id.0);

@@ -18,6 +18,10 @@ use crate::sync::FtpControl;
 /// more, the oldest is not waited for any longer.
 pub const MOST_EXPECTED: usize = 8;
 
+/// Bytes of the largest segment: those of a frame, and of texts in the place of
+/// shorter ones.
+const LARGEST: usize = 8192;
+
 /// What the client asked for with its last `PASV` or `EPSV`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
@@ -78,6 +82,34 @@ impl Streams {
     }
 }
 
+/// Data connections of one control connection, the oldest first.
+#[derive(Debug, Default)]
+struct Expected {
+    /// One more than may stay
+    ids: [EntryId; MOST_EXPECTED + 1],
+    count: u8,
+}
+
+impl Expected {
+    fn ids(&self) -> &[EntryId] {
+        &self.ids[..usize::from(self.count)]
+    }
+
+    fn add(&mut self, id: EntryId) {
+        if let Some(place) = self.ids.get_mut(usize::from(self.count)) {
+            *place = id;
+            self.count += 1;
+        }
+    }
+
+    fn remove(&mut self, id: EntryId) {
+        if let Some(place) = self.ids().iter().position(|expected| *expected == id) {
+            self.ids.copy_within(place + 1.., place);
+            self.count -= 1;
+        }
+    }
+}
+
 /// What is kept of a control connection.
 #[derive(Debug)]
 struct Session {
@@ -87,7 +119,7 @@ struct Session {
     /// Data connections that there are, expected ones included (`n_control`)
     children: u32,
     /// Those that have not come, the oldest first
-    expected: Vec<EntryId>,
+    expected: Expected,
 }
 
 /// What is kept of a data connection.
@@ -120,7 +152,7 @@ impl Sessions {
             data: Slots::new(capacity, capacity.div_ceil(2)),
             expected: 0,
             serials: 0,
-            scratch: Vec::new(),
+            scratch: Vec::with_capacity(LARGEST),
         }
     }
 
@@ -143,7 +175,7 @@ impl Sessions {
     /// Begins to follow a control connection.
     pub fn begin(&mut self, control: EntryId, streams: Streams) -> Result<(), Full> {
         self.serials += 1;
-        let new = Session { streams, serial: self.serials, children: 0, expected: Vec::new() };
+        let new = Session { streams, serial: self.serials, children: 0, expected: Expected::default() };
         self.controls.insert(control, new)
     }
 
@@ -209,16 +241,17 @@ impl Sessions {
         let session = self.controls.get_mut(control)?;
         self.data.insert(id, Data { control, serial: session.serial, listed_port }).ok()?;
         session.children += 1;
-        session.expected.push(id);
+        session.expected.add(id);
         self.expected += 1;
-        (session.expected.len() > MOST_EXPECTED).then(|| session.expected[0])
+        let expected = session.expected.ids();
+        (expected.len() > MOST_EXPECTED).then(|| expected[0])
     }
 
     /// Takes note that an expected one came.
     pub fn come(&mut self, id: EntryId) {
         self.expected = self.expected.saturating_sub(1);
         if let Some(session) = self.parent(id) {
-            session.expected.retain(|expected| *expected != id);
+            session.expected.remove(id);
         }
     }
 

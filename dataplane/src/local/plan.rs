@@ -18,9 +18,9 @@ use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::PoolKey;
-use super::arena::Arena;
 use super::claims::{Claims, Strays};
 use super::pool::{Chunk, Pool};
+use crate::arena::Arena;
 use crate::neigh::NextHops;
 use crate::rss::{Hashed, numbered};
 

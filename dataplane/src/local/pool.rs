@@ -3,8 +3,8 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::PoolKey;
-use super::arena::Arena;
 use super::plan::{MOST_PLANS, Rule};
+use crate::arena::Arena;
 use crate::rss::FIRST_WORD;
 use crate::service::Protocol;
 use crate::wire::Address;

@@ -15,10 +15,11 @@
 //!   (`TX_BATCH_SIZE` in `net/xdp/xsk.c`), so frames are handed over in such
 //!   portions.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -133,6 +134,9 @@ pub struct AfXdpPort {
     outstanding: usize,
     queue: usize,
     scratch: Box<Pending>,
+    /// Whether the interfaces are those that the ways back to the kernel lead to:
+    /// nothing happened but that sockets were not opened, or closed
+    punts_hold: bool,
 }
 
 type Pending = ArrayDeque<[Buffer; PENDING_LEN], Wrapping>;
@@ -147,6 +151,7 @@ struct Interface {
 /// Fields are dropped in this order: sockets before the queues that they
 /// point into.
 struct Sockets {
+    _listed: Listed,
     rx: SocketRx<'static, ()>,
     tx: SocketTx<'static, ()>,
     completion: UmemCompletionQueue<'static, ()>,
@@ -159,10 +164,50 @@ struct Sockets {
     in_flight: usize,
 }
 
+/// Descriptors of this process's sockets, by interface and queue: who attaches
+/// another program has to enter them there.
+static LISTED: Mutex<BTreeMap<(String, u32), RawFd>> = Mutex::new(BTreeMap::new());
+
+/// Keeps a socket in the list.
+struct Listed((String, u32));
+
+impl Listed {
+    fn new(interface: &str, queue: usize, socket: RawFd) -> Self {
+        let key = (interface.to_owned(), queue as u32);
+        LISTED.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), socket);
+        Listed(key)
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        LISTED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
+/// This process's sockets on an interface, by queue. A worker may close them at
+/// any time.
+pub(crate) fn sockets_of(interface: &str) -> Vec<(u32, RawFd)> {
+    let listed = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
+    listed.iter().filter(|((of, _), _)| of == interface).map(|((_, queue), fd)| (*queue, *fd)).collect()
+}
+
 impl AfXdpPort {
     /// Opens queue `queue` of each interface, for packets of at most `mtu`
     /// bytes. The steering program must be attached to each, in the mode given.
     pub fn open(interfaces: &[(String, Mode)], queue: usize, mtu: usize) -> Result<Self, OpenError> {
+        let mut port = AfXdpPort::closed(interfaces, queue, mtu)?;
+        for index in 0..interfaces.len() {
+            port.open_within(index, QUEUE_RELEASE_AT_START)?;
+        }
+        port.punts_hold = false;
+        port.reclaim();
+        Ok(port)
+    }
+
+    /// The same without its sockets, which [`Port::reopen`] opens. Another
+    /// process may have the queues until then.
+    pub fn closed(interfaces: &[(String, Mode)], queue: usize, mtu: usize) -> Result<Self, OpenError> {
         // Chunks of 2 KiB spread packet headers over twice as many cache sets
         // as those of 4 KiB would.
         let chunk = if mtu + 32 + super::TAIL_ROOM + RESERVED <= 2048 { 2048 } else { 4096 };
@@ -176,7 +221,7 @@ impl AfXdpPort {
             Ok(Interface { name: name.clone(), sockets: None, punt })
         });
         let with_punt = with_punt.collect::<Result<_, PuntError>>()?;
-        let mut port = AfXdpPort {
+        Ok(AfXdpPort {
             interfaces: with_punt,
             area,
             all: free.iter().map(duplicate).collect(),
@@ -184,12 +229,8 @@ impl AfXdpPort {
             outstanding: 0,
             queue,
             scratch: Box::new(ArrayDeque::new()),
-        };
-        for index in 0..interfaces.len() {
-            port.open_within(index, QUEUE_RELEASE_AT_START)?;
-        }
-        port.reclaim();
-        Ok(port)
+            punts_hold: true,
+        })
     }
 
     /// Opens an interface's socket. The kernel takes its time to let go of the
@@ -235,8 +276,19 @@ impl AfXdpPort {
             source: io::Error::from_raw_os_error(libc::EBADF),
             hint: " (its descriptor was not found in /proc/self/fd: is /proc mounted?)",
         })?;
+        close_on_exec(fd);
         let zero_copy = is_zero_copy(fd);
-        let sockets = Sockets { rx, tx, completion, fill, fd, zero_copy, filled: 0, in_flight: 0 };
+        let sockets = Sockets {
+            _listed: Listed::new(&self.interfaces[index].name, queue, fd),
+            rx,
+            tx,
+            completion,
+            fill,
+            fd,
+            zero_copy,
+            filled: 0,
+            in_flight: 0,
+        };
         self.interfaces[index].sockets = Some(sockets);
         Ok(())
     }
@@ -343,15 +395,31 @@ impl Port for AfXdpPort {
         self.interfaces.iter().find(|i| i.sockets.is_none()).map(|i| i.name.as_str())
     }
 
+    fn close(&mut self) {
+        self.punts_hold = self.failed().is_none();
+        // Closing one waits until no CPU uses it any more: all at once.
+        thread::scope(|scope| {
+            for interface in &mut self.interfaces {
+                if let Some(sockets) = interface.sockets.take() {
+                    scope.spawn(move || drop(sockets));
+                }
+            }
+        });
+    }
+
     fn reopen(&mut self) -> Result<(), String> {
         if self.outstanding > 0 {
             return Err(format!("{} frames are still in use", self.outstanding));
         }
         for interface in &mut self.interfaces {
             interface.sockets = None;
-            interface.punt =
-                Punt::open(&interface.name, interface.punt.generic()).map_err(|e| crate::error_chain(&e))?;
+            // Making and taking off the device takes a while.
+            if !self.punts_hold {
+                interface.punt = Punt::open(&interface.name, interface.punt.generic())
+                    .map_err(|e| crate::error_chain(&e))?;
+            }
         }
+        self.punts_hold = false;
         // No socket and no worker holds a frame now: all of them are free.
         self.free.clear();
         self.free.extend(self.all.iter().map(|frame| ManuallyDrop::into_inner(duplicate(frame))));
@@ -420,6 +488,13 @@ fn is_zero_copy(fd: i32) -> bool {
         libc::getsockopt(fd, libc::SOL_XDP, libc::XDP_OPTIONS, (&raw mut options).cast(), &mut len)
     };
     result == 0 && options & libc::XDP_OPTIONS_ZEROCOPY != 0
+}
+
+/// Keeps a socket from programs that this process runs: they would keep its queue.
+#[allow(unsafe_code)]
+fn close_on_exec(fd: i32) {
+    // SAFETY: no pointer is passed; the descriptor is ours.
+    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
 }
 
 #[allow(unsafe_code)]

@@ -70,6 +70,7 @@ pub struct MemoryPort {
     /// [`MemoryPort::take_sent`]
     discard: bool,
     sent: u64,
+    closed: bool,
 }
 
 impl MemoryPort {
@@ -82,6 +83,7 @@ impl MemoryPort {
             transmit_ring: usize::MAX,
             discard: false,
             sent: 0,
+            closed: false,
         }
     }
 
@@ -144,7 +146,7 @@ impl Port for MemoryPort {
 
     fn receive(&mut self, interface: usize, burst: &mut Vec<MemoryFrame>) -> usize {
         let ring = &mut self.interfaces[interface].receive;
-        let count = ring.len().min(BURST);
+        let count = if self.closed { 0 } else { ring.len().min(BURST) };
         burst.extend(ring.drain(..count));
         count
     }
@@ -152,7 +154,7 @@ impl Port for MemoryPort {
     fn transmit(&mut self, interface: usize, frames: &mut Vec<MemoryFrame>) -> usize {
         let rings = &mut self.interfaces[interface];
         let room = self.transmit_ring.saturating_sub(rings.transmit.len());
-        let count = frames.len().min(room);
+        let count = if self.closed { 0 } else { frames.len().min(room) };
         self.sent += count as u64;
         if self.discard {
             self.free.extend(frames.drain(..count));
@@ -174,6 +176,15 @@ impl Port for MemoryPort {
     }
 
     fn reclaim(&mut self) {}
+
+    fn close(&mut self) {
+        self.closed = true;
+    }
+
+    fn reopen(&mut self) -> Result<(), String> {
+        self.closed = false;
+        Ok(())
+    }
 
     fn wait(&mut self, _limit: Duration) {}
 

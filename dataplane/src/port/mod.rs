@@ -67,6 +67,9 @@ pub trait Port {
         None
     }
 
+    /// Closes all interfaces: nothing comes and goes until they are opened anew.
+    fn close(&mut self);
+
     /// Opens all interfaces anew, after one of them came back. The worker must
     /// have given back every frame.
     ///

@@ -62,7 +62,7 @@ impl Set {
 }
 
 impl Algorithm for Replicated {
-    fn removed(&mut self, _servers: &[Member], _place: usize, gone: &Member) {
+    fn removed(&mut self, _place: usize, gone: &Member) {
         self.destinations.values_mut().flat_map(|set| &mut set.servers).for_each(|known| known.removed(gone));
     }
 

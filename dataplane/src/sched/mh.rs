@@ -108,11 +108,11 @@ impl Algorithm for MaglevHashing {
         self.stale = true;
     }
 
-    fn removed(&mut self, _servers: &[Member], _place: usize, _gone: &Member) {
+    fn removed(&mut self, _place: usize, _gone: &Member) {
         self.stale = true;
     }
 
-    fn edited(&mut self, _servers: &[Member]) {
+    fn edited(&mut self, _servers: &[Member], _place: usize, _former: u32) {
         self.stale = true;
     }
 

@@ -32,6 +32,7 @@ mod wlc;
 mod wrr;
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::service::{
@@ -160,12 +161,12 @@ trait Algorithm: Debug + Send {
     /// A server was added in front of the others (`add_dest`).
     fn added(&mut self, _servers: &[Member]) {}
 
-    /// The server at `place` was removed; `servers` are those that remain
-    /// (`del_dest`).
-    fn removed(&mut self, _servers: &[Member], _place: usize, _gone: &Member) {}
+    /// The server at `place` was removed (`del_dest`).
+    fn removed(&mut self, _place: usize, _gone: &Member) {}
 
-    /// A server was edited (`upd_dest`).
-    fn edited(&mut self, _servers: &[Member]) {}
+    /// The server at `place`, which had the weight `former`, was edited
+    /// (`upd_dest`).
+    fn edited(&mut self, _servers: &[Member], _place: usize, _former: u32) {}
 
     /// Settings that hold for all services; they may have changed.
     fn tune(&mut self, _tunables: &Tunables) {}
@@ -285,18 +286,19 @@ impl Scheduler {
             let Some(server) = table.server(id) else { break };
             let known = &self.servers[..unmatched];
             let Some(place) = known.iter().rposition(|member| member.is(id, server)) else { break };
-            (place + 1..unmatched).rev().for_each(|gone| self.remove(gone));
+            self.remove(place + 1..unmatched);
             unmatched = place;
             stayed -= 1;
         }
-        (0..unmatched).rev().for_each(|gone| self.remove(gone));
+        self.remove(0..unmatched);
 
         for (place, id) in service.servers[stayed..].iter().enumerate() {
             let Some(server) = table.server(*id) else { continue };
             let member = &mut self.servers[place];
+            let former = member.weight;
             if member.edit(server) {
                 member.thresholds.apply(&member.counters);
-                self.state.edited(&self.servers);
+                self.state.edited(&self.servers, place, former);
             }
         }
 
@@ -313,9 +315,13 @@ impl Scheduler {
         self.state.settled(&self.servers, service);
     }
 
-    fn remove(&mut self, place: usize) {
-        let gone = self.servers.remove(place);
-        self.state.removed(&self.servers, place, &gone);
+    /// Removes servers that are next to each other, the last first. All at once,
+    /// as each would move all behind it.
+    fn remove(&mut self, places: Range<usize>) {
+        for place in places.clone().rev() {
+            self.state.removed(place, &self.servers[place]);
+        }
+        self.servers.drain(places);
     }
 }
 

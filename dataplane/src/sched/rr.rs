@@ -19,7 +19,7 @@ impl Algorithm for RoundRobin {
         }
     }
 
-    fn removed(&mut self, _servers: &[Member], place: usize, _gone: &Member) {
+    fn removed(&mut self, place: usize, _gone: &Member) {
         if place < self.next {
             self.next -= 1;
         }

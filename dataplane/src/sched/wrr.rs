@@ -3,6 +3,8 @@
 //! divisor of all weights from round to round, down to 1, and begins
 //! again at the top.
 
+use std::collections::BTreeMap;
+
 use super::{Algorithm, Arrival, Member};
 
 /// The state of `struct ip_vs_wrr_mark`.
@@ -16,25 +18,37 @@ pub(super) struct WeightedRoundRobin {
     divisor: i64,
     /// The greatest weight
     heaviest: i64,
+    /// How many servers have each weight: they are told of one by one, and to go
+    /// through all of ten thousand for each would take long
+    weights: BTreeMap<u32, u32>,
 }
 
 impl WeightedRoundRobin {
     /// `init_service`: put in charge of servers that are there already.
     pub(super) fn new(servers: &[Member]) -> Self {
-        let mut wrr = WeightedRoundRobin { next: 0, current: 0, divisor: 0, heaviest: 0 };
-        wrr.measure(servers);
+        let mut wrr =
+            WeightedRoundRobin { next: 0, current: 0, divisor: 0, heaviest: 0, weights: BTreeMap::new() };
+        servers.iter().for_each(|server| wrr.include(server.weight));
         wrr.current = wrr.top();
         wrr
     }
 
-    fn measure(&mut self, servers: &[Member]) {
-        (self.divisor, self.heaviest) = (0, 0);
-        servers.iter().for_each(|server| self.include(server));
+    fn include(&mut self, weight: u32) {
+        *self.weights.entry(weight).or_default() += 1;
+        self.divisor = gcd(i64::from(weight), self.divisor);
+        self.heaviest = self.heaviest.max(i64::from(weight));
     }
 
-    fn include(&mut self, server: &Member) {
-        self.divisor = gcd(i64::from(server.weight), self.divisor);
-        self.heaviest = self.heaviest.max(i64::from(server.weight));
+    fn exclude(&mut self, weight: u32) {
+        let Some(count) = self.weights.get_mut(&weight) else { return };
+        *count -= 1;
+        // Both are those of the weights that there are, however many have them.
+        if *count == 0 {
+            self.weights.remove(&weight);
+            let weights = self.weights.keys().map(|weight| i64::from(*weight));
+            self.divisor = weights.clone().fold(0, |divisor, weight| gcd(weight, divisor));
+            self.heaviest = weights.max().unwrap_or(0);
+        }
     }
 
     /// How much the bar is lowered from round to round (`di`).
@@ -82,17 +96,20 @@ pub(super) fn gcd(a: i64, b: i64) -> i64 {
 
 impl Algorithm for WeightedRoundRobin {
     fn added(&mut self, servers: &[Member]) {
-        servers.first().into_iter().for_each(|server| self.include(server));
+        servers.first().into_iter().for_each(|server| self.include(server.weight));
         self.changed();
     }
 
-    fn removed(&mut self, servers: &[Member], _place: usize, _gone: &Member) {
-        self.measure(servers);
+    fn removed(&mut self, _place: usize, gone: &Member) {
+        self.exclude(gone.weight);
         self.changed();
     }
 
-    fn edited(&mut self, servers: &[Member]) {
-        self.measure(servers);
+    fn edited(&mut self, servers: &[Member], place: usize, former: u32) {
+        if let Some(server) = servers.get(place).filter(|server| server.weight != former) {
+            self.include(server.weight);
+            self.exclude(former);
+        }
         self.changed();
     }
 

@@ -53,6 +53,9 @@ drop_reasons! {
     /// A NAT server's packet of no connection, which it was told with
     /// `nat_icmp_send`
     NoConnection = "no_connection",
+    /// A packet of no known connection that came to a director in the backup's
+    /// role, and that its kernel must not answer
+    Standby = "standby",
     /// The connection table is full
     TableFull = "table_full",
     /// No (LIP, port) is free towards the server, or no LIP is configured

@@ -1,31 +1,50 @@
 //! An XDP program that may be on an interface already.
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use aya::programs::loaded_programs;
 
-use super::{PROGRAM_NAME, SteerError};
+use super::{Mode, PROGRAM_NAME, SteerError};
 
-/// Detaches a stale program of ours; refuses to touch anybody else's.
-///
-/// A program of ours that cannot be detached is held by a BPF link, and a
-/// link's owner is alive: that is another director.
-pub(super) fn make_room(interface: &str, index: u32) -> Result<(), SteerError> {
-    let failed = |what| move |source| SteerError::Interface { interface: interface.to_owned(), what, source };
-    let id = attached_program(index).map_err(failed("asking for its XDP program"))?;
-    if id == 0 {
-        return Ok(());
-    }
-    let name = program_name(id);
-    if name != PROGRAM_NAME {
-        return Err(SteerError::Occupied { interface: interface.to_owned(), program: name, id });
-    }
-    match detach(index) {
-        Ok(()) => Ok(()),
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            Err(SteerError::AnotherDirector { interface: interface.to_owned(), id })
+/// A stale program of ours on an interface, or none.
+pub(super) struct Existing {
+    info: libbpf_sys::xdp_link_info,
+}
+
+impl Existing {
+    /// What is there.
+    ///
+    /// # Errors
+    /// When that is somebody else's.
+    pub(super) fn of(interface: &str, index: u32) -> Result<Self, SteerError> {
+        let failed =
+            |what| move |source| SteerError::Interface { interface: interface.to_owned(), what, source };
+        let info = attached(index).map_err(failed("asking for its XDP program"))?;
+        let id = id(&info);
+        let name = if id == 0 { PROGRAM_NAME.to_owned() } else { program_name(id) };
+        if name != PROGRAM_NAME {
+            return Err(SteerError::Occupied { interface: interface.to_owned(), program: name, id });
         }
-        Err(source) => Err(failed("detaching a stale XDP program")(source)),
+        Ok(Existing { info })
+    }
+
+    /// Puts a program in its place: at once where it has the same mode, else
+    /// after it was taken off, since the kernel has no two modes at a time.
+    pub(super) fn replace(&self, index: u32, program: &OwnedFd, mode: Mode) -> io::Result<()> {
+        let other = match mode {
+            Mode::Native => (self.info.skb_prog_id, Mode::Generic),
+            Mode::Generic => (self.info.drv_prog_id, Mode::Native),
+        };
+        if other.0 != 0 {
+            set(index, -1, flag(other.1))?;
+        }
+        set(index, program.as_raw_fd(), flag(mode))
+    }
+
+    /// That it is not stale after all.
+    pub(super) fn another_director(&self, interface: &str) -> SteerError {
+        SteerError::AnotherDirector { interface: interface.to_owned(), id: id(&self.info) }
     }
 }
 
@@ -46,32 +65,45 @@ fn attached(index: u32) -> io::Result<libbpf_sys::xdp_link_info> {
     Ok(info)
 }
 
-fn attached_program(index: u32) -> io::Result<u32> {
-    let info = attached(index)?;
-    Ok([info.prog_id, info.drv_prog_id, info.skb_prog_id, info.hw_prog_id]
-        .into_iter()
-        .find(|id| *id != 0)
-        .unwrap_or(0))
+/// Number of the program on an interface, 0 if there is none.
+pub(super) fn attached_program(index: u32) -> io::Result<u32> {
+    attached(index).map(|info| id(&info))
 }
 
-/// Detaches in the mode that the program was attached in: without a mode the
-/// kernel takes the driver's and leaves a generic program in place.
+fn id(info: &libbpf_sys::xdp_link_info) -> u32 {
+    [info.prog_id, info.drv_prog_id, info.skb_prog_id, info.hw_prog_id]
+        .into_iter()
+        .find(|id| *id != 0)
+        .unwrap_or(0)
+}
+
+fn flag(mode: Mode) -> u32 {
+    match mode {
+        Mode::Native => libbpf_sys::XDP_FLAGS_DRV_MODE,
+        Mode::Generic => libbpf_sys::XDP_FLAGS_SKB_MODE,
+    }
+}
+
+/// Attaches a program, or detaches with descriptor -1. Without a mode the
+/// kernel would take the driver's and leave a generic program in place.
 #[allow(unsafe_code)]
-fn detach(index: u32) -> io::Result<()> {
+fn set(index: u32, program: RawFd, flag: u32) -> io::Result<()> {
     // SAFETY: no function is passed. The library would print to standard error
     // what we say ourselves.
     unsafe { libbpf_sys::libbpf_set_print(None) };
-    let info = attached(index)?;
-    for (id, flag) in [
-        (info.drv_prog_id, libbpf_sys::XDP_FLAGS_DRV_MODE),
-        (info.skb_prog_id, libbpf_sys::XDP_FLAGS_SKB_MODE),
-    ] {
-        if id != 0 {
-            // SAFETY: no pointer is passed; descriptor -1 means "none".
-            check(unsafe { libbpf_sys::bpf_set_link_xdp_fd(index as i32, -1, flag) })?;
-        }
-    }
-    Ok(())
+    // SAFETY: no pointer is passed.
+    check(unsafe { libbpf_sys::bpf_set_link_xdp_fd(index as i32, program, flag) })
+}
+
+/// Detaches the program with this descriptor, and no other.
+#[allow(unsafe_code)]
+pub(super) fn detach_if(index: u32, mode: Mode, program: RawFd) -> io::Result<()> {
+    type Options = libbpf_sys::bpf_xdp_set_link_opts;
+    // Up to the last field: the library refuses padding that is not zero.
+    let size = std::mem::offset_of!(Options, old_fd) + size_of::<RawFd>();
+    let options = Options { sz: size as libbpf_sys::size_t, old_fd: program };
+    // SAFETY: the options outlive the call.
+    check(unsafe { libbpf_sys::bpf_set_link_xdp_fd_opts(index as i32, -1, flag(mode), &options) })
 }
 
 fn check(result: i32) -> io::Result<()> {

@@ -7,8 +7,9 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError};
 
+use super::SteerError;
+use super::loaded::{gone, typed_map};
 use super::rules::SteeringRules;
-use super::{SteerError, gone, typed_map};
 use crate::neigh::Prefix;
 use crate::service::{Family, MarkRule, MarkRules};
 

@@ -241,6 +241,8 @@ pub(super) struct InterfaceValue {
     pub(super) passive_ports: [[u8; 2]; 2],
     /// Whether there are mark rules
     pub(super) marks: u32,
+    /// `enum xdp_action`
+    pub(super) without_socket: u32,
 }
 
 // SAFETY: plain bytes with no padding: any bit pattern is a value, and every

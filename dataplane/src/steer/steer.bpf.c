@@ -70,6 +70,8 @@ struct interface {
 	__be16 last_passive_port;
 	/* Whether there are mark rules. */
 	__u32 marks;
+	/* XDP_PASS or XDP_DROP: what becomes of packets on a queue without a socket. */
+	__u32 without_socket;
 };
 
 /* A mark rule, or one of its ranges of ports; must agree with steer/marks.rs. */
@@ -547,8 +549,7 @@ int sluice_steer(struct xdp_md *ctx)
 	if (!wanted(&source, &dest, ports, protocol, self))
 		return XDP_PASS;
 ours:
-	/* A queue without a socket leaves the packet to the kernel. */
-	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, XDP_PASS);
+	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, self->without_socket);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

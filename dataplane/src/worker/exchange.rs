@@ -1,8 +1,10 @@
 //! What a worker shares with control and with the other workers: snapshots
 //! that it reads, and bounded queues.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::BytesMut;
 use crossbeam::channel::Sender;
 use crossbeam::queue::ArrayQueue;
 
@@ -24,6 +26,9 @@ pub struct Published {
     pub services: Snapshot<ServiceTable>,
     /// Next hops
     pub hops: Snapshot<NextHops>,
+    /// Whether this director is the backup of another one: packets of known
+    /// connections go on, and no others are taken. Control writes, workers read.
+    pub standby: AtomicBool,
 }
 
 impl Published {
@@ -48,17 +53,24 @@ pub enum Command {
     List(Order),
     /// Open all interfaces anew, and say how that went
     Reopen(Sender<Result<(), String>>),
+    /// Close all interfaces, and say so once listeners were told all that
+    /// happened until then
+    Close(Sender<()>),
     /// Tell of connections from now on
     Tell(Arc<Tap>),
 }
 
 /// Frames of one worker that may be on their way to others.
-const MOST_HANDED: usize = 4096;
+pub(super) const MOST_HANDED: usize = 4096;
+
+/// A part of memory that a worker took at the start, for a frame on its way to
+/// another.
+pub(super) type Buffer = BytesMut;
 
 /// A frame that landed on another worker's queue.
 pub struct Handed {
     /// The frame, in a buffer that goes back to `from`
-    pub bytes: Vec<u8>,
+    pub bytes: BytesMut,
     /// The worker that handed it over
     pub from: usize,
     /// Where it was received
@@ -73,10 +85,9 @@ pub struct Exchange {
     pub commands: ArrayQueue<Command>,
     /// Any other worker writes, the worker reads
     pub handed: ArrayQueue<Handed>,
-    /// Buffers for what the worker hands over. It takes them, and whoever has
-    /// read one puts it back. They are made as they are wanted, never more
-    /// than are on their way at once and fit in here, and used again and again.
-    pub buffers: ArrayQueue<Vec<u8>>,
+    /// Buffers that the worker handed frames over in: whoever has read one puts
+    /// it back, and the worker takes it again.
+    pub buffers: ArrayQueue<BytesMut>,
     /// The worker writes, all others read
     pub claims: Arc<Claims>,
     /// The worker writes, control reads. When it is full, events are lost:

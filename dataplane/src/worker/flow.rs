@@ -74,6 +74,8 @@ pub(super) struct Flows {
     pub(super) owners: Arc<Owners>,
     pub(super) schedulers: Schedulers,
     pub(super) adoption: Option<Adoption>,
+    /// Whether another director has the VIPs: connections are not begun here
+    pub(super) standby: bool,
     pub(super) worker: usize,
     pub(super) workers: usize,
     pub(super) capacity: usize,
@@ -102,6 +104,7 @@ impl Flows {
             owners,
             schedulers: Schedulers::default(),
             adoption: None,
+            standby: false,
             worker,
             capacity,
             packet_id: 0,
@@ -181,6 +184,9 @@ impl Flows {
     ) -> Result<(EntryId, Side), Verdict> {
         if let Some(claimed) = self.claim(packet) {
             return Ok(claimed);
+        }
+        if self.standby {
+            return Err(Verdict::Unclaimed);
         }
         match self.connect(view, packet, interface, bytes, now) {
             Err(Verdict::Unclaimed) => self.call(view, packet, bytes, now).map(|id| (id, Side::Server)),

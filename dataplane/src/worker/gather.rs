@@ -7,9 +7,8 @@
 
 use std::collections::VecDeque;
 
-use hashbrown::HashTable;
-
 use super::held::Waiting;
+use crate::conn::chains::Chains;
 use crate::conn::{Seed, Tuple};
 use crate::packet::FragmentKey;
 use crate::stats::DropReason;
@@ -44,24 +43,37 @@ pub(super) enum First {
 struct Known {
     key: FragmentKey,
     first: First,
-    /// Tells it from an earlier packet of the same key in `Gather::order`
-    serial: u64,
+    until: u64,
+    /// Whether no later packet of the same key took its place
+    found: bool,
 }
 
-/// The packets in fragments of one worker.
+/// The packets in fragments of one worker. All memory is taken at the start.
 pub(super) struct Gather<F> {
-    known: HashTable<Known>,
-    /// When each was entered, the oldest first; serials that are not in `known`
-    /// any more were replaced
-    order: VecDeque<(FragmentKey, u64, u64)>,
-    serial: u64,
+    /// In turn: that of serial `n` is at `n` modulo [`MOST_KNOWN`]
+    known: Vec<Known>,
+    index: Chains,
+    /// The serial of the oldest that is known, and that of the next
+    oldest: u64,
+    next: u64,
     waiting: VecDeque<(FragmentKey, Waiting<F>)>,
     seed: Seed,
 }
 
+fn place(serial: u64) -> usize {
+    (serial % MOST_KNOWN as u64) as usize
+}
+
 impl<F> Gather<F> {
     pub(super) fn new(seed: Seed) -> Self {
-        Gather { known: HashTable::new(), order: VecDeque::new(), serial: 0, waiting: VecDeque::new(), seed }
+        Gather {
+            known: Vec::with_capacity(MOST_KNOWN),
+            index: Chains::new(MOST_KNOWN),
+            oldest: 0,
+            next: 0,
+            waiting: VecDeque::with_capacity(MOST_WAITING),
+            seed,
+        }
     }
 
     /// Frames that wait.
@@ -69,42 +81,50 @@ impl<F> Gather<F> {
         self.waiting.len()
     }
 
+    fn find(&self, key: &FragmentKey) -> Option<u32> {
+        let is_it = |place: u32| self.known.get(place as usize).is_some_and(|known| known.key == *key);
+        self.index.find(key.hash(self.seed), is_it)
+    }
+
     /// What became of the first fragment, if it came already.
     pub(super) fn first(&self, key: &FragmentKey) -> Option<First> {
-        self.known.find(key.hash(self.seed), |known| known.key == *key).map(|known| known.first)
+        self.find(key).map(|place| self.known[place as usize].first)
     }
 
     /// Remembers what became of a first fragment.
     pub(super) fn learn(&mut self, key: FragmentKey, first: First, now: u64) {
         self.forget(now);
-        if self.order.len() >= MOST_KNOWN {
+        if self.next - self.oldest >= MOST_KNOWN as u64 {
             self.forget_oldest();
         }
-        self.serial += 1;
-        let (serial, seed) = (self.serial, self.seed);
-        let hash = key.hash(seed);
-        match self.known.find_mut(hash, |known| known.key == key) {
-            Some(known) => (known.first, known.serial) = (first, serial),
-            None => {
-                let known = Known { key, first, serial };
-                self.known.insert_unique(hash, known, |known| known.key.hash(seed));
-            }
+        let hash = key.hash(self.seed);
+        if let Some(former) = self.find(&key) {
+            self.index.remove(hash, former);
+            self.known[former as usize].found = false;
         }
-        self.order.push_back((key, serial, now + KNOWN_FOR));
+        let known = Known { key, first, until: now + KNOWN_FOR, found: true };
+        let place = place(self.next);
+        match self.known.get_mut(place) {
+            Some(former) => *former = known,
+            None => self.known.push(known),
+        }
+        self.index.insert(hash, place as u32);
+        self.next += 1;
     }
 
     /// Forgets what was known for long enough.
     pub(super) fn forget(&mut self, now: u64) {
-        while self.order.front().is_some_and(|(_, _, until)| *until <= now) {
+        while self.oldest < self.next && self.known[place(self.oldest)].until <= now {
             self.forget_oldest();
         }
     }
 
     fn forget_oldest(&mut self) {
-        let Some((key, serial, _)) = self.order.pop_front() else { return };
-        let of_serial = |known: &Known| known.key == key && known.serial == serial;
-        if let Ok(known) = self.known.find_entry(key.hash(self.seed), of_serial) {
-            known.remove();
+        let place = place(self.oldest);
+        self.oldest += 1;
+        let known = &self.known[place];
+        if known.found {
+            self.index.remove(known.key.hash(self.seed), place as u32);
         }
     }
 
@@ -153,20 +173,20 @@ mod tests {
         for id in 0..1_000_000 {
             gather.learn(key(id), First::Kernel, 0);
         }
-        assert_eq!((gather.known.len(), gather.order.len()), (MOST_KNOWN, MOST_KNOWN));
-        assert!(gather.order.capacity() <= 2 * MOST_KNOWN);
+        let kept = |gather: &Gather<()>| gather.next - gather.oldest;
+        assert_eq!((kept(&gather), gather.known.capacity()), (MOST_KNOWN as u64, MOST_KNOWN));
         assert_eq!(gather.first(&key(999_999 - MOST_KNOWN as u32)), None);
         assert_eq!(gather.first(&key(1_000_000 - MOST_KNOWN as u32)), Some(First::Kernel));
         // One packet over and over.
         for _ in 0..100_000 {
             gather.learn(key(7), First::PassedOn, 1);
         }
-        assert!(gather.order.len() <= MOST_KNOWN && gather.known.len() == 1);
+        assert!(kept(&gather) == MOST_KNOWN as u64 && gather.first(&key(999_999)).is_none());
         assert_eq!(gather.first(&key(7)), Some(First::PassedOn));
         gather.forget(KNOWN_FOR);
         assert_eq!(gather.first(&key(7)), Some(First::PassedOn));
         gather.forget(KNOWN_FOR + 1);
-        assert_eq!((gather.known.len(), gather.order.len()), (0, 0));
+        assert_eq!((kept(&gather), gather.first(&key(7))), (0, None));
     }
 
     #[test]

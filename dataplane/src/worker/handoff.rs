@@ -6,12 +6,25 @@
 //! shared out), it goes round all workers until one takes it, and is left to
 //! the kernel if none does.
 
-use super::exchange::Handed;
+use super::exchange::{Buffer, Handed, MOST_HANDED};
 use super::{BURST, Settings, Worker};
 use crate::conn::Tuple;
 use crate::packet::Packet;
 use crate::port::{Frame, Port};
 use crate::stats::DropReason;
+
+/// Bytes of a buffer: what the largest frame of a port has.
+const BUFFER: usize = 4096;
+
+/// Buffers for all frames of a worker that may be on their way to others, in
+/// memory that the kernel provides as it is used. A single worker needs none.
+pub(super) fn buffers(workers: usize) -> Vec<Buffer> {
+    if workers < 2 {
+        return Vec::new();
+    }
+    let mut memory = Buffer::zeroed(MOST_HANDED * BUFFER);
+    (0..MOST_HANDED).map(|_| memory.split_to(BUFFER)).collect()
+}
 
 impl<P: Port> Worker<P> {
     /// Hands a frame that was received here, and that nobody here claims, to
@@ -56,8 +69,15 @@ impl<P: Port> Worker<P> {
     /// time that the frame comes by.
     pub(super) fn hand(&mut self, to: usize, frame: P::Frame, interface: usize, visits: usize) {
         let from = self.settings.worker;
-        let mut bytes = self.exchange().buffers.pop().unwrap_or_else(|| Vec::with_capacity(frame.capacity()));
+        // Those that were used before first: they are in the cache.
+        let Some(mut bytes) = self.exchange().buffers.pop().or_else(|| self.fresh.pop()) else {
+            return self.discard(frame, DropReason::HandoffFull);
+        };
         bytes.clear();
+        if frame.bytes().len() > bytes.capacity() {
+            self.fresh.push(bytes);
+            return self.discard(frame, DropReason::TooBig);
+        }
         bytes.extend_from_slice(frame.bytes());
         match self.exchanges[to].handed.push(Handed { bytes, from, interface, visits }) {
             Ok(()) => {
@@ -84,8 +104,7 @@ impl<P: Port> Worker<P> {
             handled += 1;
             let arrival = (handed.interface, handed.visits);
             let frame = self.take_over(&handed);
-            // With room for as many as can be on their way, it is never full
-            // but for what workers made beyond that, which goes.
+            // There is room for all that there are.
             let _ = self.exchanges[handed.from].buffers.push(handed.bytes);
             let Some(frame) = frame else { continue };
             if arrival != of_burst && !burst.is_empty() {

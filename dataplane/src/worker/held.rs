@@ -18,11 +18,13 @@ pub(super) struct Waiting<F> {
 /// The frames that wait, the oldest first.
 pub(super) struct Held<F> {
     waiting: Vec<Waiting<F>>,
+    /// For those that wait while others are tried
+    other: Vec<Waiting<F>>,
 }
 
 impl<F: Frame> Held<F> {
     pub(super) fn new() -> Self {
-        Held { waiting: Vec::with_capacity(MOST) }
+        Held { waiting: Vec::with_capacity(MOST), other: Vec::with_capacity(MOST) }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -43,9 +45,14 @@ impl<F: Frame> Held<F> {
         self.waiting.push(waiting);
     }
 
-    /// Takes all that wait, for another try.
+    /// Takes all that wait, for another try. The list is to be given back.
     pub(super) fn take_all(&mut self) -> Vec<Waiting<F>> {
-        std::mem::replace(&mut self.waiting, Vec::with_capacity(MOST))
+        std::mem::replace(&mut self.waiting, std::mem::take(&mut self.other))
+    }
+
+    /// Gives a list back whose frames were taken out.
+    pub(super) fn give_back(&mut self, list: Vec<Waiting<F>>) {
+        self.other = list;
     }
 
     /// A frame that has waited too long.

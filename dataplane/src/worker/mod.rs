@@ -24,11 +24,15 @@ mod pieces;
 mod related;
 mod sip;
 mod snapshot;
+mod standby;
 mod sweep;
 mod sync;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use crossbeam::channel::Sender;
 
 use crate::conn::{Likely, Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
@@ -39,6 +43,7 @@ use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
 use crate::wire::Address;
 
+use exchange::Buffer;
 pub use exchange::{Command, Event, Exchange, Handed, Published};
 use flow::{Flows, Verdict, View};
 use fragments::Arrival;
@@ -92,6 +97,8 @@ pub struct Worker<P: Port> {
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
     gather: Gather<P::Frame>,
+    /// Buffers for frames that are handed over, which were never used so far
+    fresh: Vec<Buffer>,
     /// The oldest first
     listings: Vec<Listing>,
     /// The place of the listing that goes on first
@@ -101,6 +108,8 @@ pub struct Worker<P: Port> {
     receiving: bool,
     /// The address that control was last asked for, and when
     asked: Option<(Address, u32)>,
+    /// Who is to be told once listeners know all
+    closing: Option<Sender<()>>,
 }
 
 impl<P: Port> Worker<P> {
@@ -115,7 +124,7 @@ impl<P: Port> Worker<P> {
         now: u64,
     ) -> Self {
         assert_eq!(exchanges.len(), settings.workers, "one exchange for each worker");
-        let Settings { worker, connections, seed, .. } = settings;
+        let Settings { worker, workers, connections, seed } = settings;
         let claims = exchanges.iter().map(|exchange| Arc::clone(&exchange.claims)).collect();
         let owners = Arc::clone(&exchanges[worker].owners);
         let interfaces = port.interfaces();
@@ -134,11 +143,13 @@ impl<P: Port> Worker<P> {
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
+            fresh: handoff::buffers(workers),
             listings: Vec::with_capacity(MOST_LISTINGS),
             turn: 0,
             icmp_limit: icmp::Limit::new(now),
             receiving: false,
             asked: None,
+            closing: None,
         }
     }
 
@@ -189,6 +200,9 @@ impl<P: Port> Worker<P> {
         self.expire(now);
         let listing = self.obey(now);
         handled += usize::from(self.synchronise(now));
+        if let Some(answer) = self.closing.take() {
+            let _ = answer.try_send(());
+        }
         self.counters.polls.add(1);
         handled + usize::from(listing)
     }
@@ -197,6 +211,7 @@ impl<P: Port> Worker<P> {
     /// portion. For when there was nothing else to do, as it takes system calls.
     pub fn tidy(&mut self) {
         self.flows.local_ports.tidy();
+        self.flows.templates.tidy();
     }
 
     /// Sleeps until a frame may have come, at most `limit`. For when there was
@@ -210,6 +225,7 @@ impl<P: Port> Worker<P> {
     }
 
     fn take_up_snapshots(&mut self, now: u64) {
+        self.flows.standby = self.published.standby.load(Ordering::Relaxed);
         if !self.flows.is_adopting() {
             let services = self.published.services.load();
             if !Arc::ptr_eq(&services, &self.view.services) {
@@ -262,10 +278,14 @@ impl<P: Port> Worker<P> {
         }
         let parsed = std::mem::take(&mut self.parsed);
         let lookups = std::mem::take(&mut self.lookups);
-        let interfaces =
-            parts.iter().flat_map(|(interface, frames)| std::iter::repeat_n(*interface, *frames));
-        let packets = burst.drain(..).zip(interfaces).zip(parsed.iter().zip(&lookups));
-        for ((mut frame, interface), (parsed, (hash, likely))) in packets {
+        let mut parts = parts.iter();
+        let (mut interface, mut left) = (0, 0);
+        for ((mut frame, parsed), (hash, likely)) in burst.drain(..).zip(&parsed).zip(&lookups) {
+            while left == 0 {
+                let Some(part) = parts.next() else { break };
+                (interface, left) = *part;
+            }
+            left = left.saturating_sub(1);
             let packet = match parsed {
                 Ok(packet) => packet,
                 Err(unparsed) => {
@@ -339,6 +359,13 @@ impl<P: Port> Worker<P> {
             }
             // On its way round it is looked for as any other is.
             Verdict::Hand(keeper) if visits == 0 => self.hand(keeper, frame, interface, 0),
+            Verdict::Unclaimed
+                if self.flows.standby
+                    && visits + 1 >= self.settings.workers
+                    && self.is_the_active_ones(packet, interface) =>
+            {
+                self.discard(frame, DropReason::Standby);
+            }
             Verdict::Unclaimed if visits + 1 >= self.settings.workers && self.is_strays(packet) => {
                 self.answer(icmp::Error::PortUnreachable, None, packet, &frame, now);
                 self.discard(frame, DropReason::NoConnection);
@@ -449,7 +476,8 @@ impl<P: Port> Worker<P> {
     }
 
     fn retry_held(&mut self, now: u64) {
-        for mut waiting in self.held.take_all() {
+        let mut all = self.held.take_all();
+        for mut waiting in all.drain(..) {
             let packet = match Packet::parse(waiting.frame.bytes()) {
                 Ok(packet) => packet,
                 Err(Unparsed::Fragment(network)) => {
@@ -477,6 +505,7 @@ impl<P: Port> Worker<P> {
                 }
             }
         }
+        self.held.give_back(all);
         self.count_held();
     }
 
@@ -514,6 +543,10 @@ impl<P: Port> Worker<P> {
                 Command::Reopen(answer) => {
                     let _ = answer.try_send(self.reopen());
                 }
+                Command::Close(answer) => {
+                    self.port.close();
+                    self.closing = Some(answer);
+                }
                 Command::Tell(tap) => self.flows.sync.follow(tap),
             }
         }
@@ -544,9 +577,11 @@ impl<P: Port> Worker<P> {
 
     /// Lets go of all frames and opens the port anew.
     fn reopen(&mut self) -> Result<(), String> {
-        for waiting in self.held.take_all() {
+        let mut all = self.held.take_all();
+        for waiting in all.drain(..) {
             self.discard(waiting.frame, DropReason::Unresolved);
         }
+        self.held.give_back(all);
         while let Some(waiting) = self.gather.take_any() {
             self.discard(waiting.frame, DropReason::FragmentQueueFull);
         }

@@ -16,6 +16,7 @@ pub mod packets_v6;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Timeouts};
 use sluice_dataplane::neigh::{Egress, EgressId, NextHopsBuilder};
@@ -123,6 +124,8 @@ pub struct Director {
     published: Arc<Published>,
     exchanges: Arc<[Exchange]>,
     pub now: u64,
+    /// Called before each round of a worker with true, and with false after it
+    pub around: fn(bool),
     generation: u64,
     pub timeouts: Timeouts,
     pub tunables: Tunables,
@@ -158,6 +161,7 @@ impl Director {
             exchanges: exchanges.clone(),
             counters: counters.clone(),
             now,
+            around: |_| {},
             generation: 0,
             timeouts: Timeouts::default(),
             tunables: Tunables::default(),
@@ -295,6 +299,11 @@ impl Director {
         SteeringRules::of(&self.published.services.load())
     }
 
+    /// Makes it another director's backup, or the active one.
+    pub fn set_standby(&self, standby: bool) {
+        self.published.standby.store(standby, Ordering::Relaxed);
+    }
+
     pub fn publish_hops(&self, routes: Routes) {
         self.published.hops.store(Arc::new(routes.builder.build()));
     }
@@ -318,7 +327,14 @@ impl Director {
         let drops = |counters: &WorkerCounters, reason| counters.dropped(reason);
         let before: Vec<u64> = DropReason::ALL.iter().map(|reason| self.sum(|c| drops(c, *reason))).collect();
         let held = self.sum(|c| c.held.get()) as i64;
-        while self.workers.iter_mut().map(|worker| worker.poll(self.now)).sum::<usize>() > 0 {}
+        let (around, now) = (self.around, self.now);
+        let poll = |worker: &mut Worker<MemoryPort>| {
+            around(true);
+            let handled = worker.poll(now);
+            around(false);
+            handled
+        };
+        while self.workers.iter_mut().map(poll).sum::<usize>() > 0 {}
 
         let mut outcome = Outcome { held: self.sum(|c| c.held.get()) as i64 - held, ..Outcome::default() };
         for (reason, before) in DropReason::ALL.iter().zip(before) {

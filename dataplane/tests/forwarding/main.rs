@@ -28,6 +28,7 @@ mod rss;
 mod sctp;
 mod sip;
 mod spread;
+mod standby;
 mod sync;
 mod sync_model;
 mod thresholds;

@@ -117,6 +117,40 @@ fn two_directors_do_not_share_an_interface() {
     }
 }
 
+/// One director takes another one's place with its program there all the time.
+#[test]
+fn a_director_hands_its_interface_over() {
+    if !kernel::enter_namespace() {
+        return;
+    }
+    kernel::make_veth();
+    for choice in [ModeChoice::Auto, ModeChoice::Generic] {
+        let mut first = Steering::attach("west", choice).unwrap();
+        let before = kernel::attached("west");
+        first.hand_over().unwrap();
+        drop(first);
+        assert_eq!(kernel::attached("west"), before, "it stays");
+        let second = Steering::attach("west", choice).unwrap();
+        assert!(![0, before].contains(&kernel::attached("west")));
+        drop(second);
+        kernel::wait_until_detached("west");
+    }
+}
+
+/// A program that was put in the place of one is not taken off with it.
+#[test]
+fn only_the_own_program_is_taken_off() {
+    if !kernel::enter_namespace() {
+        return;
+    }
+    kernel::make_veth();
+    let steering = Steering::attach("west", ModeChoice::Auto).unwrap();
+    kernel::attach("west", &kernel::load_stranger("firewall"), By::Driver);
+    let theirs = kernel::attached("west");
+    drop(steering);
+    assert_eq!(kernel::attached("west"), theirs);
+}
+
 #[test]
 fn a_driver_without_xdp_gets_generic_mode() {
     if !kernel::enter_namespace() {

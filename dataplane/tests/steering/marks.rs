@@ -7,7 +7,7 @@ use sluice_dataplane::conn::Tuple;
 use sluice_dataplane::link::Link;
 use sluice_dataplane::port::afxdp::AfXdpPort;
 use sluice_dataplane::service::{Family, MarkCounters, MarkRule, MarkRules, Protocol};
-use sluice_dataplane::steer::{ModeChoice, Steering, SteeringRules, Target};
+use sluice_dataplane::steer::{Loaded, ModeChoice, Steering, SteeringRules, Target};
 
 use crate::director::mark_rule;
 use crate::director::packets::{ACK, SYN, sctp, tcp, udp};
@@ -47,7 +47,7 @@ struct Stage {
 
 impl Stage {
     fn new(interface: &str, number: usize) -> Self {
-        let steering = Steering::attach(interface, ModeChoice::Auto).unwrap().numbered(number);
+        let steering = Loaded::load(interface).unwrap().numbered(number).attach(ModeChoice::Auto).unwrap();
         let program = kernel::program(kernel::attached(interface));
         let mac = Link::new(interface).unwrap().mac().unwrap();
         let port = AfXdpPort::open(&[(interface.to_owned(), steering.mode())], 0, 1500).unwrap();

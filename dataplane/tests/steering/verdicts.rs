@@ -5,12 +5,13 @@ use etherparse::icmpv4::DestUnreachableHeader;
 use sluice_dataplane::link::Link;
 use sluice_dataplane::port::afxdp::AfXdpPort;
 use sluice_dataplane::service::Protocol;
-use sluice_dataplane::steer::{ModeChoice, Steering, SteeringRules, Target};
+use sluice_dataplane::steer::{Loaded, ModeChoice, Steering, SteeringRules, Target, WithoutSocket};
 use sluice_dataplane::wire::Address;
 
 use crate::director::packets::{ACK, Datagram, IcmpError, SYN, address, ethernet, sctp, tcp, udp};
 use crate::kernel;
 
+const DROP: u32 = 1;
 const PASS: u32 = 2;
 const REDIRECT: u32 = 4;
 
@@ -462,4 +463,25 @@ fn each_frame_goes_its_way() {
     drop(port);
     let syn = tcp("198.51.100.7:40000", "192.0.2.10:80", SYN).bytes();
     assert_eq!(kernel::run(&program, &addressed(syn, [2, 0, 0, 0, 0x77, 1], "")), PASS);
+}
+
+/// Without a socket packets of services are the kernel's or nobody's; all else is
+/// the kernel's.
+#[test]
+fn a_queue_without_a_socket() {
+    if !kernel::enter_namespace() {
+        return;
+    }
+    kernel::make_veth();
+    let mac = Link::new("west").and_then(|link| link.mac()).unwrap();
+    let frame = |to| tcp("198.51.100.7:40000", to, ACK).link([2, 0, 0, 0, 0, 9], mac).bytes();
+    for (what, verdict) in [(WithoutSocket::Kernel, PASS), (WithoutSocket::Drop, DROP)] {
+        let mut loaded = Loaded::load("west").unwrap();
+        loaded.update(&rules()).unwrap();
+        loaded.set_without_socket(what).unwrap();
+        let _steering = loaded.attach(ModeChoice::Auto).unwrap();
+        let program = kernel::program(kernel::attached("west"));
+        assert_eq!(kernel::run(&program, &frame("192.0.2.10:80")), verdict, "{what:?}");
+        assert_eq!(kernel::run(&program, &frame("192.0.2.10:22")), PASS, "{what:?}");
+    }
 }

@@ -70,7 +70,7 @@ struct Reader<'a, 's> {
     timeout: Option<f64>,
     virtualhost: Option<&'s str>,
     /// `require_reply`, its bytes if any, and the lengths that will do
-    reply: Option<(Option<&'s str>, Option<u32>, Option<u32>)>,
+    reply: Option<(String, Option<u32>, Option<u32>)>,
     urls: Vec<&'s Statement>,
 }
 
@@ -111,17 +111,17 @@ impl<'s> Reader<'_, 's> {
                 }
                 ("udp", "payload") => self.payload(statement),
                 ("udp", "require_reply") => {
-                    let (_, least, most) = self.reply.unwrap_or_default();
-                    self.reply = Some((statement.word(1), least, most));
+                    let (_, least, most) = self.reply.take().unwrap_or_default();
+                    self.reply = Some((statement.words[1..].join(" "), least, most));
                 }
                 ("udp", "min_reply_length") => {
                     let least = self.values.number(statement, 65_535);
-                    let (text, _, most) = self.reply.unwrap_or_default();
+                    let (text, _, most) = self.reply.take().unwrap_or_default();
                     self.reply = Some((text, least, most));
                 }
                 ("udp", "max_reply_length") => {
                     let most = self.values.number(statement, 65_535);
-                    let (text, least, _) = self.reply.unwrap_or_default();
+                    let (text, least, _) = self.reply.take().unwrap_or_default();
                     self.reply = Some((text, least, most));
                 }
                 (_, "alpha") => {
@@ -201,9 +201,8 @@ impl<'s> Reader<'_, 's> {
 
     /// What has to come back of a datagram.
     fn put_reply(&mut self, statement: &Statement) {
-        let Some((text, least, most)) = self.reply else { return };
-        let text = text.filter(|text| !text.is_empty());
-        let pattern = match text.map(nibbles) {
+        let Some((text, least, most)) = self.reply.take() else { return };
+        let pattern = match (!text.is_empty()).then(|| nibbles(&text)) {
             Some(Some(pairs)) => {
                 if least.is_some() || most.is_some() {
                     self.values.note(statement, "the length of the reply is not looked at beside its bytes");

@@ -11,7 +11,7 @@ use super::super::note::{ImportError, Notes, Place};
 use super::words::decomment;
 
 /// Most bytes that files, and what is put in place of definitions, may have.
-pub(in super::super) const MAX_BYTES: usize = 64 << 20;
+pub(in super::super) const MAX_BYTES: usize = 32 << 20;
 
 /// Longest line.
 const MAX_LINE: usize = 64 << 10;

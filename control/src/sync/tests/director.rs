@@ -154,14 +154,16 @@ impl Director {
     pub(super) fn connections(&self) -> Vec<Connection> {
         let mut all = Vec::new();
         for exchange in self.plane.exchanges.iter() {
-            let mut slices = exchange.list(Arc::default(), 4).expect("room for a command");
-            wait_for("the end of the listing", || match slices.next_slice() {
-                Slice::Of(slice) => {
-                    all.extend(slice.into_iter().map(|record| (record.client, record.state)));
-                    false
+            let mut listing = exchange.list(Arc::default(), 4).unwrap();
+            loop {
+                match listing.next_slice() {
+                    Slice::Of(records) => {
+                        all.extend(records.into_iter().map(|record| (record.client, record.state)));
+                    }
+                    Slice::NotYet => thread::sleep(Duration::from_micros(200)),
+                    Slice::End => break,
                 }
-                rest => rest == Slice::End,
-            });
+            }
         }
         all.sort_unstable();
         all

@@ -36,6 +36,7 @@ enum Doing {
     Adopting {
         next: u32,
         templates: bool,
+        any: bool,
     },
     /// What the peer did not name is over
     Ending {
@@ -107,7 +108,7 @@ impl Flows {
             Step::Begin { instance } => {
                 peer.instance = instance;
                 peer.live = false;
-                Some(Doing::Adopting { next: 0, templates: false })
+                Some(Doing::Adopting { next: 0, templates: false, any: false })
             }
             Step::End => Some(Doing::Ending { next: 0, templates: false }),
             Step::Lost => {
@@ -132,13 +133,13 @@ impl Flows {
                 }
                 records.len() == 0
             }
-            Doing::Adopting { next, templates } => {
+            Doing::Adopting { next, templates, any } => {
                 let marks = if *templates { &mut self.sync.templates } else { &mut self.sync.sessions };
                 let most = if *templates { self.templates.high_water() } else { self.table.high_water() };
                 let end = most.min(next.saturating_add(SCANNED));
                 for id in *next..end {
                     if marks.get(id) & EPOCH != FOREIGN {
-                        marks.adopt(id);
+                        *any |= marks.adopt(id);
                     }
                 }
                 *next = end;
@@ -151,7 +152,9 @@ impl Flows {
                         self.sync.peer.next_epoch();
                         self.sync.peer.live = true;
                         // Listeners were not told of what was the peer's.
-                        self.sync.followings.iter().for_each(|following| following.tap.lose());
+                        if *any {
+                            self.sync.followings.iter().for_each(|following| following.tap.lose());
+                        }
                     }
                     at_end
                 }

@@ -52,7 +52,7 @@ struct Marks {
 impl Marks {
     fn new(capacity: usize) -> Self {
         // Zeroed memory that the kernel provides as it is used.
-        Marks { marks: vec![0; capacity], changed: Vec::new(), imported: 0 }
+        Marks { marks: vec![0; capacity], changed: Vec::with_capacity(capacity), imported: 0 }
     }
 
     fn get(&self, id: u32) -> u8 {
@@ -91,11 +91,13 @@ impl Marks {
         *mark = *mark & stays | epoch;
     }
 
-    /// Makes it one's own.
-    fn adopt(&mut self, id: u32) {
-        let Some(mark) = self.marks.get_mut(id as usize) else { return };
-        self.imported -= usize::from(*mark & EPOCH != 0);
+    /// Makes it one's own; returns whether it was not.
+    fn adopt(&mut self, id: u32) -> bool {
+        let Some(mark) = self.marks.get_mut(id as usize) else { return false };
+        let others = *mark & EPOCH != 0;
+        self.imported -= usize::from(others);
         *mark &= !(EPOCH | OVERDUE);
+        others
     }
 
     /// Forgets it; returns what was known.

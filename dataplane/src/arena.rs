@@ -18,38 +18,42 @@ const RETURNED: usize = 8;
 /// come and go cost no page fault each time.
 const KEPT: usize = 2;
 
-/// Places that are vacant, with the lowest first.
+/// Levels of [`Places`].
+const LEVELS: usize = 4;
+
+/// Which places are taken, and which is the lowest that is not.
 #[derive(Debug)]
-struct Vacant {
-    /// A bit for each place, for each word of those, and so on
-    levels: [Box<[u64]>; 3],
+struct Places {
+    count: usize,
+    /// A bit for each place that is taken, for each word of those that is full, and
+    /// so on: zeroes at first, so that memory is used for those in use only
+    levels: [Vec<u64>; LEVELS],
 }
 
-impl Vacant {
-    fn new(places: usize) -> Self {
-        let level = |bits: usize| -> Box<[u64]> {
-            let word = |place: usize| match bits - place * 64 {
-                64.. => u64::MAX,
-                rest => (1 << rest) - 1,
-            };
-            (0..bits.div_ceil(64)).map(word).collect()
-        };
-        let words = places.div_ceil(64);
-        let all = words.div_ceil(64);
-        assert!(all <= 64, "{places} places: at most {} fit", 64 * 64 * 64);
-        Vacant { levels: [level(places), level(words), level(all)] }
+impl Places {
+    fn new(count: usize) -> Self {
+        let most = 1 << (6 * LEVELS);
+        assert!(count <= most, "{count} places: at most {most} fit");
+        let words = |level: u32| count.div_ceil(64usize.pow(level + 1)).max(1);
+        Places { count, levels: [0, 1, 2, 3].map(|level| vec![0; words(level)]) }
     }
 
     fn take(&mut self) -> Option<usize> {
-        let lowest = |words: &[u64], word: usize| -> Option<usize> {
-            let bits = *words.get(word)?;
-            (bits != 0).then(|| word * 64 + bits.trailing_zeros() as usize)
-        };
-        let place = (0..3).rev().try_fold(0, |word, level| lowest(&self.levels[level], word))?;
+        let mut place = 0;
+        for level in self.levels.iter().rev() {
+            let bits = !*level.get(place)?;
+            if bits == 0 {
+                return None;
+            }
+            place = place * 64 + bits.trailing_zeros() as usize;
+        }
+        if place >= self.count {
+            return None;
+        }
         let mut bit = place;
         for level in &mut self.levels {
-            level[bit / 64] &= !(1 << (bit % 64));
-            if level[bit / 64] != 0 {
+            level[bit / 64] |= 1 << (bit % 64);
+            if level[bit / 64] != u64::MAX {
                 break;
             }
             bit /= 64;
@@ -60,20 +64,20 @@ impl Vacant {
     fn give_back(&mut self, place: usize) {
         let mut bit = place;
         for level in &mut self.levels {
-            level[bit / 64] |= 1 << (bit % 64);
+            level[bit / 64] &= !(1 << (bit % 64));
             bit /= 64;
         }
     }
 
-    fn contains(&self, place: usize) -> bool {
+    fn is_taken(&self, place: usize) -> bool {
         self.levels[0][place / 64] & 1 << (place % 64) != 0
     }
 }
 
 /// Places for a `T`, each of zeroes when it is taken.
-pub(super) struct Arena<T> {
+pub(crate) struct Arena<T> {
     memory: MmapMut,
-    vacant: Vacant,
+    places: Places,
     capacity: usize,
     taken: usize,
     /// One more than the highest place that was ever taken
@@ -98,15 +102,15 @@ impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Arena<T> {
     /// # Panics
     /// When the system has no address space left, or a page does not hold a
     /// whole number of places.
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         let page = page_size();
         assert!(page.is_multiple_of(size_of::<T>()), "places lie in one page each");
         let bytes = (capacity * size_of::<T>()).next_multiple_of(page).max(page);
         // Out of memory at start: nothing else can be done.
         let memory = MmapOptions::new().len(bytes).no_reserve_swap().map_anon();
         Arena {
-            memory: memory.expect("memory for local ports"),
-            vacant: Vacant::new(capacity),
+            memory: memory.expect("address space"),
+            places: Places::new(capacity),
             capacity,
             taken: 0,
             reached: 0,
@@ -118,18 +122,18 @@ impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Arena<T> {
     }
 
     /// Places that are taken.
-    pub(super) fn taken(&self) -> usize {
+    pub(crate) fn taken(&self) -> usize {
         self.taken
     }
 
     /// One more than the highest place that was ever taken.
-    pub(super) fn reached(&self) -> u32 {
+    pub(crate) fn reached(&self) -> u32 {
         self.reached as u32
     }
 
     /// Takes the lowest place that is vacant.
-    pub(super) fn take(&mut self) -> Option<u32> {
-        let place = self.vacant.take()?;
+    pub(crate) fn take(&mut self) -> Option<u32> {
+        let place = self.places.take()?;
         self.taken += 1;
         self.reached = self.reached.max(place + 1);
         let page = place * size_of::<T>() / self.page;
@@ -138,16 +142,16 @@ impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Arena<T> {
     }
 
     /// Gives a place back, which is of zeroes from now on.
-    pub(super) fn give_back(&mut self, place: u32) {
+    pub(crate) fn give_back(&mut self, place: u32) {
         if self.is_taken(place) {
             self.bytes(place).fill(0);
-            self.vacant.give_back(place as usize);
+            self.places.give_back(place as usize);
             self.taken -= 1;
         }
     }
 
-    pub(super) fn is_taken(&self, place: u32) -> bool {
-        (place as usize) < self.capacity && !self.vacant.contains(place as usize)
+    pub(crate) fn is_taken(&self, place: u32) -> bool {
+        (place as usize) < self.capacity && self.places.is_taken(place as usize)
     }
 
     fn bytes(&mut self, place: u32) -> &mut [u8] {
@@ -157,21 +161,21 @@ impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Arena<T> {
 
     /// What is in a place, taken or not.
     #[inline]
-    pub(super) fn get(&self, place: u32) -> Option<&T> {
+    pub(crate) fn get(&self, place: u32) -> Option<&T> {
         let start = place as usize * size_of::<T>();
         T::ref_from_bytes(self.memory.get(start..start + size_of::<T>())?).ok()
     }
 
     /// The same, to be changed.
     #[inline]
-    pub(super) fn get_mut(&mut self, place: u32) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, place: u32) -> Option<&mut T> {
         let start = place as usize * size_of::<T>();
         T::mut_from_bytes(self.memory.get_mut(start..start + size_of::<T>())?).ok()
     }
 
     /// Gives memory of vacant places back to the kernel, by a bounded portion.
     /// Takes system calls.
-    pub(super) fn tidy(&mut self) {
+    pub(crate) fn tidy(&mut self) {
         let pages = (self.reached * size_of::<T>()).div_ceil(self.page);
         let mut returned = 0;
         for _ in 0..LOOKED_AT.min(pages.saturating_sub(KEPT)) {
@@ -194,7 +198,7 @@ impl<T: FromBytes + IntoBytes + Immutable + KnownLayout> Arena<T> {
     fn is_vacant(&self, page: usize) -> bool {
         let places = self.page / size_of::<T>();
         let first = page * places;
-        (first..(first + places).min(self.capacity)).all(|place| self.vacant.contains(place))
+        (first..(first + places).min(self.capacity)).all(|place| !self.places.is_taken(place))
     }
 
     #[allow(unsafe_code)]
@@ -263,12 +267,12 @@ mod tests {
 
     #[test]
     fn all_places_can_be_taken() {
-        for capacity in [1, 63, 64, 65, 4096, 4097, 10_000] {
-            let mut vacant = Vacant::new(capacity);
-            assert!((0..capacity).all(|place| vacant.take() == Some(place)), "{capacity}");
-            assert_eq!(vacant.take(), None);
-            vacant.give_back(capacity - 1);
-            assert_eq!(vacant.take(), Some(capacity - 1));
+        for capacity in [1, 63, 64, 65, 4096, 4097, 300_000] {
+            let mut places = Places::new(capacity);
+            assert!((0..capacity).all(|place| places.take() == Some(place)), "{capacity}");
+            assert_eq!(places.take(), None);
+            places.give_back(capacity - 1);
+            assert_eq!(places.take(), Some(capacity - 1));
         }
     }
 }
