@@ -55,12 +55,13 @@ impl List<'_> {
         match self {
             List::Tables(tables) => {
                 let mut old: Vec<Option<Table>> = std::mem::take(*tables).into_iter().map(Some).collect();
-                let kept = order.iter().filter_map(|entry| match entry {
-                    Entry::Old(number) => Some(*number),
-                    Entry::New(_) => None,
+                // New ones have no place among all tables of the file, and come behind the one
+                // before them. Where that does for the order the others keep theirs.
+                let places = order.iter().map(|entry| match entry {
+                    Entry::Old(number) => *number,
+                    Entry::New(_) => usize::MAX,
                 });
-                // Where the order stays, tables keep their places among all others of the file.
-                let moved = !kept.collect::<Vec<_>>().is_sorted();
+                let moved = !places.is_sorted();
                 for entry in order {
                     let mut table = match entry {
                         Entry::Old(number) => match old.get_mut(number).and_then(Option::take) {
