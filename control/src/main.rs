@@ -9,7 +9,8 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
-    connections, events, health, ipvsadm, marks, realserver, reload, role, run, status, sync, top,
+    connections, events, health, import, ipvsadm, marks, realserver, reload, role, run, save, status, sync,
+    top,
 };
 use sluice_dataplane::error_chain;
 
@@ -41,6 +42,10 @@ enum Command {
     Check(reload::CheckArguments),
     /// Have a running director read its configuration again
     Reload(reload::Arguments),
+    /// Write what was changed at run time back to the configuration file
+    Save(save::Arguments),
+    /// Make a configuration of keepalived's or of what ipvsadm-save printed
+    Import(import::Arguments),
     /// Show what the workers of a running director do
     Status {
         #[command(flatten)]
@@ -99,6 +104,8 @@ fn main() -> ExitCode {
         Command::Events(arguments) => return events::main(&arguments),
         Command::Check(arguments) => return reload::check(&arguments),
         Command::Reload(arguments) => return reload::main(&arguments),
+        Command::Save(arguments) => return save::main(&arguments),
+        Command::Import(arguments) => return import::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
         Command::Role(arguments) => return role::main(&arguments),
         Command::Health { health } => return health::main(&health),

@@ -400,6 +400,7 @@ impl<D: DataPlane> Director<D> {
             Request::TakeOver { .. }
             | Request::Services { .. }
             | Request::Health
+            | Request::Configuration
             | Request::Connections
             | Request::FindConnections { .. }
             | Request::Overview { .. }

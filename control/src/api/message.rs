@@ -4,6 +4,7 @@
 //! `{"delete_service":{"service":{"address":{"protocol":"tcp","address":"192.0.2.10","port":80}}}}`.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::ConnectionRecord;
@@ -15,8 +16,8 @@ use crate::marks::{MarkListing, MarkRule};
 use crate::observe::{Overview, OverviewQuery};
 use crate::role::Role;
 use crate::rules::{
-    Change, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing, ServiceName,
-    ServiceSettings, Timeouts,
+    Change, ConfiguredService, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing,
+    ServiceName, ServiceSettings, Timeouts,
 };
 
 /// A request: one line from the client.
@@ -155,6 +156,9 @@ pub enum Request {
     },
     /// `sluice mark list`
     Marks,
+    /// `sluice save`: answered by an [`Answer::Configured`] for each service,
+    /// then [`Answer::Configuration`]
+    Configuration,
     /// Counters and state of the data plane
     Status,
     /// `sluice role`
@@ -258,6 +262,18 @@ pub enum Answer {
     Marks(Vec<MarkListing>),
     /// Part of the answer to [`Request::Reload`]
     Changes(Vec<Change>),
+    /// Part of the answer to [`Request::Configuration`], in the order in which
+    /// services were added
+    Configured(Box<ConfiguredService>),
+    /// The rest of the answer to [`Request::Configuration`]
+    Configuration {
+        /// The file that the director was started with
+        file: Option<PathBuf>,
+        /// The rules that mark packets, in order
+        marks: Vec<MarkRule>,
+        /// In seconds
+        timeouts: Timeouts,
+    },
     /// To [`Request::Status`]
     Status(serde_json::Value),
     /// To [`Request::Role`]
@@ -274,6 +290,7 @@ impl Answer {
                 | Answer::Connections(_)
                 | Answer::Events(_)
                 | Answer::Changes(_)
+                | Answer::Configured(_)
         )
     }
 

@@ -196,6 +196,24 @@ async fn respond<D: DataPlane>(
             }
             send(writer, &Answer::Done).await
         }
+        Request::Configuration => {
+            // All of one moment: the rules may change while parts are sent.
+            let (services, rest) = {
+                let rules = director.rules();
+                let file = director.source().map(|source| source.file);
+                let rest = Answer::Configuration {
+                    // The client may be in another directory.
+                    file: file.map(|file| std::path::absolute(&file).unwrap_or(file)),
+                    marks: rules.marks().into_iter().map(|listing| listing.rule).collect(),
+                    timeouts: rules.timeouts(),
+                };
+                (rules.configuration(), rest)
+            };
+            for service in services {
+                send(writer, &Answer::Configured(Box::new(service))).await?;
+            }
+            send(writer, &rest).await
+        }
         Request::Connections => {
             let slices = director.plane().connections(ConnectionFilter::default());
             listing::connections(slices, None, writer).await

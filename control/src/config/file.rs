@@ -119,7 +119,7 @@ pub(super) struct Server {
     pub(super) method: Option<Spanned<String>>,
     pub(super) tunnel: Option<Spanned<String>>,
     pub(super) tunnel_port: Option<Spanned<i64>>,
-    pub(super) tunnel_checksum: Option<Spanned<bool>>,
+    pub(super) tunnel_checksum: Option<Spanned<Value>>,
     pub(super) weight: Option<Spanned<i64>>,
     pub(super) upper_threshold: Option<Spanned<i64>>,
     pub(super) lower_threshold: Option<Spanned<i64>>,

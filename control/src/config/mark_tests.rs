@@ -153,10 +153,6 @@ s.toml:13:1: missing field `address`
     hint: give the service an address and a protocol, as in configs/minimal.toml, or a mark
 s.toml:18:10: the family of a service with an address is that of the address
     hint: remove it
-s.toml:23:11: a persistent service of a mark leaves ports as they are, so 80 would have no effect
-    hint: leave out the port
-s.toml:26:11: dr leaves ports as they are, so 80 would have no effect
-    hint: leave out the port
 s.toml:29:11: dr cannot take IPv4 clients to an IPv6 server
     hint: use fullnat or tun, or a server of the service's address family
 s.toml:32:8: mark 3 is a service already, in line 20

@@ -26,22 +26,23 @@ mod sync;
 mod target;
 #[cfg(test)]
 mod tests;
-mod timeouts;
+pub(crate) mod timeouts;
 mod tunables;
 mod web;
+pub(crate) mod write;
 
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sluice_dataplane::conn::TimeoutOverrides;
-use sluice_dataplane::service::{Encapsulation, Method, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
+use sluice_dataplane::service::{Method, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
 use sluice_dataplane::wire::Address;
 
 use crate::health::ServicePlan;
 use crate::marks::MarkRule;
 use crate::role::Role;
-use crate::rules::Daemon;
+use crate::rules::{Daemon, Tunnel};
 
 pub use problem::{Error, Problem, Problems};
 pub use web::{DEFAULT_PORT, Web};
@@ -159,7 +160,7 @@ pub struct Server {
     /// How packets reach it
     pub method: Method,
     /// What they are wrapped in where that is by a tunnel
-    pub encapsulation: Encapsulation,
+    pub tunnel: Tunnel,
     /// 0 to [`MAX_WEIGHT`]; 0 takes no new connections
     pub weight: u32,
     /// No new connections at so many; 0 for no limit
@@ -182,8 +183,8 @@ pub const CONNECTIONS: Range<u32> = 16..64_000_001;
 /// `connections_per_worker` where the file has none.
 pub const DEFAULT_CONNECTIONS: u32 = 1_000_000;
 
-/// Highest weight, as `ipvsadm` documents it.
-pub const MAX_WEIGHT: u32 = 65_535;
+/// Highest weight: what ipvsadm takes, although it documents 65535.
+pub const MAX_WEIGHT: u32 = crate::rules::MAX_WEIGHT;
 
 impl Config {
     /// Reads a configuration file.

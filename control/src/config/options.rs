@@ -4,12 +4,13 @@
 use std::net::Ipv4Addr;
 
 use sluice_dataplane::service::{
-    ClientMask, Encapsulation, Engine, Family, Method, Persistence, Protocol, ServiceKey, ServiceOptions,
+    ClientMask, Engine, Family, Method, Persistence, Protocol, ServiceKey, ServiceOptions,
 };
-use toml::Spanned;
+use toml::{Spanned, Value};
 
 use super::check::Check;
 use super::file;
+use crate::rules::{Tunnel, TunnelChecksum};
 
 /// Longest persistence timeout, in seconds: what ipvsadm takes (31 days).
 const MAX_PERSISTENCE: u32 = 31 * 86_400;
@@ -101,29 +102,20 @@ impl Check<'_> {
     }
 
     /// What packets of a TUN server are wrapped in.
-    pub(super) fn encapsulation(&mut self, server: &file::Server, method: Option<Method>) -> Encapsulation {
-        const KINDS: [(&str, Encapsulation); 3] = [
-            ("ipip", Encapsulation::Ipip),
-            ("gue", Encapsulation::Gue { port: 0, checksum: false }),
-            ("gre", Encapsulation::Gre { checksum: false }),
-        ];
+    pub(super) fn tunnel(&mut self, server: &file::Server, method: Option<Method>) -> Tunnel {
+        const KINDS: [(&str, Kind); 3] = [("ipip", Kind::Ipip), ("gue", Kind::Gue), ("gre", Kind::Gre)];
         if let (Some(kind), false) = (&server.tunnel, method == Some(Method::Tunnel)) {
             self.problem(kind.span(), "only servers of method \"tun\" have a tunnel", "remove it");
         }
         let kind = self.choice("tunnel", server.tunnel.as_ref(), &KINDS);
-        let is_gue = matches!(kind, Encapsulation::Gue { .. });
-        if let (Some(port), false) = (&server.tunnel_port, is_gue) {
+        if let (Some(port), false) = (&server.tunnel_port, kind == Kind::Gue) {
             self.problem(port.span(), "only a tunnel of \"gue\" has a port", "remove it");
         }
-        if let (Some(checksum), Encapsulation::Ipip) = (&server.tunnel_checksum, kind) {
-            let message = "a tunnel of \"ipip\" has no checksum";
-            self.problem(checksum.span(), message, "remove it, or choose \"gue\" or \"gre\"");
-        }
-        let checksum = server.tunnel_checksum.as_ref().is_some_and(|checksum| *checksum.as_ref());
+        let checksum = self.checksum(server, kind);
         match kind {
-            Encapsulation::Ipip => Encapsulation::Ipip,
-            Encapsulation::Gre { .. } => Encapsulation::Gre { checksum },
-            Encapsulation::Gue { .. } => {
+            Kind::Ipip => Tunnel::Ipip,
+            Kind::Gre => Tunnel::Gre { checksum },
+            Kind::Gue => {
                 let port = server.tunnel_port.as_ref();
                 let number =
                     port.and_then(|port| u16::try_from(*port.as_ref()).ok()).filter(|port| *port != 0);
@@ -135,8 +127,36 @@ impl Check<'_> {
                         "add tunnel_port = 6080, or whatever 1 to 65535 the server has",
                     );
                 }
-                Encapsulation::Gue { port: number.unwrap_or(1), checksum }
+                Tunnel::Gue { port: number.unwrap_or(1), checksum }
             }
         }
     }
+
+    fn checksum(&mut self, server: &file::Server, kind: Kind) -> TunnelChecksum {
+        let Some(value) = &server.tunnel_checksum else {
+            return TunnelChecksum::None;
+        };
+        if kind == Kind::Ipip {
+            let message = "a tunnel of \"ipip\" has no checksum";
+            self.problem(value.span(), message, "remove it, or choose \"gue\" or \"gre\"");
+        }
+        match value.as_ref() {
+            Value::Boolean(false) => TunnelChecksum::None,
+            Value::Boolean(true) => TunnelChecksum::Sent,
+            Value::String(text) if text == "remote" && kind == Kind::Gue => TunnelChecksum::Remote,
+            other => {
+                let hint = "choose true or false, or with \"gue\" \"remote\", as --tun-remcsum of ipvsadm";
+                self.problem(value.span(), format!("a tunnel has no checksum {other}"), hint);
+                TunnelChecksum::None
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Kind {
+    #[default]
+    Ipip,
+    Gue,
+    Gre,
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use sluice_dataplane::service::{Family, Method, Protocol, ServiceKey, ServiceOptions};
+use sluice_dataplane::service::{Family, Method, Protocol, ServiceKey};
 use sluice_dataplane::wire::Address;
 use toml::Spanned;
 
@@ -17,7 +17,6 @@ impl Check<'_> {
         &mut self,
         list: &[Spanned<file::Server>],
         service: Option<ServiceKey>,
-        options: ServiceOptions,
         locals: &[Address],
     ) -> Vec<Server> {
         let mut seen: HashMap<(Address, u16), usize> = HashMap::new();
@@ -31,7 +30,7 @@ impl Check<'_> {
                     None
                 }
             };
-            let encapsulation = self.encapsulation(server, method);
+            let tunnel = self.tunnel(server, method);
             let weight = self.weight(server.weight.as_ref());
             let (upper_threshold, lower_threshold) = self.thresholds(server);
             let Some(text) = &server.address else {
@@ -83,17 +82,6 @@ impl Check<'_> {
                 );
             }
             let is_mark = matches!(key, ServiceKey::Mark { .. });
-            if is_mark && let Some(port) = port {
-                let keeps = matches!(method, Some(Method::DirectRoute | Method::Tunnel));
-                if keeps || options.persistence.is_some() {
-                    let what = if keeps { method_name } else { "a persistent service of a mark" };
-                    self.problem(
-                        span.clone(),
-                        format!("{what} leaves ports as they are, so {port} would have no effect"),
-                        "leave out the port",
-                    );
-                }
-            }
             let port = port.unwrap_or(service_port);
             let keeps = matches!(method, Some(Method::DirectRoute | Method::Tunnel));
             if keeps && !is_mark && port != service_port {
@@ -119,7 +107,7 @@ impl Check<'_> {
                     address,
                     port,
                     method,
-                    encapsulation,
+                    tunnel,
                     weight,
                     upper_threshold,
                     lower_threshold,
@@ -190,14 +178,6 @@ impl Check<'_> {
             );
             return None;
         };
-        if port == Some(0) {
-            self.problem(
-                text.span(),
-                "a server cannot have port 0",
-                "leave the port out to use the service's",
-            );
-            return None;
-        }
         self.unicast(ip, text.span()).then_some((ip.into(), port))
     }
 }

@@ -9,7 +9,7 @@ use sluice_dataplane::wire::Address;
 use toml::Spanned;
 
 use super::check::Check;
-use super::{Director, Service, file};
+use super::{Director, Service, file, write};
 use crate::rules::ServiceName;
 
 impl Check<'_> {
@@ -40,7 +40,7 @@ impl Check<'_> {
             let locals =
                 if local_addresses.is_empty() { &director.local_addresses } else { &local_addresses };
             let key = key.map(|(key, _)| key);
-            let servers = self.servers(&service.server, key, options, locals);
+            let servers = self.servers(&service.server, key, locals);
             let health = self.health(service, key, &servers, locals);
             if let Some(key) = key {
                 services.push(Service {
@@ -107,20 +107,7 @@ impl Check<'_> {
     }
 
     fn flags(&mut self, scheduler: SchedulerKind, names: &[Spanned<String>]) -> u8 {
-        let known: &[(&str, u8)] = match scheduler {
-            SchedulerKind::Sh => &[("sh-fallback", 1), ("sh-port", 2)],
-            SchedulerKind::Mh => &[("mh-fallback", 1), ("mh-port", 2)],
-            _ => {
-                if let Some(name) = names.first() {
-                    self.problem(
-                        name.span(),
-                        format!("scheduler {} has no flags", scheduler.name()),
-                        "remove them; sh and mh have flags",
-                    );
-                }
-                return 0;
-            }
-        };
+        let known = write::flags_of(Some(scheduler));
         names.iter().filter_map(|name| self.one_of("flag", name, known)).fold(0, |bits, bit| bits | bit)
     }
 

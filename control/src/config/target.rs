@@ -38,7 +38,7 @@ fn service_rules(service: &Service) -> ServiceRules {
             .map(|s| rules::Server {
                 upper_threshold: s.upper_threshold,
                 lower_threshold: s.lower_threshold,
-                tunnel: s.encapsulation.into(),
+                tunnel: s.tunnel,
                 ..rules::Server::plain(s.address.into(), s.port, s.method.into(), s.weight)
             })
             .collect(),

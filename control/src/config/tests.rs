@@ -4,6 +4,7 @@ use sluice_dataplane::conn::State;
 use sluice_dataplane::service::{ClientMask, Defense, Engine, FtpPorts, Protocol};
 
 use super::*;
+use crate::rules::TunnelChecksum;
 
 fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, Path::new("s.toml")).map_err(|error| error.to_string())
@@ -50,7 +51,7 @@ fn the_example_of_the_documentation_resolves() {
         address: ip(address),
         port,
         method,
-        encapsulation: Encapsulation::Ipip,
+        tunnel: Tunnel::Ipip,
         weight,
         upper_threshold: 0,
         lower_threshold: 0,
@@ -238,7 +239,7 @@ scheduler = "fastest"
 [[service.server]]
 address = "10.0.2.1:http"
 method = "masq"
-weight = 65536
+weight = 2147483648
 [[service]]
 address = "[::ffff:192.0.2.10]:80"
 protocol = "tcp"
@@ -264,8 +265,8 @@ s.toml:11:11: \"10.0.2.1:http\" is not an address, nor an address and port
     hint: write IP or IP:PORT, as in \"10.0.2.1:80\" or \"[2001:db8::1]:80\"
 s.toml:12:10: there is no method \"masq\"
     hint: choose \"nat\", \"fullnat\", \"dr\" or \"tun\"
-s.toml:13:10: a weight cannot be 65536
-    hint: choose 0 to 65535; 0 takes no new connections
+s.toml:13:10: a weight cannot be 2147483648
+    hint: choose 0 to 2147483647; 0 takes no new connections
 s.toml:15:11: ::ffff:192.0.2.10 is an IPv4 address in the form of an IPv6 one
     hint: write 192.0.2.10
 s.toml:18:11: a service of all ports (port 0) needs persistence
@@ -310,8 +311,6 @@ s.toml:16:11: 10.0.2.2:80 is a server of this service already, in line 13
     hint: remove one of the two
 s.toml:19:11: the server has the address of its own service, 192.0.2.10
     hint: use the address of the machine that the server runs on
-s.toml:22:11: a server cannot have port 0
-    hint: leave the port out to use the service's
 s.toml:28:11: tcp 192.0.2.10:80 is a service already, in line 7
     hint: put all its servers into one [[service]]"
     );
@@ -431,9 +430,9 @@ fn scheduler_flags_and_thresholds() {
         (
             "scheduler = \"sh\"\nflags = [\"mh-port\"]",
             "",
-            "there is no flag \"mh-port\"\n    hint: did you mean \"sh-port\"? choose \"sh-fallback\" or",
+            "there is no flag \"mh-port\"\n    hint: did you mean \"sh-port\"? choose \"flag-1\", ",
         ),
-        ("flags = [\"sh-port\"]", "", "scheduler wlc has no flags\n    hint: remove them"),
+        ("flags = [\"sh-port\"]", "", "there is no flag \"sh-port\"\n    hint: choose \"flag-1\", "),
         ("", "upper_threshold = -1", "upper_threshold cannot be -1\n    hint: choose 0 to 2147483647"),
         (
             "",
@@ -603,13 +602,20 @@ fn tunnels_are_checked() {
         )
     };
     for (keys, expected) in [
-        ("", Encapsulation::Ipip),
-        ("tunnel = \"ipip\"", Encapsulation::Ipip),
-        ("tunnel = \"gre\"\ntunnel_checksum = true", Encapsulation::Gre { checksum: true }),
-        ("tunnel = \"gue\"\ntunnel_port = 6080", Encapsulation::Gue { port: 6080, checksum: false }),
+        ("", Tunnel::Ipip),
+        ("tunnel = \"ipip\"", Tunnel::Ipip),
+        ("tunnel = \"gre\"\ntunnel_checksum = true", Tunnel::Gre { checksum: TunnelChecksum::Sent }),
+        (
+            "tunnel = \"gue\"\ntunnel_port = 6080\ntunnel_checksum = false",
+            Tunnel::Gue { port: 6080, checksum: TunnelChecksum::None },
+        ),
+        (
+            "tunnel = \"gue\"\ntunnel_port = 6080\ntunnel_checksum = \"remote\"",
+            Tunnel::Gue { port: 6080, checksum: TunnelChecksum::Remote },
+        ),
     ] {
         let config = parse(&format!("{SMALLEST}{}", server("tun", keys))).unwrap();
-        assert_eq!(config.services[0].servers[0].encapsulation, expected);
+        assert_eq!(config.services[0].servers[0].tunnel, expected);
     }
     for (method, keys, message) in [
         ("dr", "tunnel = \"gre\"", "only servers of method \"tun\" have a tunnel"),
@@ -621,6 +627,7 @@ fn tunnels_are_checked() {
             "s.toml:12:15: a tunnel of \"gue\" needs the UDP port",
         ),
         ("tun", "tunnel_port = 1", "only a tunnel of \"gue\" has a port"),
+        ("tun", "tunnel = \"gre\"\ntunnel_checksum = \"remote\"", "a tunnel has no checksum \"remote\""),
         ("tun", "tunnel_checksum = true", "a tunnel of \"ipip\" has no checksum"),
     ] {
         let error = service_errors(&server(method, keys));

@@ -38,8 +38,25 @@ impl Check<'_> {
     }
 }
 
+/// What is set, by the name of its state.
+pub(crate) fn named(timeouts: &TimeoutOverrides) -> BTreeMap<String, u32> {
+    let mut left = *timeouts;
+    State::ALL.into_iter().filter_map(|state| Some((key(state), left.take(state)?))).collect()
+}
+
+/// The same back; what is no state's name is left out.
+pub(crate) fn of_names(names: &BTreeMap<String, u32>) -> TimeoutOverrides {
+    let mut timeouts = TimeoutOverrides::default();
+    for state in State::ALL {
+        if let Some(seconds) = names.get(&key(state)) {
+            timeouts.set(state, *seconds);
+        }
+    }
+    timeouts
+}
+
 /// The name of a state in the file, where SCTP's are told from TCP's.
-fn key(state: State) -> String {
+pub(crate) fn key(state: State) -> String {
     let name = state.name().to_ascii_lowercase().replace('-', "_");
     if state.is_of_sctp() { format!("sctp_{name}") } else { name }
 }

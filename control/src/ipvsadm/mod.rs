@@ -21,6 +21,9 @@ use std::io::{self, BufWriter};
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::api::Request;
+use parse::Mistake;
+
 pub use names::{NoNames, Resolver, SystemNames};
 pub use run::{Environment, run};
 
@@ -66,6 +69,22 @@ pub fn called(program: &str, words: &[String], environment: &mut Environment<'_>
         "ipvsadm-restore" => restore(environment),
         _ => run(words, environment),
     }
+}
+
+/// What a line of a saved table asks for; `None` where that is to show
+/// something.
+///
+/// # Errors
+/// What is wrong with the line.
+pub(crate) fn request_of(words: &[String], names: &dyn Resolver) -> Result<Option<Request>, String> {
+    let command = parse::parse(words, names).and_then(command::resolve).map_err(|mistake| match mistake {
+        Mistake::TryHelp => "this is no command line of ipvsadm".to_owned(),
+        Mistake::Scan(text) | Mistake::Usage(text) => text.trim().to_owned(),
+    })?;
+    Ok(match command {
+        (command::Command::Change(request), _) => Some(request),
+        _ => None,
+    })
 }
 
 /// Debian's script: it takes comments out, clears the table and looks at no

@@ -10,6 +10,7 @@
 //! until the last of them is gone ([`Rules::reclaim`]), and gets both back
 //! when it is added again to the service of the same name.
 
+mod configuration;
 mod error;
 mod health;
 mod listing;
@@ -33,6 +34,7 @@ use sluice_dataplane::conn::{State, TimeoutOverrides};
 use sluice_dataplane::service::{ServerId, ServiceId, ServiceKey, Tunables};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
+pub use configuration::ConfiguredService;
 pub use error::{LoadError, RulesError};
 pub use health::CheckedServer;
 pub use listing::{LocalAddressListing, ServerListing, ServiceListing, TrafficListing};
