@@ -52,7 +52,7 @@ struct Arguments {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
     /// How often forwarding is measured with and without synchronisation
-    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 21, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
     /// CPU time of each of these, in milliseconds
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(10..=60_000))]
@@ -72,7 +72,7 @@ struct Measured {
     lag_overflowed: u64,
     forwarding_without_mpps: f64,
     forwarding_with_mpps: f64,
-    /// By the median of pairs of rounds
+    /// Of the medians of rounds
     forwarding_cost_percent: f64,
     rounds_without_mpps: Vec<f64>,
     rounds_with_mpps: Vec<f64>,
@@ -110,9 +110,8 @@ fn measure(arguments: &Arguments) -> Result<bool> {
         verdict(behind)
     );
     let (without, with) = cost(arguments)?;
-    let losses: Vec<f64> = without.iter().zip(&with).map(|(a, b)| (1.0 - b / a) * 100.0).collect();
     let middle = |values: &[f64]| median(values).unwrap_or(f64::NAN);
-    let loss = middle(&losses);
+    let loss = (1.0 - middle(&with) / middle(&without)) * 100.0;
     println!(
         "forwarding with {RATE:.0} new connections/s: {:.3} Mpps without synchronisation, {:.3} with it, {loss:.1} % \
          less; the goal of {COST_GOAL:.0} % is {}",
