@@ -25,19 +25,23 @@ pub type EntryId = u32;
 /// Connections lie in one array and are numbered; the index maps a tuple's hash
 /// to a connection's number and side. Nothing grows: the memory is taken at the
 /// start, 90 bytes a connection, and in huge pages where the kernel has any;
-/// only that for addresses of IPv6, of 64 bytes, comes as it is used. A packet of IPv4 touches one
-/// cache line of the index and one of its connection, one of IPv6 another with
-/// the addresses.
+/// only that for addresses of IPv6, of 64 bytes, comes as it is used. A packet
+/// of IPv4 touches one cache line of the index and one of its connection, one of
+/// IPv6 another with the addresses.
 ///
-/// The index was hashbrown's `HashTable` at first. Nanoseconds a packet of
-/// `cargo bench --bench pipeline` in one run, FULLNAT and DR, on two cores of
-/// an EPYC of the fourth generation:
+/// The index was hashbrown's `HashTable` at first, and a connection took two
+/// cache lines, with its deadline on a third. Nanoseconds a packet of `cargo
+/// bench --bench pipeline`, FULLNAT and DR, on two cores of an EPYC of the
+/// fourth generation in a virtual machine: the first two columns in one run,
+/// the last two in a later one, with the short way of established connections
+/// and on a machine that other work kept busy:
 ///
-/// | connections | hashbrown     | own index, batches with prefetch |
-/// |-------------|---------------|----------------------------------|
-/// | 1 000       |  57 and  55   |  60 and  56                      |
-/// | 100 000     | 130 and 136   | 108 and  90                      |
-/// | 1 000 000   | 297 and 280   | 187 and 157                      |
+/// | connections | hashbrown   | own index, prefetch | two lines each | one, in huge pages |
+/// |-------------|-------------|---------------------|----------------|--------------------|
+/// | 1 000       |  57 and  55 |  60 and  56         |  51 and  45    |  44 and 37         |
+/// | 100 000     | 130 and 136 | 108 and  90         | 123 and  89    |  71 and 50         |
+/// | 1 000 000   | 297 and 280 | 187 and 157         | 162 and 117    |  91 and 59         |
+/// | 10 000 000  |             |                     | 220 and 156    | 105 and 61         |
 ///
 /// The own index also never rehashes, which hashbrown may do when removals
 /// have left marks behind.
