@@ -234,8 +234,10 @@ impl Rules {
         let index = self.find(name).ok_or(RulesError::NoSuchService)?;
         self.check_service(name, &settings)?;
         if self.refuse_unsupported {
-            let servers = &self.services[index].servers;
-            servers.iter().try_for_each(|entry| unsupported::pair(name, &settings, &entry.server))?;
+            // Those that checks have taken out come back.
+            let ServiceEntry { servers, suspended, .. } = &self.services[index];
+            let mut all = servers.iter().map(|entry| &entry.server).chain(suspended);
+            all.try_for_each(|server| unsupported::pair(name, &settings, server))?;
         }
         self.services[index].settings = settings;
         Ok(())

@@ -262,6 +262,9 @@ fn what_the_data_plane_lacks_is_refused() {
     rules.edit_service(&vip2, plain("rr")).unwrap();
     rules.add_server(&vip2, local).unwrap();
     refused(rules.edit_service(&vip2, set(|s| s.one_packet = true)), pair);
+    let out = nat(1);
+    rules.suspend_server(&vip2, out.address, out.port).unwrap();
+    refused(rules.edit_service(&vip2, set(|s| s.one_packet = true)), pair);
     rules.delete_service(&vip2).unwrap();
     assert_eq!(rules.table(1).servers().filter(|(_, server)| server.available).count(), 0);
     assert_eq!(rules.table(2).services().count(), 1);
