@@ -18,8 +18,8 @@ const RETURNED: usize = 8;
 /// come and go cost no page fault each time.
 const KEPT: usize = 2;
 
-/// Levels of [`Places`].
-const LEVELS: usize = 4;
+/// Levels of [`Places`]: enough for the connections that a worker may have.
+const LEVELS: usize = 5;
 
 /// Which places are taken, and which is the lowest that is not.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Places {
         let most = 1 << (6 * LEVELS);
         assert!(count <= most, "{count} places: at most {most} fit");
         let words = |level: u32| count.div_ceil(64usize.pow(level + 1)).max(1);
-        Places { count, levels: [0, 1, 2, 3].map(|level| vec![0; words(level)]) }
+        Places { count, levels: std::array::from_fn(|level| vec![0; words(level as u32)]) }
     }
 
     fn take(&mut self) -> Option<usize> {
@@ -228,6 +228,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Of each connection of a large table there may be one.
+    #[test]
+    fn there_is_a_place_for_each_of_many() {
+        let mut places = Places::new(30_000_000);
+        assert_eq!((places.take(), places.take()), (Some(0), Some(1)));
+    }
 
     proptest! {
         #[test]
