@@ -57,15 +57,9 @@ impl Family {
         encoder: &mut DescriptorEncoder<'_>,
         members: impl IntoIterator<Item = (L, V)>,
     ) -> fmt::Result {
-        let mut members = members.into_iter().peekable();
-        if members.peek().is_none() {
-            return Ok(());
-        }
-        let mut metric = self.describe(encoder, MetricType::Counter)?;
-        for (labels, value) in members {
-            metric.encode_family(&labels)?.encode_counter::<[(&str, &str); 0], _, f64>(&value, None)?;
-        }
-        Ok(())
+        self.members(encoder, MetricType::Counter, members, |mut member, value| {
+            member.encode_counter::<[(&str, &str); 0], _, f64>(value, None)
+        })
     }
 
     /// Numbers that go up and down. A family without members is left out.
@@ -74,13 +68,23 @@ impl Family {
         encoder: &mut DescriptorEncoder<'_>,
         members: impl IntoIterator<Item = (L, V)>,
     ) -> fmt::Result {
+        self.members(encoder, MetricType::Gauge, members, |mut member, value| member.encode_gauge(value))
+    }
+
+    fn members<L: EncodeLabelSet, V>(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        kind: MetricType,
+        members: impl IntoIterator<Item = (L, V)>,
+        encode: impl Fn(MetricEncoder<'_>, &V) -> fmt::Result,
+    ) -> fmt::Result {
         let mut members = members.into_iter().peekable();
         if members.peek().is_none() {
             return Ok(());
         }
-        let mut metric = self.describe(encoder, MetricType::Gauge)?;
+        let mut metric = self.describe(encoder, kind)?;
         for (labels, value) in members {
-            metric.encode_family(&labels)?.encode_gauge(&value)?;
+            encode(metric.encode_family(&labels)?, &value)?;
         }
         Ok(())
     }
