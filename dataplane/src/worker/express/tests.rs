@@ -222,6 +222,17 @@ fn bytes(sent: Sent, tuple: &Tuple) -> Vec<u8> {
     frame
 }
 
+/// What the client sends.
+fn client(protocol: Protocol) -> Tuple {
+    Tuple {
+        source: Address::from_v4(CLIENT.0),
+        destination: Address::from_v4(VIP.0),
+        source_port: CLIENT.1,
+        destination_port: VIP.1,
+        protocol,
+    }
+}
+
 proptest! {
     #[test]
     fn both_ways_do_the_same(
@@ -234,13 +245,7 @@ proptest! {
     ) {
         let mut long = Director::new(method, protocol, vlan, false);
         let mut short = Director::new(method, protocol, vlan, true);
-        let client = Tuple {
-            source: Address::from_v4(CLIENT.0),
-            destination: Address::from_v4(VIP.0),
-            source_port: CLIENT.1,
-            destination_port: VIP.1,
-            protocol,
-        };
+        let client = client(protocol);
         let mut now = 0;
         for sent in packets {
             now += sent.after;
@@ -264,13 +269,7 @@ fn established_connections_go_the_short_way() {
         (Method::Tunnel, Protocol::Tcp, None, 0),
     ] {
         let mut director = Director::new(method, protocol, vlan, true);
-        let client = Tuple {
-            source: Address::from_v4(CLIENT.0),
-            destination: Address::from_v4(VIP.0),
-            source_port: CLIENT.1,
-            destination_port: VIP.1,
-            protocol,
-        };
+        let client = client(protocol);
         // UDP is there with its first packet, TCP with that which answers the answer.
         let packets: &[u8] = match protocol {
             Protocol::Udp => &[0, 0, 0],
