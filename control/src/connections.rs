@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use crate::api::message::ConnectionListing;
 use crate::api::{Answer, Client, ClientError, ConnectionQuery, EndpointQuery, Request};
+use crate::output;
 use crate::rules::{Method, Protocol};
 
 /// Options of `sluice connections`. All that are given must hold.
@@ -95,15 +96,7 @@ impl Arguments {
 /// Prints connections; exits with 1 when there is no director to ask.
 pub fn main(arguments: &Arguments) -> ExitCode {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    match print(arguments, &mut out) {
-        Ok(()) => ExitCode::SUCCESS,
-        // A reader that has seen enough is no error.
-        Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("sluice connections: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    output::exit("connections", print(arguments, &mut out))
 }
 
 fn print(arguments: &Arguments, out: &mut dyn Write) -> Result<(), ClientError> {

@@ -11,6 +11,7 @@ pub mod marks;
 pub mod metrics;
 pub mod netlink;
 pub mod observe;
+mod output;
 pub mod realserver;
 pub mod reload;
 pub mod role;

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use crate::api::{Answer, Client, DataPlane, Director, Request};
 use crate::config::{self, Config};
 use crate::health::ServicePlan;
+use crate::output;
 use crate::rules::{Action, Change, LoadError, Rules, ServiceName};
 use crate::sync;
 
@@ -196,8 +197,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     } else {
         shown(&changes)
     };
-    // A reader that has seen enough is no error.
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    output::print(&text);
     ExitCode::SUCCESS
 }
 
@@ -230,7 +230,7 @@ pub struct CheckArguments {
 /// anything.
 pub fn check(arguments: &CheckArguments) -> ExitCode {
     let (text, valid) = checked(&arguments.file, arguments.json);
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    output::print(&text);
     if valid { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

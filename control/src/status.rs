@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::api::{Answer, Client, Request};
+use crate::output;
 use crate::sync::{self, SyncStatus};
 
 /// A check that takes longer is of no use to anybody.
@@ -45,8 +46,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     match client.call(&Request::Status) {
         Ok(Answer::Status(status)) => {
             let text = if arguments.json { format!("{status}\n") } else { render(&status) };
-            // A reader that has seen enough is no error.
-            let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+            output::print(&text);
             ExitCode::SUCCESS
         }
         Ok(answer) => fail(format!("the director's answer makes no sense: {answer:?}")),

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::{EventRecord, Kind};
-use crate::api::{Answer, Client, ClientError, Request};
+use crate::api::{Answer, Client, Request};
+use crate::output;
 
 /// Options of `sluice events`.
 #[derive(clap::Args, Debug)]
@@ -51,15 +52,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         }
         out.flush()
     });
-    match result {
-        Ok(_) => ExitCode::SUCCESS,
-        // A reader that has seen enough is no error.
-        Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("sluice events: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    output::exit("events", result)
 }
 
 fn line(event: &EventRecord) -> String {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::overview::{CheckHealth, ServiceHealth};
 use crate::api::{Answer, Client, Request};
+use crate::output;
 
 /// Options of `sluice health`.
 #[derive(clap::Args, Debug)]
@@ -40,8 +41,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         eprintln!("sluice health: {error}");
         return ExitCode::FAILURE;
     }
-    // A reader that has seen enough is no error.
-    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    output::print(&text);
     ExitCode::SUCCESS
 }
 

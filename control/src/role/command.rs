@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::Role;
 use crate::api::{Answer, Client, Request};
+use crate::output;
 
 /// Options of `sluice role`.
 #[derive(clap::Args, Debug)]
@@ -23,8 +24,7 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     match Client::new(arguments.socket.as_deref()).call(&request) {
         Ok(Answer::Done) => ExitCode::SUCCESS,
         Ok(Answer::Role(role)) => {
-            // A reader that has seen enough is no error.
-            let _ = std::io::Write::write_all(&mut std::io::stdout(), format!("{role}\n").as_bytes());
+            output::print(&format!("{role}\n"));
             ExitCode::SUCCESS
         }
         Ok(answer) => {

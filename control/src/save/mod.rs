@@ -12,12 +12,13 @@ mod merge;
 mod tests;
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::api::{Answer, Client, ClientError, Request};
 use crate::config::{self, Config};
+use crate::output;
 use crate::rules::{Change, LoadError, Rules};
 
 pub use merge::{SaveError, Saved, merged};
@@ -58,8 +59,7 @@ enum Failure {
 pub fn main(arguments: &Arguments) -> ExitCode {
     match run(arguments) {
         Ok(text) => {
-            // A reader that has seen enough is no error.
-            let _ = io::stdout().write_all(text.as_bytes());
+            output::print(&text);
             ExitCode::SUCCESS
         }
         Err(failure) => {
