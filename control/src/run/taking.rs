@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use sluice_dataplane::port::afxdp::Offered;
 use sluice_dataplane::steer::{Mode, ModeChoice};
 use sluice_dataplane::sync::{Importer, Source};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::forwarding::Forwarding;
@@ -17,7 +18,7 @@ use crate::api::{Answer, Client, DataPlane, Director, Request};
 use crate::marks::MarkRule;
 use crate::rules::{Daemon, LoadError, Rules, ServiceListing, ServiceRules, Target, Timeouts};
 use crate::sync::wire::{self, Message};
-use crate::takeover::{Frame, TakeoverError};
+use crate::takeover::{Descriptors, Frame, TakeoverError};
 
 /// Between two looks at workers that take sessions.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -126,25 +127,47 @@ impl Predecessor {
         let programs = plane.load()?;
         let (mut reader, mut writer) = self.begin(director).await.map_err(failed)?;
         let mut taker = Taker::new(plane);
-        let mut ready = false;
+        let (mut offered, mut left) = (Vec::new(), Vec::new());
+        // Whether it is ready, and goes on with the other one's sockets
+        let mut ready = None;
         let role = loop {
             let frame = timeout(SILENCE, Frame::receive(&mut reader)).await;
             match frame.map_err(|_| failed(TakeoverError::Silent("said nothing")))?.map_err(failed)? {
                 Frame::Sessions(message) => taker.message(&message).await.map_err(failed)?,
-                Frame::Yours(role) if ready => break role,
+                Frame::Queue(layout) if ready.is_none() => {
+                    let descriptors = reader.get_mut().take(1 + layout.interfaces.len());
+                    let mut sockets = descriptors.ok_or_else(|| failed(TakeoverError::Unexpected))?;
+                    let memory = sockets.remove(0);
+                    offered.push(Offered { layout, memory, sockets });
+                }
+                Frame::Left(worker, how_far) if ready == Some(true) && worker == left.len() => {
+                    left.push(how_far);
+                }
+                Frame::Yours(role) if ready.is_some() => break role,
                 _ => return Err(failed(TakeoverError::Unexpected)),
             }
-            if taker.complete && !ready {
+            if taker.complete && ready.is_none() {
+                let sockets = match plane.prepare(std::mem::take(&mut offered)).await {
+                    Ok(()) => true,
+                    Err(reason) => {
+                        tracing::warn!("sockets are opened anew, which takes longer: {reason}");
+                        false
+                    }
+                };
                 taker.finish().await;
-                Frame::Ready.send(&mut writer).await.map_err(failed)?;
-                ready = true;
+                Frame::Ready { sockets }.send(&mut writer).await.map_err(failed)?;
+                ready = Some(sockets);
             }
         };
         let begun = Instant::now();
         let sessions = taker.end().await;
         // Before the first packet comes; the rest of it takes its time.
         plane.stand_by(role);
-        plane.open(programs).await.map_err(failed)?;
+        match ready {
+            Some(true) => plane.assume(left, programs).await,
+            _ => plane.open(programs).await,
+        }
+        .map_err(failed)?;
         plane.set_role(role);
         let milliseconds = begun.elapsed().as_millis() as u64;
         tracing::info!(sessions, milliseconds, "the queues are this process's");
@@ -154,11 +177,12 @@ impl Predecessor {
     async fn begin(
         &self,
         director: &Director<Forwarding>,
-    ) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf), TakeoverError> {
+    ) -> Result<(BufReader<Descriptors>, OwnedWriteHalf), TakeoverError> {
         let stream = UnixStream::connect(self.client.path()).await?;
         let (reader, mut writer) = stream.into_split();
-        let mut reader = BufReader::new(reader);
-        let request = Request::TakeOver { interfaces: director.plane().interfaces().to_vec() };
+        let mut reader = Descriptors::reader(reader);
+        let interfaces = director.plane().interfaces().to_vec();
+        let request = Request::TakeOver { interfaces, sockets: true };
         let mut line = serde_json::to_vec(&request).map_err(std::io::Error::from)?;
         line.push(b'\n');
         writer.write_all(&line).await?;
@@ -248,7 +272,7 @@ impl<'a> Taker<'a> {
 
 /// A process whose place was taken, and that has not ended yet.
 pub(super) struct Parting {
-    reader: BufReader<OwnedReadHalf>,
+    reader: BufReader<Descriptors>,
     writer: OwnedWriteHalf,
 }
 
