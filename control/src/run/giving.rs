@@ -18,10 +18,10 @@ const CAPACITY: usize = 65_536;
 /// Between two looks at queues that had nothing.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long the new process may take to get ready with all sessions, and to open
-/// its sockets.
+/// How long the new process may take to get ready with all sessions, and from then
+/// on until this one may end.
 const READY: Duration = Duration::from_secs(60);
-const RUNNING: Duration = Duration::from_secs(5);
+const RUNNING: Duration = Duration::from_secs(10);
 
 /// Between two attempts to have the interfaces back.
 const AGAIN: Duration = Duration::from_secs(1);
