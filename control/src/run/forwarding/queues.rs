@@ -82,6 +82,7 @@ impl Forwarding {
         for result in self.workers.assume(left) {
             answer(&result, "does not go on with the sockets").await?.map_err(TakeoverError::Workers)?;
         }
+        tracing::info!("this process goes on with the sockets of the former one");
         self.attach(programs)
     }
 
