@@ -41,6 +41,7 @@ use super::{BURST, Frame, Port};
 use crate::steer::Mode;
 use frames::{Buffer, Frames, RESERVED};
 pub use handover::{Layout, Left, Offered};
+pub use sockets::missed;
 pub(crate) use sockets::sockets_of;
 use sockets::{Opened, Pending, Sockets};
 

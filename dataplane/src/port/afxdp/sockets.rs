@@ -275,6 +275,28 @@ pub(crate) fn sockets_of(interface: &str) -> Vec<(u32, RawFd)> {
     listed.iter().filter(|((of, _), _)| of == interface).map(|((_, queue), fd)| (*queue, *fd)).collect()
 }
 
+/// Packets that came for this process's sockets on an interface and that the kernel
+/// dropped, for there was no free frame or no room in the receive ring: the worker
+/// did not come round in time (`rx_dropped` and `rx_ring_full` of XDP_STATISTICS).
+/// Counted since a socket was opened, whoever opened it.
+#[allow(unsafe_code)]
+pub fn missed(interface: &str) -> u64 {
+    // A socket is taken off the list before it is closed.
+    let listed = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let of_socket = |socket: RawFd| {
+        // SAFETY: all of its fields are integers.
+        let mut counted: libc::xdp_statistics = unsafe { std::mem::zeroed() };
+        let mut length = size_of::<libc::xdp_statistics>() as libc::socklen_t;
+        let to = (&raw mut counted).cast();
+        // SAFETY: at most `length` bytes are written to `counted`.
+        match unsafe { libc::getsockopt(socket, libc::SOL_XDP, libc::XDP_STATISTICS, to, &mut length) } {
+            0 => counted.rx_dropped + counted.rx_ring_full,
+            _ => 0,
+        }
+    };
+    listed.iter().filter(|((of, _), _)| of == interface).map(|(_, socket)| of_socket(*socket)).sum()
+}
+
 #[allow(unsafe_code)]
 fn is_zero_copy(fd: RawFd) -> bool {
     let (mut options, mut len) = (0u32, size_of::<u32>() as libc::socklen_t);
