@@ -1,7 +1,7 @@
 //! The `sluice` binary: the director and its commands.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -123,7 +123,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluice: {}", error_chain(error.as_ref()));
+            // Nobody may be able to hear it.
+            let _ = writeln!(std::io::stderr(), "sluice: {}", error_chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -139,6 +140,8 @@ fn log(events: Arc<EventLog>) {
     let printed = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // It would be said there, too, and where the disk is full end the thread that does.
+        .log_internal_errors(false)
         .with_filter(filter);
     tracing_subscriber::registry().with(printed).with(Recorder(events).with_filter(LevelFilter::INFO)).init();
 }

@@ -200,7 +200,7 @@ async fn direct(
     let _observer = Observer::start(observatory, config.web.clone(), &settings.workers)
         .context("the web page's thread")?;
 
-    println!("ready");
+    crate::output::print("ready\n");
     tracing::info!(socket = %socket.display(), services = config.services.len(), "ready");
     let ready = [sd_notify::NotifyState::MainPid(std::process::id()), sd_notify::NotifyState::Ready];
     if let Err(error) = sd_notify::notify(&ready) {
