@@ -7,6 +7,7 @@ pub mod events;
 pub mod health;
 pub mod import;
 pub mod ipvsadm;
+pub mod manual;
 pub mod marks;
 pub mod metrics;
 pub mod netlink;
