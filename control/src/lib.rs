@@ -8,6 +8,7 @@ pub mod health;
 pub mod import;
 mod interface;
 pub mod ipvsadm;
+pub mod manual;
 pub mod marks;
 pub mod metrics;
 pub mod netlink;
