@@ -89,6 +89,8 @@ enum Command {
 
 #[cfg(test)]
 mod command_line_tests;
+#[cfg(test)]
+mod docs_tests;
 
 fn main() -> ExitCode {
     // What ipvsadm takes is none of clap's business.
