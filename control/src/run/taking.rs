@@ -68,7 +68,7 @@ impl Predecessor {
             }
         };
         let begun = Instant::now();
-        let sessions = taker.end().await;
+        taker.finish().await;
         // Before the first packet comes; the rest of it takes its time.
         plane.stand_by(role);
         match ready {
@@ -76,8 +76,9 @@ impl Predecessor {
             _ => plane.open(programs).await,
         }
         .map_err(failed)?;
-        plane.set_role(role);
         let milliseconds = begun.elapsed().as_millis() as u64;
+        plane.set_role(role);
+        let sessions = taker.end().await;
         tracing::info!(sessions, milliseconds, "the queues are this process's");
         self.carry_traffic(director).await;
         Ok(Parting { reader, writer })
