@@ -84,7 +84,7 @@ mod tests {
             let (mut late, mut model) = (Late::new(), VecDeque::new());
             for (step, id, hash) in steps {
                 // The same lower halves, so that tags alone do not do.
-                let hash = hash << 40 | hash % 2;
+                let hash = (hash << 40) | (hash % 2);
                 let reference = Reference::new(id, Side::Server);
                 if step == 0 {
                     prop_assert!(late.pop() == model.pop_front());
@@ -93,7 +93,7 @@ mod tests {
                     prop_assert!(late.push(hash, reference) == oldest);
                     model.push_back((hash, reference));
                 }
-                for hash in (0..5).map(|hash| hash << 40 | hash % 2) {
+                for hash in (0..5).map(|hash| (hash << 40) | (hash % 2)) {
                     let there = model.contains(&(hash, reference));
                     prop_assert!(late.find(hash, |found| found == reference) == there.then_some(reference));
                 }

@@ -19,7 +19,7 @@ pub type EntryId = u32;
 ///
 /// Connections lie in one array and are numbered; the index maps a tuple's hash
 /// to a connection's number and side. Nothing grows: the memory is taken at the
-/// start, 90 bytes a connection, and in huge pages where the kernel has any;
+/// start, 98 bytes a connection, and in huge pages where the kernel has any;
 /// only that for addresses of IPv6, of 64 bytes, comes as it is used. A packet
 /// of IPv4 touches one cache line of the index and one of its connection, one of
 /// IPv6 another with the addresses.
