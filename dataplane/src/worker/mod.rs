@@ -17,10 +17,12 @@ mod gather;
 mod handoff;
 mod held;
 mod listing;
+mod opening;
 mod owners;
 mod pages;
 pub(crate) mod persist;
 mod pieces;
+mod recent;
 mod related;
 mod sip;
 mod snapshot;
@@ -310,10 +312,16 @@ impl<P: Port> Worker<P> {
             // Not before its turn: an earlier packet of this burst may have made the
             // connection, or ended it.
             let found = self.flows.table.find_likely(&packet.tuple, *hash, *likely);
-            if let Some(found) = found
-                && let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now))
-            {
-                self.send(out, frame);
+            if let Some(found) = found {
+                if let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now)) {
+                    self.send(out, frame);
+                    continue;
+                }
+            } else if let Some(opened) = self.flows.open(&self.view, &mut frame, packet, *hash, tick(now)) {
+                match opened {
+                    Ok(out) => self.send(out, frame),
+                    Err(verdict) => self.carry_out(verdict, frame, packet, interface, visits, now),
+                }
                 continue;
             }
             let verdict = self.flows.process(&self.view, &mut frame, packet, interface, found, tick(now));
