@@ -51,6 +51,8 @@ pub struct Line {
     pub one_packet: bool,
     /// What it is to FTP
     pub ftp: Role,
+    /// How far it is from being carried by the program (`worker/offload.rs`)
+    pub offload: u8,
 }
 
 /// Addresses and ports of a tuple, by their last four bytes.
@@ -145,6 +147,7 @@ impl Line {
         active: false,
         one_packet: false,
         ftp: Role::None,
+        offload: 0,
     };
 
     /// The line of an entry.
@@ -167,6 +170,7 @@ impl Line {
             active: entry.active,
             one_packet: entry.one_packet,
             ftp: entry.ftp,
+            offload: 0,
         }
     }
 
