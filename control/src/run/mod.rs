@@ -5,6 +5,7 @@ mod departure;
 mod exhaustion;
 mod forwarding;
 mod giving;
+mod offload;
 mod taking;
 mod upgrade;
 
@@ -115,8 +116,15 @@ async fn direct(
     let published = Arc::new(Published::default());
     // Before any packet comes.
     published.standby.store(settings.role == Role::Backup, Ordering::Relaxed);
+    let offload = offload::Loaded::load(settings)?;
+    let board = offload.as_ref().map(|offload| Arc::clone(offload.board()));
     let hops = Arc::clone(&published);
-    let publish = move |snapshot| hops.hops.store(snapshot);
+    let publish = move |snapshot| {
+        if let Some(board) = &board {
+            board.set_hops(&snapshot);
+        }
+        hops.hops.store(snapshot);
+    };
     let next_hops = netlink::start(&settings.interfaces, settings.workers.len(), publish).await?;
     let workers = Workers::start(
         &modes,
@@ -126,7 +134,9 @@ async fn direct(
         settings.idle,
         sockets,
         Arc::clone(&published),
+        offload.as_ref().map(offload::Loaded::carry),
     )?;
+    let offload = offload.map(|offload| offload.start(&workers)).transpose()?;
     for port in workers.ports() {
         tracing::info!(
             interface = port.interface,
@@ -160,6 +170,7 @@ async fn direct(
         next_hops.clone(),
         Arc::clone(&observatory),
     );
+    forwarding.carry_by(offload);
     let synchronise = |forwarding: &Forwarding| -> Result<()> {
         let start = |sync| Sync::start(sync, forwarding.workers().plane());
         forwarding.synchronise(config.sync.clone().map(start).transpose()?);

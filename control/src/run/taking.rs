@@ -85,15 +85,19 @@ impl Predecessor {
         interfaces: Vec<String>,
         file: Target,
     ) -> Result<Rules, LoadError> {
-        let mut timeouts: HashMap<_, _> =
-            file.services.iter().map(|service| (service.name, service.timeouts)).collect();
-        let services = self.services.iter().map(|service| ServiceRules {
-            name: service.name,
-            settings: service.settings.clone(),
-            timeouts: timeouts.remove(&service.name).unwrap_or_default(),
-            // Listed are the newest first.
-            servers: service.servers.iter().rev().map(|server| server.server.clone()).collect(),
-            local_addresses: service.local_addresses.clone(),
+        let mut said: HashMap<_, _> =
+            file.services.iter().map(|service| (service.name, (service.timeouts, service.offload))).collect();
+        let services = self.services.iter().map(|service| {
+            let (timeouts, offload) = said.remove(&service.name).unwrap_or_default();
+            ServiceRules {
+                name: service.name,
+                settings: service.settings.clone(),
+                timeouts,
+                offload,
+                // Listed are the newest first.
+                servers: service.servers.iter().rev().map(|server| server.server.clone()).collect(),
+                local_addresses: service.local_addresses.clone(),
+            }
         });
         let marks = self.marks.iter().cloned().enumerate().map(|(place, rule)| (place + 1, rule));
         let daemons = self.daemons.clone();
