@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::adopt::{Adoption, Schedulers};
 use super::defense::Overload;
+use super::offload::Carrying;
 use super::owners::Owners;
 use super::persist::{Kept, Unserved, Wanted};
 use super::recent::Recent;
@@ -84,6 +85,7 @@ pub(super) struct Flows {
     pub(super) ftp: Sessions,
     pub(super) overload: Overload,
     pub(super) sync: Syncing,
+    pub(super) carrying: Carrying,
     pub(super) owners: Arc<Owners>,
     pub(super) schedulers: Schedulers,
     pub(super) recent: Recent,
@@ -112,6 +114,7 @@ impl Flows {
             sweep: Sweep::Done,
             overload: Overload::new(seed, now),
             sync: Syncing::new(capacity),
+            carrying: Carrying::default(),
             workers: claims.len(),
             local_ports: LocalPorts::shared(worker, claims, capacity + MOST_PORTS).starting_at(seed),
             ftp: Sessions::new(capacity),
@@ -493,6 +496,7 @@ impl Flows {
 
     /// Ends a connection.
     pub(super) fn expire(&mut self, view: &View, id: EntryId) {
+        self.no_longer_carried(view, id);
         let Some(entry) = self.table.remove(id) else { return };
         self.sync.gone(id, &entry.client, &self.owners, self.worker);
         self.owners.over(&entry.client, self.worker);

@@ -17,6 +17,7 @@ mod gather;
 mod handoff;
 mod held;
 mod listing;
+mod offload;
 mod opening;
 mod owners;
 mod pages;
@@ -212,6 +213,7 @@ impl<P: Port> Worker<P> {
         }
         self.transmit();
         self.expire(now);
+        let behind = self.look_after_carried(now);
         let listing = self.obey(now);
         handled += usize::from(self.synchronise(now));
         match self.closing.take() {
@@ -220,7 +222,7 @@ impl<P: Port> Worker<P> {
             None => {}
         }
         self.counters.polls.add(1);
-        handled + usize::from(listing)
+        handled + usize::from(listing) + usize::from(behind)
     }
 
     /// Gives memory that is not used any more back to the kernel, by a bounded
@@ -314,6 +316,7 @@ impl<P: Port> Worker<P> {
             let found = self.flows.table.find_likely(&packet.tuple, *hash, *likely);
             if let Some(found) = found {
                 if let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now)) {
+                    self.flows.sent(&self.view, found.0, packet);
                     self.send(out, frame);
                     continue;
                 }
@@ -325,6 +328,9 @@ impl<P: Port> Worker<P> {
                 continue;
             }
             let verdict = self.flows.process(&self.view, &mut frame, packet, interface, found, tick(now));
+            if let (Some((id, _)), Verdict::Send(..)) = (found, &verdict) {
+                self.flows.sent(&self.view, id, packet);
+            }
             self.carry_out(verdict, frame, packet, interface, visits, now);
         }
         self.parsed = parsed;
@@ -534,7 +540,10 @@ impl<P: Port> Worker<P> {
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
         while let Some(id) = self.flows.table.pop_expired(tick(now), &mut budget) {
-            if self.flows.outlives(id, tick(now)) || self.flows.awaits_word(id, tick(now)) {
+            if self.flows.was_carried(&self.view, id, tick(now))
+                || self.flows.outlives(id, tick(now))
+                || self.flows.awaits_word(id, tick(now))
+            {
                 continue;
             }
             self.flows.expire(&self.view, id);
