@@ -6,6 +6,7 @@ mod exhaustion;
 mod forwarding;
 mod giving;
 mod offload;
+mod predecessor;
 mod taking;
 mod upgrade;
 
@@ -35,7 +36,7 @@ use crate::sync::{Sync, lvs};
 use crate::web::Observer;
 use crate::workers::{Sockets, Workers};
 use forwarding::Forwarding;
-use taking::Predecessor;
+use predecessor::Predecessor;
 
 /// How often workers' events are looked for. A packet that waits for its next
 /// hop waits this much longer.
@@ -85,7 +86,7 @@ async fn direct(
     let (count, interfaces) = (settings.workers.len(), settings.interfaces.clone());
     let rules = match &predecessor {
         None => Rules::configured(count, interfaces, config.target()),
-        Some(predecessor) => predecessor.rules(count, interfaces, config.target()),
+        Some(predecessor) => predecessor.rules(count, interfaces, config.target(), &config.plans()),
     };
     let mut rules = rules.context("the configuration")?;
 
