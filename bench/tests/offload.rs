@@ -41,7 +41,8 @@ fn status(director: &Director) -> Result<Value> {
 
 fn carried(director: &Director) -> Result<(u64, u64)> {
     let status = status(director)?;
-    let number = |name: &str| status["offload"][name].as_u64().with_context(|| format!("no {name} in {status}"));
+    let number =
+        |name: &str| status["offload"][name].as_u64().with_context(|| format!("no {name} in {status}"));
     Ok((number("connections")?, number("packets")?))
 }
 
