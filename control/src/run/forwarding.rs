@@ -105,6 +105,18 @@ impl Forwarding {
         }
     }
 
+    /// Leaves everything to the workers, or no longer.
+    pub(super) fn rest_offload(&self, resting: bool) {
+        if let Some(offload) = &*self.offload.borrow() {
+            offload.rest(resting);
+        }
+    }
+
+    /// Whether no connection is carried, and all that were are counted.
+    pub(super) fn carries_nothing(&self) -> bool {
+        self.workers.counters().iter().all(|counters| counters.offloaded.get() == 0)
+    }
+
     /// Has connections carried that come by an interface.
     fn join(&self, number: usize, steering: &mut Steering) {
         if let Some(offload) = &*self.offload.borrow() {

@@ -170,6 +170,11 @@ impl Offloading {
         self.board.invalidate();
     }
 
+    /// Leaves everything to the workers, or no longer.
+    pub(super) fn rest(&self, resting: bool) {
+        self.board.set_resting(resting);
+    }
+
     /// "auto" or "on"
     pub(super) fn setting(&self) -> &'static str {
         self.choice.name()

@@ -13,7 +13,7 @@
 //! published after what the place held before was read: a flow that is looked up
 //! a moment late is carried a moment longer, as if the packet had come sooner.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::MmapRaw;
@@ -95,6 +95,8 @@ pub struct Board {
     hops: Words,
     /// The generation of the next hops that `hops` has; none while they change
     hops_generation: AtomicU64,
+    /// Whether no flows are to be entered
+    resting: AtomicBool,
     way: Mutex<Way>,
 }
 
@@ -128,6 +130,7 @@ impl Board {
             state,
             hops,
             hops_generation: AtomicU64::new(CHANGING),
+            resting: AtomicBool::new(false),
             way: Mutex::new(Way { hops: Arc::default(), capable: [false; MAX_INTERFACES], begun: false }),
         };
         // Flows of zeroes are of no generation.
@@ -151,6 +154,15 @@ impl Board {
         word.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// Takes all flows out of force and lets none be entered, or lets them be
+    /// again. For control.
+    pub fn set_resting(&self, resting: bool) {
+        self.resting.store(resting, Ordering::SeqCst);
+        if resting {
+            self.invalidate();
+        }
+    }
+
     /// Sets after how many nanoseconds without a sign of life a worker's flows are
     /// not carried any more.
     pub fn set_stale(&self, nanoseconds: u64) {
@@ -170,8 +182,12 @@ impl Board {
         if worker < MOST_WORKERS { self.state.load(2 + worker) } else { 0 }
     }
 
-    /// The generation of the next hops that flows go by; none while it changes.
+    /// The generation of the next hops that flows go by; none while it changes, or
+    /// while no flows are to be entered.
     pub fn hops_generation(&self) -> Option<u64> {
+        if self.resting.load(Ordering::SeqCst) {
+            return None;
+        }
         Some(self.hops_generation.load(Ordering::Acquire)).filter(|generation| *generation != CHANGING)
     }
 
