@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
-use sluice_dataplane::port::afxdp::{AfXdpPort, OpenError};
+use sluice_dataplane::port::afxdp::{AfXdpPort, Left, Offered, OpenError};
 use sluice_dataplane::stats::WorkerCounters;
 use sluice_dataplane::steer::Mode;
 use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Slice, Slices, Worker};
@@ -21,6 +21,9 @@ use crate::config::Idle;
 
 /// How long an idle worker sleeps at most before it looks for new snapshots.
 const SLEEP: Duration = Duration::from_millis(2);
+
+/// How long a worker without interfaces sleeps.
+const CLOSED_SLEEP: Duration = Duration::from_micros(100);
 
 /// Slices of a listing that may wait at each worker for the reader.
 const LISTING_SLICES: usize = 32;
@@ -145,6 +148,8 @@ impl Workers {
                 while !stop.load(Ordering::Relaxed) {
                     if worker.poll(now()) == 0 {
                         match idle {
+                            // The worker of another process may need the CPU.
+                            _ if worker.is_closed() => thread::sleep(CLOSED_SLEEP),
                             Idle::Spin => worker.tidy(),
                             Idle::Sleep => worker.wait(SLEEP),
                         }
@@ -199,12 +204,49 @@ impl Workers {
 
     /// Has every worker close its interfaces; each answers once, when listeners
     /// were told of all that happened until then.
-    pub fn close(&self) -> Receiver<()> {
-        let (answer, results) = bounded(self.exchanges.len());
-        for exchange in self.exchanges.iter() {
-            let _ = exchange.commands.push(Command::Close(answer.clone()));
-        }
-        results
+    pub fn close(&self) -> Vec<Receiver<()>> {
+        self.command(Command::Close)
+    }
+
+    /// Asks every worker for what another process needs to go on with its
+    /// interfaces.
+    pub fn offer(&self) -> Vec<Receiver<Option<Offered>>> {
+        self.command(Command::Offer)
+    }
+
+    /// Has every worker leave its interfaces to another process; each answers when
+    /// listeners were told of all that happened until then.
+    pub fn lend(&self) -> Vec<Receiver<Option<Left>>> {
+        self.command(Command::Lend)
+    }
+
+    /// Has each worker get ready to go on with what another process offers.
+    pub fn prepare(&self, offered: Vec<Offered>) -> Vec<Receiver<Result<(), String>>> {
+        let mut offered = offered.into_iter();
+        let give = |answer| offered.next().map(|offered| Command::Prepare(offered, answer));
+        self.command_each(give)
+    }
+
+    /// Has each worker go on where another process left off.
+    pub fn assume(&self, left: Vec<Left>) -> Vec<Receiver<Result<(), String>>> {
+        let mut left = left.into_iter();
+        self.command_each(|answer| left.next().map(|left| Command::Assume(left, answer)))
+    }
+
+    fn command<T>(&self, command: impl Fn(Sender<T>) -> Command) -> Vec<Receiver<T>> {
+        self.command_each(|answer| Some(command(answer)))
+    }
+
+    /// What has no room, or is no command, is not answered.
+    fn command_each<T>(&self, mut command: impl FnMut(Sender<T>) -> Option<Command>) -> Vec<Receiver<T>> {
+        let each = self.exchanges.iter().map(|exchange| {
+            let (sender, receiver) = bounded(1);
+            if let Some(command) = command(sender) {
+                let _ = exchange.commands.push(command);
+            }
+            receiver
+        });
+        each.collect()
     }
 
     /// Whether some worker has an interface that does not work any more.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use toml::Spanned;
 
-use super::check::{Check, MAX_NAME};
+use super::check::{Check, INTERFACE_HINT};
 use super::{
     CONNECTIONS, DEFAULT_CONNECTIONS, Director, Idle, MAX_CPU, MAX_INTERFACES, WhenGone, XdpMode, file,
 };
@@ -78,16 +78,7 @@ impl Check<'_> {
         let mut seen = HashSet::new();
         for name in list {
             let text = name.as_ref();
-            if text.is_empty()
-                || text.len() > MAX_NAME
-                || text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control())
-            {
-                self.problem(
-                    name.span(),
-                    format!("{text:?} cannot be the name of an interface"),
-                    "`ip -br link` lists the names of the interfaces of this machine",
-                );
-            }
+            self.interface(name, INTERFACE_HINT);
             if !seen.insert(text) {
                 self.problem(
                     name.span(),

@@ -5,6 +5,7 @@ mod departure;
 mod exhaustion;
 mod forwarding;
 mod giving;
+mod predecessor;
 mod taking;
 mod upgrade;
 
@@ -34,7 +35,7 @@ use crate::sync::{Sync, lvs};
 use crate::web::Observer;
 use crate::workers::{Sockets, Workers};
 use forwarding::Forwarding;
-use taking::Predecessor;
+use predecessor::Predecessor;
 
 /// How often workers' events are looked for. A packet that waits for its next
 /// hop waits this much longer.
@@ -84,7 +85,7 @@ async fn direct(
     let (count, interfaces) = (settings.workers.len(), settings.interfaces.clone());
     let rules = match &predecessor {
         None => Rules::configured(count, interfaces, config.target()),
-        Some(predecessor) => predecessor.rules(count, interfaces, config.target()),
+        Some(predecessor) => predecessor.rules(count, interfaces, config.target(), &config.plans()),
     };
     let mut rules = rules.context("the configuration")?;
 

@@ -41,6 +41,7 @@ use crate::conn::{Lookup, Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
+use crate::port::afxdp::Left;
 use crate::port::{BURST, Frame, Port};
 use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
@@ -81,6 +82,12 @@ pub struct Settings {
     pub seed: [u8; 16],
 }
 
+/// Who is to be told that interfaces are closed, or left to another process.
+enum Closing {
+    Closed(Sender<()>),
+    Lent(Sender<Option<Left>>, Option<Left>),
+}
+
 /// One worker on its port.
 pub struct Worker<P: Port> {
     port: P,
@@ -114,7 +121,7 @@ pub struct Worker<P: Port> {
     /// The address that control was last asked for, and when
     asked: Option<(Address, u32)>,
     /// Who is to be told once listeners know all
-    closing: Option<Sender<()>>,
+    closing: Option<Closing>,
 }
 
 impl<P: Port> Worker<P> {
@@ -169,6 +176,11 @@ impl<P: Port> Worker<P> {
         &mut self.port
     }
 
+    /// Whether no interface is open, so that nothing can come but from control.
+    pub fn is_closed(&self) -> bool {
+        self.port.is_closed()
+    }
+
     /// Connections in the table.
     pub fn connections(&self) -> usize {
         self.flows.table.len()
@@ -206,8 +218,10 @@ impl<P: Port> Worker<P> {
         self.expire(now);
         let listing = self.obey(now);
         handled += usize::from(self.synchronise(now));
-        if let Some(answer) = self.closing.take() {
-            let _ = answer.try_send(());
+        match self.closing.take() {
+            Some(Closing::Closed(answer)) => _ = answer.try_send(()),
+            Some(Closing::Lent(answer, left)) => _ = answer.try_send(left),
+            None => {}
         }
         self.counters.polls.add(1);
         handled + usize::from(listing)
@@ -558,8 +572,16 @@ impl<P: Port> Worker<P> {
                 }
                 Command::Close(answer) => {
                     self.port.close();
-                    self.closing = Some(answer);
+                    self.closing = Some(Closing::Closed(answer));
                 }
+                Command::Offer(answer) => _ = answer.try_send(self.port.offer()),
+                Command::Lend(answer) => {
+                    self.let_go();
+                    self.port.reclaim();
+                    self.closing = Some(Closing::Lent(answer, self.port.lend()));
+                }
+                Command::Prepare(offered, answer) => _ = answer.try_send(self.port.prepare(offered)),
+                Command::Assume(left, answer) => _ = answer.try_send(self.port.assume(&left)),
                 Command::Tell(tap) => self.flows.sync.follow(tap),
             }
         }
@@ -590,6 +612,12 @@ impl<P: Port> Worker<P> {
 
     /// Lets go of all frames and opens the port anew.
     fn reopen(&mut self) -> Result<(), String> {
+        self.let_go();
+        self.port.reopen()
+    }
+
+    /// Lets go of all frames.
+    fn let_go(&mut self) {
         let mut all = self.held.take_all();
         for waiting in all.drain(..) {
             self.discard(waiting.frame, DropReason::Unresolved);
@@ -605,7 +633,6 @@ impl<P: Port> Worker<P> {
                 self.port.release(frame);
             }
         }
-        self.port.reopen()
     }
 
     fn punt(&mut self, frame: P::Frame, interface: usize) {
