@@ -133,6 +133,10 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// That of no connection.
+    pub(super) const NONE: Key =
+        Key { ends: Ends { source: 0, destination: 0, ports: [0; 2] }, kind: Kind::NONE };
+
     #[inline]
     pub(super) fn of(tuple: &Tuple) -> Self {
         let ends = Ends {
@@ -141,6 +145,13 @@ impl Key {
             ports: [tuple.source_port, tuple.destination_port],
         };
         Key { ends, kind: Kind::of(tuple) }
+    }
+
+    /// [`Tuple::hash`] of its tuple, where no address is of IPv6.
+    #[inline]
+    pub(super) fn narrow_hash(self, seed: Seed) -> u64 {
+        let Ends { source, destination, ports } = self.ends;
+        seed.hash_v4(u64::from(source) << 32 | u64::from(destination), rest(ports, self.kind.protocol()))
     }
 
     /// Whether it says less than the tuple.
@@ -229,9 +240,8 @@ impl Line {
     /// [`Tuple::hash`] of a server's packets, where no address is of IPv6.
     #[inline]
     pub(super) fn hash_of_replies(&self, seed: Seed) -> u64 {
-        let Ends { source, destination, ports } = self.ends[Side::Server as usize];
-        let protocol = self.kinds[Side::Server as usize].protocol();
-        seed.hash_v4(u64::from(source) << 32 | u64::from(destination), rest(ports, protocol))
+        let (ends, kind) = (self.ends[Side::Server as usize], self.kinds[Side::Server as usize]);
+        Key { ends, kind }.narrow_hash(seed)
     }
 
     /// The entry that the line is of, whose wide addresses `wide` knows.

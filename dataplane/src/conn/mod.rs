@@ -20,6 +20,6 @@ pub use filter::{ConnectionFilter, Endpoint};
 pub use line::{Begin, Ends, Line, NO_HOP};
 pub use record::ConnectionRecord;
 pub use state::{Direction, State, TimeoutOverrides, Timeouts};
-pub use table::{EntryId, Full, Likely, Table};
+pub use table::{EntryId, Full, Lookup, Table};
 pub use template::{NO_TEMPLATE, Template, TemplateId, TemplateKey, Templates};
 pub use tuple::{Seed, Tuple};

@@ -78,11 +78,8 @@ impl Deadlines for Vec<Line> {
 pub(super) struct Reference(u32);
 
 impl Reference {
-    /// None, as numbers have 31 bits and the highest ones are not used.
+    /// None, as numbers have 31 bits and the highest one is not used.
     pub(super) const NONE: Reference = Reference(u32::MAX);
-    /// None, but there may be one behind the bucket that was looked at.
-    const BEYOND: Reference = Reference(u32::MAX - 1);
-
     #[inline]
     pub(super) fn new(id: EntryId, side: Side) -> Self {
         Reference(id << 1 | side as u32)
@@ -99,21 +96,33 @@ impl Reference {
     }
 }
 
-/// The connection that a packet most likely belongs to.
+/// A look-up that is under way.
 #[derive(Clone, Copy)]
-pub struct Likely(Reference);
+pub struct Lookup {
+    hash: u64,
+    key: Key,
+    /// The connection that is most likely meant
+    likely: Reference,
+}
 
-impl Likely {
-    /// There is no likely one.
-    pub const NONE: Likely = Likely(Reference::NONE);
+impl Lookup {
+    /// One of nothing.
+    pub const NONE: Lookup = Lookup { hash: 0, key: Key::NONE, likely: Reference::NONE };
 
+    /// [`Table::hash`] of what is looked up.
     #[inline]
-    fn of(guess: Guess) -> Self {
-        match guess {
-            Guess::Here(reference) => Likely(Reference(reference)),
-            Guess::Beyond => Likely(Reference::BEYOND),
-            Guess::Nowhere => Likely::NONE,
-        }
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Returns whether it has to go on.
+    #[inline]
+    fn take(&mut self, guess: Guess) -> bool {
+        self.likely = match guess {
+            Guess::Here(reference) => Reference(reference),
+            Guess::Beyond | Guess::Nowhere => Reference::NONE,
+        };
+        guess == Guess::Beyond
     }
 }
 
@@ -170,7 +179,11 @@ impl Table {
     /// The connection that a packet belongs to, and who sent the packet.
     #[inline]
     pub fn find(&self, tuple: &Tuple, hash: u64) -> Option<(EntryId, Side)> {
-        let key = Key::of(tuple);
+        self.find_by(Key::of(tuple), tuple, hash)
+    }
+
+    #[inline(never)]
+    fn find_by(&self, key: Key, tuple: &Tuple, hash: u64) -> Option<(EntryId, Side)> {
         let is_it = |reference| self.is(Reference(reference), key, tuple);
         let found = self.index.find(hash, is_it).map(Reference);
         let found = found.or_else(|| self.late.find(hash, |reference| is_it(reference.0)))?;
@@ -181,34 +194,36 @@ impl Table {
     /// all packets under way at once: then comes [`Table::likely`] for each (and
     /// [`Table::go_on`]), and [`Table::find_likely`].
     #[inline]
-    pub fn prefetch(&self, hash: u64) {
+    pub fn begin(&self, tuple: &Tuple) -> Lookup {
+        let key = Key::of(tuple);
+        let hash = if key.is_wide() { self.hash(tuple) } else { key.narrow_hash(self.seed) };
         self.index.prefetch(hash);
+        Lookup { hash, key, likely: Reference::NONE }
     }
 
-    /// The second step: the connection that is most likely meant, which the cache
-    /// is asked for.
+    /// The second step: finds the connection that is most likely meant, which the
+    /// cache is asked for. Returns whether it has to go on.
     #[inline]
-    pub fn likely(&self, tuple: &Tuple, hash: u64) -> Likely {
-        Likely::of(self.index.likely(hash, |reference| self.prefetch_line(tuple, Reference(reference))))
+    pub fn likely(&self, lookup: &mut Lookup) -> bool {
+        let wide = lookup.key.is_wide();
+        lookup
+            .take(self.index.likely(lookup.hash, |reference| self.prefetch_line(wide, Reference(reference))))
     }
 
     /// Goes on with the second step, where it did not come to an end.
     #[inline]
-    pub fn go_on(&self, tuple: &Tuple, hash: u64, likely: &mut Likely) {
-        if likely.0 == Reference::BEYOND {
-            let ask = |reference| self.prefetch_line(tuple, Reference(reference));
-            *likely = Likely::of(self.index.likely_beyond(hash, ask));
-        }
+    pub fn go_on(&self, lookup: &mut Lookup) {
+        let wide = lookup.key.is_wide();
+        let ask = |reference| self.prefetch_line(wide, Reference(reference));
+        lookup.take(self.index.likely_beyond(lookup.hash, ask));
     }
 
     #[inline]
-    fn prefetch_line(&self, tuple: &Tuple, reference: Reference) {
+    fn prefetch_line(&self, wide: bool, reference: Reference) {
         if let Some(line) = self.lines().get(reference.entry() as usize) {
             prefetch(line);
         }
-        if !tuple.is_v4()
-            && let Some(wide) = self.wide.get(reference.entry() as usize)
-        {
+        if wide && let Some(wide) = self.wide.get(reference.entry() as usize) {
             prefetch(wide);
         }
     }
@@ -216,11 +231,11 @@ impl Table {
     /// The third step: as [`Table::find`], which it is quicker than if the likely
     /// one is it.
     #[inline]
-    pub fn find_likely(&self, tuple: &Tuple, hash: u64, likely: Likely) -> Option<(EntryId, Side)> {
-        if self.is(likely.0, Key::of(tuple), tuple) {
-            return Some((likely.0.entry(), likely.0.side()));
+    pub fn find_likely(&self, tuple: &Tuple, lookup: &Lookup) -> Option<(EntryId, Side)> {
+        if self.is(lookup.likely, lookup.key, tuple) {
+            return Some((lookup.likely.entry(), lookup.likely.side()));
         }
-        self.find(tuple, hash)
+        self.find_by(lookup.key, tuple, lookup.hash)
     }
 
     /// Whether a reference is to a tuple, of which this is the key.
@@ -455,12 +470,14 @@ mod tests {
     }
 
     fn find(table: &Table, tuple: &Tuple) -> Option<(EntryId, Side)> {
-        let hash = table.hash(tuple);
-        let found = table.find(tuple, hash);
-        assert_eq!(table.find_likely(tuple, hash, Likely::NONE).is_some(), found.is_some());
-        let mut likely = table.likely(tuple, hash);
-        table.go_on(tuple, hash, &mut likely);
-        let likely = table.find_likely(tuple, hash, likely);
+        let found = table.find(tuple, table.hash(tuple));
+        let mut lookup = table.begin(tuple);
+        assert_eq!(lookup.hash(), table.hash(tuple));
+        assert_eq!(table.find_likely(tuple, &lookup).is_some(), found.is_some());
+        if table.likely(&mut lookup) {
+            table.go_on(&mut lookup);
+        }
+        let likely = table.find_likely(tuple, &lookup);
         assert_eq!(likely.is_some(), found.is_some());
         likely
     }

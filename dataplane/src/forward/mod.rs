@@ -155,8 +155,27 @@ pub fn rewrite(
     match entry.method {
         Method::Nat | Method::FullNat => nat::rewrite(entry, side),
         Method::DirectRoute => Rewrite::Keep,
-        Method::Tunnel => tun::rewrite(entry, outer_source, encapsulation, pmtu_disc),
+        Method::Tunnel => tunnel(&entry.client, entry.server.source, outer_source, encapsulation, pmtu_disc),
     }
+}
+
+/// The same for a connection by a tunnel to `server`, whose client's packets arrive
+/// as `client`.
+#[inline]
+pub fn tunnel(
+    client: &Tuple,
+    server: Address,
+    outer_source: Address,
+    encapsulation: Encapsulation,
+    pmtu_disc: bool,
+) -> Rewrite {
+    tun::rewrite(client, server, outer_source, encapsulation, pmtu_disc)
+}
+
+/// Bytes that a packet grows by in a tunnel to `server`.
+#[inline]
+pub fn tunnel_overhead(encapsulation: Encapsulation, server: Address) -> u16 {
+    tun::overhead(encapsulation, server)
 }
 
 /// Applies a rewrite to a packet that will leave over a link with `mtu`,

@@ -96,7 +96,7 @@ pub(super) struct Flows {
     pub(super) workers: usize,
     pub(super) capacity: usize,
     /// Identification of the next packet of our own
-    packet_id: u16,
+    pub(super) packet_id: u16,
 }
 
 impl Flows {

@@ -6,24 +6,23 @@
 //! before anything is changed, and goes the long way. That holds until a server is
 //! chosen; from there on, the rest of the long way is gone.
 
-use super::express::{Fields, is_plain};
 use super::flow::{Flows, Verdict, View, deadline, rport};
 use super::persist::Kept;
+use super::plain::{Way, carry, is_plain};
 use crate::conn::{Begin, Direction, Line, NO_TEMPLATE, Side, State};
 use crate::forward::deltas_v4;
-use crate::neigh::{HopId, NextHop};
+use crate::neigh::HopId;
 use crate::packet::Packet;
 use crate::port::Frame;
-use crate::service::{Method, Protocol, RealServer, ServerId, VirtualService};
+use crate::service::{Method, Protocol, ServerId, VirtualService};
 use crate::stats::DropReason;
-use crate::wire::ethernet::{self, Mac};
 use crate::wire::{Address, tcp};
 
 /// A server that was chosen, and the way to it.
 struct Chosen<'a> {
     id: ServerId,
-    server: &'a RealServer,
-    hop: (HopId, &'a NextHop, Mac),
+    hop: HopId,
+    way: Way<'a>,
 }
 
 impl Flows {
@@ -64,17 +63,17 @@ impl Flows {
         if self.owners.elsewhere(tuple, self.worker).is_some() {
             return None;
         }
-        let fields = Fields::of(frame, packet)?;
 
         let chosen = self.schedule(view, service_id, service, tuple, now);
         let Some((id, server)) = chosen.and_then(|id| Some((id, services.server(id)?))) else {
             return Some(Err(Verdict::no_server(tuple)));
         };
-        let hop = self.recent.hop(&view.hops, id, server).filter(|(_, hop)| {
-            let short = server.address.is_v4() && server.method != Method::Tunnel;
-            short && hop.vlan.is_none() && packet.length <= hop.mtu
+        let hop = self.recent.hop(&view.hops, id, server).filter(|_| server.address.is_v4());
+        let way = hop.and_then(|(hop_id, hop)| {
+            let way = Way { server, hop, mac: hop.mac?, tunables: services.tunables() };
+            way.takes(frame, packet).then_some((hop_id, way))
         });
-        let Some((hop_id, hop, mac)) = hop.and_then(|(id, hop)| Some((id, hop, hop.mac?))) else {
+        let Some((hop, way)) = way else {
             let kept = Kept { server: id, template: NO_TEMPLATE };
             let begun = self.connect_to(view, service, kept, packet, now);
             return Some(Err(match begun {
@@ -82,28 +81,26 @@ impl Flows {
                 Err(verdict) => verdict,
             }));
         };
-        let chosen = Chosen { id, server, hop: (hop_id, hop, mac) };
-        let begun = self.begin_at(view, fields, packet, hash, service, &chosen, now);
-        Some(begun.map(|()| {
-            frame.set_len(ethernet::LEN + usize::from(packet.length));
-            usize::from(hop.interface)
-        }))
+        let chosen = Chosen { id, hop, way };
+        let begun = self.begin_at(view, frame, packet, hash, service, &chosen, now);
+        Some(begun.map(|()| usize::from(chosen.way.hop.interface)))
     }
 
     /// Enters the connection of a packet to a chosen server and rewrites the packet.
     #[expect(clippy::too_many_arguments, reason = "all that is known by then")]
     #[inline(always)]
-    fn begin_at(
+    fn begin_at<F: Frame>(
         &mut self,
         view: &View,
-        mut fields: Fields<'_>,
+        frame: &mut F,
         packet: &Packet,
         hash: u64,
         service: &VirtualService,
         chosen: &Chosen,
         now: u32,
     ) -> Result<(), Verdict> {
-        let Chosen { id: server_id, server, hop: (hop_id, hop, mac) } = *chosen;
+        let Chosen { id: server_id, hop, ref way } = *chosen;
+        let server = way.server;
         let (tuple, method) = (&packet.tuple, server.method);
         let destination = (server.address, rport(server, tuple.destination_port));
         let local = match method {
@@ -121,7 +118,7 @@ impl Flows {
             method,
             state,
             server_id,
-            hop: hop_id,
+            hop,
             hop_generation: view.hops.generation() as u32,
             deltas: deltas_v4(method, tuple, ends[0], ends[1]),
         };
@@ -137,12 +134,8 @@ impl Flows {
         if self.sync.is_on() {
             self.sync.packet(id, NO_TEMPLATE, true);
         }
-        if method.has_replies() {
-            fields.replace(&line, Side::Client, tuple.protocol);
-        } else {
-            fields.keep();
-        }
-        fields.address(hop, mac);
+        carry(frame, packet, &line, Side::Client, way, &mut self.packet_id)
+            .ok_or(Verdict::Drop(DropReason::Truncated))?;
 
         let share = server.counters.share(self.worker);
         if line.active { &share.active } else { &share.inactive }.add(1);
