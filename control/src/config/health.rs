@@ -60,6 +60,7 @@ pub(super) struct HealthCheck {
     source: Option<Spanned<String>>,
     fwmark: Option<Spanned<i64>>,
     interface: Option<Spanned<String>>,
+    vip: Option<Spanned<bool>>,
     method: Option<Spanned<String>>,
     path: Option<Spanned<String>>,
     host: Option<Spanned<String>>,
@@ -231,11 +232,14 @@ impl Check<'_> {
         const HOST: &[Name] = &[Name::Http, Name::Https, Name::Grpc, Name::Grpcs];
         const SOCKET: &[Name] =
             &[Name::Tcp, Name::Http, Name::Https, Name::Grpc, Name::Grpcs, Name::Dns, Name::Udp, Name::Icmp];
+        const ASKED: &[Name] =
+            &[Name::Tcp, Name::Http, Name::Https, Name::Grpc, Name::Grpcs, Name::Dns, Name::Udp];
         type Use = (&'static str, Option<Range<usize>>, &'static [Name]);
-        let uses: [Use; 20] = [
+        let uses: [Use; 21] = [
             ("source", at(&check.source), SOCKET),
             ("fwmark", at(&check.fwmark), SOCKET),
             ("interface", at(&check.interface), SOCKET),
+            ("vip", at(&check.vip), ASKED),
             ("port", at(&check.port).filter(|_| name == Name::Icmp), &[]),
             ("method", at(&check.method), WEB),
             ("path", at(&check.path), WEB),
@@ -309,12 +313,17 @@ impl Check<'_> {
                 hint,
             );
         }
+        if let (Some(vip), Some(_)) = (check.vip.as_ref().filter(|vip| *vip.as_ref()), &check.address) {
+            let hint = "remove one of the two";
+            self.problem(vip.span(), "a check asks for the VIP or for another address, not for both", hint);
+        }
         Way {
             address: check.address.as_ref().and_then(|text| self.ip(text)),
             port: check.port.as_ref().map(|n| self.whole("port", n, 1..=65_535)).map(|port| port as u16),
             source: check.source.as_ref().and_then(|text| self.ip(text)),
             mark: check.fwmark.as_ref().map(|n| self.whole("fwmark", n, 1..=u32::MAX)),
             interface: check.interface.as_ref().map(|name| name.as_ref().clone()),
+            vip: check.vip.as_ref().is_some_and(|vip| *vip.as_ref()),
         }
     }
 
