@@ -16,7 +16,7 @@ fn config(site: &Site, vip: IpAddr, method: Method, server: impl Fn(u8) -> IpAdd
     let mut text = site.config();
     let kinds = [
         (80, "tcp", "kind = \"http\"\npath = \"/.health.html\"\nmatches = \"^OK$\"\n"),
-        (53, "udp", "kind = \"dns\"\n"),
+        (53, "udp", "kind = \"dns\"\nname = \"whoami.lab\"\nrecord = \"TXT\"\n"),
     ];
     for (port, protocol, check) in kinds {
         let address = SocketAddr::new(vip, port);
@@ -103,7 +103,6 @@ fn without_the_vip(name: &str, vip: IpAddr, method: Method, hand: bool) -> Resul
         realserver(second, "down", method, vip)?;
     }
     wait_states(&director, ["up", "down"])?;
-    // What passes on a director whose check goes another way would be a lie.
     let (status, log) = director.stop()?;
     ensure!(status.success(), "{status}:\n{log}");
     Ok(())
@@ -127,4 +126,23 @@ fn a_tunnel_without_the_vip() -> Result<()> {
 #[test]
 fn a_tunnel_without_the_vip_by_ipv6() -> Result<()> {
     without_the_vip("a_tunnel_without_the_vip_by_ipv6", VIP6.into(), Method::Tun, false)
+}
+
+/// What goes to a server by an interface that is not the director's goes to its own address, and says nothing of the VIP.
+#[test]
+fn a_check_that_goes_another_way_fails() -> Result<()> {
+    if !lab::may_run("a_check_that_goes_another_way_fails") {
+        return Ok(());
+    }
+    let site = Site::new(SiteOptions::default())?;
+    let nginx = site.start_nginx()?;
+    nginx.iter().try_for_each(|nginx| nginx.set_health("OK"))?;
+    site.prepare_servers(Method::Dr)?;
+    let config = config(&site, VIP.into(), Method::Dr, |number| server_address(number).into());
+    let director = site.start_director(&config.replace("[\"eth0\", \"eth1\"]", "[\"eth0\"]"))?;
+    wait_states(&director, ["down", "down"])?;
+    let states = states(&director)?;
+    let other = states.iter().find(|(_, reason)| !reason.contains("does not lead out of an interface"));
+    ensure!(other.is_none(), "{states:?}");
+    Ok(())
 }

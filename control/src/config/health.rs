@@ -130,6 +130,18 @@ impl Check<'_> {
                 own_checks.insert((ip, port.unwrap_or(key.port())), own);
             }
         }
+        let of_servers = service.server.iter().filter_map(|server| server.as_ref().check.as_ref()).flatten();
+        for check in service.check.iter().chain(of_servers) {
+            if let (Some(ServiceKey::Mark { .. }), Some(vip)) = (key, &check.as_ref().vip)
+                && *vip.as_ref()
+            {
+                self.problem(
+                    vip.span(),
+                    "a service of a mark has no VIP of its own to ask for",
+                    "remove it, or check by a service of one address",
+                );
+            }
+        }
         let quorum = service.quorum.as_ref().map_or(1, |value| self.whole("quorum", value, 1..=u32::MAX));
         let hysteresis = service.hysteresis.as_ref().map_or(0, |value| {
             let number = self.whole("hysteresis", value, 0..=u32::MAX);
