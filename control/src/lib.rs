@@ -6,6 +6,7 @@ pub mod connections;
 pub mod events;
 pub mod health;
 pub mod import;
+mod interface;
 pub mod ipvsadm;
 pub mod manual;
 pub mod marks;

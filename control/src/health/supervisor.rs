@@ -237,7 +237,10 @@ impl Watch {
                     monitor = Some(new);
                 }
                 let monitor = monitor.unwrap_or_else(|| {
-                    start(*name, &server, wanted, &mut self.next, &mut self.owners, orders)
+                    let new = start(*name, &server, wanted, &mut self.next, &mut self.owners, orders);
+                    // Of another process, whose place this one took.
+                    let out = (suspended || held == Some(0)) && !wanted.is_empty();
+                    if out { new.found_out() } else { new }
                 });
                 watched.monitors.insert(key, monitor);
             }
@@ -291,6 +294,16 @@ fn through(check: &Check, name: &ServiceName, server: &Server) -> Option<Through
         _ => return None,
     };
     (check.way.vip && vip.is_ipv4() == server.address.is_ipv4()).then_some(Through { vip, tunnel })
+}
+
+impl Monitor {
+    /// A server that was out already: it stays so until its checks say that it is up.
+    fn found_out(mut self) -> Self {
+        (self.out, self.state) = (true, State::Down);
+        self.probes.iter_mut().for_each(|probe| probe.state = State::Down);
+        "it was out when its checks began".clone_into(&mut self.reason);
+        self
+    }
 }
 
 fn start(

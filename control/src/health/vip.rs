@@ -70,7 +70,7 @@ pub(super) struct Passages {
 enum State {
     /// None was asked for yet
     Unused,
-    Loaded(Loaded),
+    Loaded(Box<Loaded>),
     /// They could not be loaded, and when that was
     Failed(Instant, String),
 }
@@ -110,7 +110,7 @@ impl Passages {
             State::Failed(at, _) if at.elapsed() < RETRY => {}
             State::Unused | State::Failed(..) => {
                 *state = match Loaded::new(&self.interfaces) {
-                    Ok(loaded) => State::Loaded(loaded),
+                    Ok(loaded) => State::Loaded(Box::new(loaded)),
                     Err(why) => {
                         let why = format!("no check can ask for the VIP: {why}");
                         tracing::error!("{why}");

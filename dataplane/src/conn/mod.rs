@@ -5,6 +5,7 @@ pub(crate) mod chains;
 mod entry;
 mod filter;
 pub(crate) mod index;
+mod late;
 mod line;
 mod record;
 mod sctp;
@@ -16,7 +17,7 @@ mod tuple;
 
 pub use entry::{Entry, Side};
 pub use filter::{ConnectionFilter, Endpoint};
-pub use line::{Ends, Line, NO_HOP};
+pub use line::{Begin, Ends, Line, NO_HOP};
 pub use record::ConnectionRecord;
 pub use state::{Direction, State, TimeoutOverrides, Timeouts};
 pub use table::{EntryId, Full, Likely, Table};

@@ -1,17 +1,12 @@
 //! The connection table of one worker.
 
-use std::collections::VecDeque;
-
 use super::index::{Guess, Index};
+use super::late::Late;
 use super::line::{Key, Wide};
 use super::timer::{Deadlines, Wheel};
 use super::{Entry, Line, Seed, Side, Tuple};
 use crate::memory;
 use crate::prefetch::prefetch;
-
-/// References on their way into the index, each of which waits for its bucket to
-/// come into the cache.
-const LATE: usize = 16;
 
 /// The connection that is so many ahead in the list of free ones is asked for.
 const AHEAD: usize = 8;
@@ -24,7 +19,7 @@ pub type EntryId = u32;
 ///
 /// Connections lie in one array and are numbered; the index maps a tuple's hash
 /// to a connection's number and side. Nothing grows: the memory is taken at the
-/// start, 90 bytes a connection, and in huge pages where the kernel has any;
+/// start, 98 bytes a connection, and in huge pages where the kernel has any;
 /// only that for addresses of IPv6, of 64 bytes, comes as it is used. A packet
 /// of IPv4 touches one cache line of the index and one of its connection, one of
 /// IPv6 another with the addresses.
@@ -52,10 +47,8 @@ pub struct Table {
     free: Vec<EntryId>,
     capacity: usize,
     index: Index,
-    /// References that are not in the index yet, with their hashes. The bucket of
-    /// a client's tuple was looked at just before, that of a server's is one
-    /// that nobody could ask for earlier.
-    late: VecDeque<(u64, Reference)>,
+    /// References that are not in the index yet
+    late: Late,
     seed: Seed,
 }
 
@@ -82,16 +75,16 @@ impl Deadlines for Vec<Line> {
 
 /// A connection's number and, in the lowest bit, a side of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Reference(u32);
+pub(super) struct Reference(u32);
 
 impl Reference {
     /// None, as numbers have 31 bits and the highest ones are not used.
-    const NONE: Reference = Reference(u32::MAX);
+    pub(super) const NONE: Reference = Reference(u32::MAX);
     /// None, but there may be one behind the bucket that was looked at.
     const BEYOND: Reference = Reference(u32::MAX - 1);
 
     #[inline]
-    fn new(id: EntryId, side: Side) -> Self {
+    pub(super) fn new(id: EntryId, side: Side) -> Self {
         Reference(id << 1 | side as u32)
     }
 
@@ -143,7 +136,7 @@ impl Table {
             free,
             capacity,
             index: Index::new(2 * capacity),
-            late: VecDeque::with_capacity(LATE),
+            late: Late::new(),
             seed,
         }
     }
@@ -180,10 +173,7 @@ impl Table {
         let key = Key::of(tuple);
         let is_it = |reference| self.is(Reference(reference), key, tuple);
         let found = self.index.find(hash, is_it).map(Reference);
-        let found = found.or_else(|| {
-            let mut late = self.late.iter().filter(|(other, _)| *other == hash);
-            late.find(|(_, reference)| is_it(reference.0)).map(|(_, reference)| *reference)
-        })?;
+        let found = found.or_else(|| self.late.find(hash, |reference| is_it(reference.0)))?;
         Some((found.entry(), found.side()))
     }
 
@@ -270,36 +260,50 @@ impl Table {
     /// can reach one server from one client port by NAT: either of them is found
     /// then, until one is removed.
     pub fn insert(&mut self, entry: Entry) -> Result<EntryId, Full> {
+        let id = self.place(Line::of(&entry))?;
+        if !(entry.client.is_v4() && entry.server.is_v4()) {
+            self.wide[id as usize] = [&entry.client, &entry.server].map(wide_addresses);
+        }
+        self.index(self.hash(&entry.client), Reference::new(id, Side::Client));
+        if entry.method.has_replies() {
+            self.index_late(self.hash(&entry.server), Reference::new(id, Side::Server));
+        }
+        Ok(id)
+    }
+
+    /// The same for a connection of which no address is of IPv6, by its line and
+    /// the hash of its client's tuple.
+    #[inline]
+    pub fn insert_line(&mut self, line: Line, client_hash: u64) -> Result<EntryId, Full> {
+        let replies = line.method.has_replies().then(|| line.hash_of_replies(self.seed));
+        let id = self.place(line)?;
+        self.index(client_hash, Reference::new(id, Side::Client));
+        if let Some(hash) = replies {
+            self.index_late(hash, Reference::new(id, Side::Server));
+        }
+        Ok(id)
+    }
+
+    /// Gives a line a number.
+    #[inline]
+    fn place(&mut self, line: Line) -> Result<EntryId, Full> {
         let capacity = self.capacity;
         let free = self.free.pop();
         if let Some(later) = self.free.len().checked_sub(AHEAD) {
             self.wheel.prefetch(self.free[later]);
         }
         let lines = self.wheel.entries_mut();
-        let id = match free {
+        match free {
             Some(id) => {
-                lines[id as usize] = Line::of(&entry);
-                id
+                lines[id as usize] = line;
+                Ok(id)
             }
             None if lines.len() < capacity => {
-                lines.push(Line::of(&entry));
-                (lines.len() - 1) as EntryId
+                lines.push(line);
+                Ok((lines.len() - 1) as EntryId)
             }
-            None => return Err(Full),
-        };
-        if !(entry.client.is_v4() && entry.server.is_v4()) {
-            self.wide[id as usize] = [&entry.client, &entry.server].map(wide_addresses);
+            None => Err(Full),
         }
-        self.index(self.hash(&entry.client), Reference::new(id, Side::Client));
-        if entry.method.has_replies() {
-            let hash = self.hash(&entry.server);
-            self.index.prefetch(hash);
-            if self.late.len() == LATE {
-                self.index_oldest();
-            }
-            self.late.push_back((hash, Reference::new(id, Side::Server)));
-        }
-        Ok(id)
     }
 
     #[inline]
@@ -308,12 +312,13 @@ impl Table {
         debug_assert!(entered, "the index has room for two references of each entry");
     }
 
-    /// Enters the oldest of those on their way; returns false if there are none.
+    /// Enters a reference once its bucket has come into the cache.
     #[inline]
-    fn index_oldest(&mut self) -> bool {
-        let Some((hash, reference)) = self.late.pop_front() else { return false };
-        self.index(hash, reference);
-        true
+    fn index_late(&mut self, hash: u64, reference: Reference) {
+        self.index.prefetch(hash);
+        if let Some((hash, reference)) = self.late.push(hash, reference) {
+            self.index(hash, reference);
+        }
     }
 
     fn unindex_side(&mut self, id: EntryId, entry: &Entry, side: Side) {
@@ -324,7 +329,9 @@ impl Table {
     /// Takes a connection out, with its deadline.
     pub fn remove(&mut self, id: EntryId) -> Option<Entry> {
         let entry = self.get(id)?;
-        while self.index_oldest() {}
+        while let Some((hash, reference)) = self.late.pop() {
+            self.index(hash, reference);
+        }
         self.wheel.cancel(id);
         self.unindex_side(id, &entry, Side::Client);
         if entry.method.has_replies() {

@@ -134,6 +134,13 @@ impl Plan {
     }
 }
 
+/// The deltas of a [`Plan`] where no address is of IPv6, in host order. `local` is
+/// the client's own address and port but for FULLNAT.
+#[inline]
+pub fn deltas_v4(method: Method, client: &Tuple, server: (u32, u16), local: (u32, u16)) -> [Delta; 2] {
+    if method.has_replies() { nat::deltas_v4(client, local, server) } else { [Delta::default(); 2] }
+}
+
 /// What is done to a packet from `side` of a connection. A tunnel starts at
 /// `outer_source`, is of the kind `encapsulation`, and with `pmtu_disc` lets
 /// clients know of its MTU.

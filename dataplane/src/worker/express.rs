@@ -7,12 +7,14 @@
 //! would do the same with the others.
 
 use super::flow::{Flows, View, deadline};
-use crate::conn::{Ends, EntryId, Side, State};
+use crate::conn::{Ends, EntryId, Line, Side, State};
 use crate::ftp::Role;
+use crate::neigh::NextHop;
 use crate::packet::Packet;
 use crate::port::Frame;
 use crate::service::{Method, Protocol};
 use crate::wire::checksum::Delta;
+use crate::wire::ethernet::Mac;
 use crate::wire::{ethernet, ipv4, tcp};
 
 /// Where the transport header is: behind an untagged Ethernet header and one of
@@ -47,9 +49,8 @@ impl Flows {
             }
             _ => false,
         };
-        let whole = packet.is_v4 && usize::from(packet.transport) == TRANSPORT && !packet.partial;
-        let ordinary = line.ftp == Role::None && !line.one_packet && packet.ttl > 1;
-        if !(stays && whole && ordinary) {
+        let ordinary = line.ftp == Role::None && !line.one_packet;
+        if !(stays && is_plain(packet) && ordinary) {
             return None;
         }
         let server = view.services.server(line.server_id).filter(|server| server.available)?;
@@ -59,45 +60,17 @@ impl Flows {
         if !known || packet.length > hop.mtu {
             return None;
         }
-        let length = ethernet::LEN + usize::from(packet.length);
-        let checksum_at = if packet.tuple.protocol == Protocol::Tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
-        let bytes = frame.bytes_mut();
-        if length < checksum_at + 2 || length > bytes.len() {
-            return None;
-        }
-        let (head, rest) = bytes.split_first_chunk_mut::<HEAD>()?;
-        let field = rest.get_mut(checksum_at - HEAD..)?.first_chunk_mut::<2>()?;
+        let mut fields = Fields::of(frame, packet)?;
         match line.method {
             Method::Tunnel => return None,
-            Method::DirectRoute => hop_off(head, HOP),
-            Method::Nat | Method::FullNat => {
-                let (other, ip_delta, transport_delta) = match side {
-                    Side::Client => (Side::Server, line.ip_delta, line.transport_delta),
-                    Side::Server => (Side::Client, line.ip_delta.reversed(), line.transport_delta.reversed()),
-                };
-                // The addresses and ports of the other side's packets, turned round.
-                let Ends { source, destination, ports: [source_port, destination_port] } =
-                    *line.narrow(other)?;
-                put(head, ethernet::LEN + 12, destination.to_be_bytes());
-                put(head, ethernet::LEN + 16, source.to_be_bytes());
-                put(head, TRANSPORT, destination_port.to_be_bytes());
-                put(head, TRANSPORT + 2, source_port.to_be_bytes());
-                hop_off(head, ip_delta.and(HOP));
-                let before = u16::from_be_bytes(*field);
-                let after = match packet.tuple.protocol {
-                    Protocol::Udp => transport_delta.apply_udp(before),
-                    Protocol::Tcp | Protocol::Sctp => transport_delta.apply(before),
-                };
-                *field = after.to_be_bytes();
-            }
+            Method::DirectRoute => fields.keep(),
+            Method::Nat | Method::FullNat => fields.replace(line, side, packet.tuple.protocol)?,
         }
+        fields.address(hop, mac);
+        frame.set_len(ethernet::LEN + usize::from(packet.length));
         if self.sync.is_on() {
             self.sync.packet(id, line.template, false);
         }
-        put(head, 0, mac);
-        put(head, 6, hop.source_mac);
-        frame.set_len(length);
-
         server.count(self.worker, side, 1, packet.length.into());
         if side == Side::Client {
             line.packets = line.packets.wrapping_add(1);
@@ -112,6 +85,74 @@ impl Flows {
         }
         Some(hop.interface.into())
     }
+}
+
+/// Where a packet of the short way is changed.
+pub(super) struct Fields<'a> {
+    /// All up to the ports
+    head: &'a mut [u8; HEAD],
+    /// The transport checksum
+    checksum: &'a mut [u8; 2],
+}
+
+impl<'a> Fields<'a> {
+    /// Those of a packet that [`is_plain`], if the frame has them.
+    #[inline(always)]
+    pub(super) fn of<F: Frame>(frame: &'a mut F, packet: &Packet) -> Option<Self> {
+        let length = ethernet::LEN + usize::from(packet.length);
+        let checksum_at = if packet.tuple.protocol == Protocol::Tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
+        let bytes = frame.bytes_mut();
+        if length < checksum_at + 2 || length > bytes.len() {
+            return None;
+        }
+        let (head, rest) = bytes.split_first_chunk_mut::<HEAD>()?;
+        let checksum = rest.get_mut(checksum_at - HEAD..)?.first_chunk_mut::<2>()?;
+        Some(Fields { head, checksum })
+    }
+
+    /// Takes a hop off.
+    #[inline(always)]
+    pub(super) fn keep(&mut self) {
+        hop_off(self.head, HOP);
+    }
+
+    /// Takes a hop off, and replaces addresses and ports by those of a connection;
+    /// `None`, and nothing is done, where one is of IPv6.
+    #[inline(always)]
+    pub(super) fn replace(&mut self, line: &Line, side: Side, protocol: Protocol) -> Option<()> {
+        let Fields { head, checksum } = self;
+        let (other, ip_delta, transport_delta) = match side {
+            Side::Client => (Side::Server, line.ip_delta, line.transport_delta),
+            Side::Server => (Side::Client, line.ip_delta.reversed(), line.transport_delta.reversed()),
+        };
+        // The addresses and ports of the other side's packets, turned round.
+        let Ends { source, destination, ports: [source_port, destination_port] } = *line.narrow(other)?;
+        put(head, ethernet::LEN + 12, destination.to_be_bytes());
+        put(head, ethernet::LEN + 16, source.to_be_bytes());
+        put(head, TRANSPORT, destination_port.to_be_bytes());
+        put(head, TRANSPORT + 2, source_port.to_be_bytes());
+        hop_off(head, ip_delta.and(HOP));
+        let before = u16::from_be_bytes(**checksum);
+        let after = match protocol {
+            Protocol::Udp => transport_delta.apply_udp(before),
+            Protocol::Tcp | Protocol::Sctp => transport_delta.apply(before),
+        };
+        **checksum = after.to_be_bytes();
+        Some(())
+    }
+
+    /// Puts the untagged link-layer header of a next hop on.
+    #[inline(always)]
+    pub(super) fn address(&mut self, hop: &NextHop, mac: Mac) {
+        put(self.head, 0, mac);
+        put(self.head, 6, hop.source_mac);
+    }
+}
+
+/// Whether a packet is a whole one of IPv4 without tags and options, with hops left.
+#[inline(always)]
+pub(super) fn is_plain(packet: &Packet) -> bool {
+    packet.is_v4 && usize::from(packet.transport) == TRANSPORT && !packet.partial && packet.ttl > 1
 }
 
 /// Takes a hop off, with the checksum changed by what is rewritten in all.

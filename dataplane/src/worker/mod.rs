@@ -17,10 +17,13 @@ mod gather;
 mod handoff;
 mod held;
 mod listing;
+mod offload;
+mod opening;
 mod owners;
 mod pages;
 pub(crate) mod persist;
 mod pieces;
+mod recent;
 mod related;
 mod sip;
 mod snapshot;
@@ -38,6 +41,7 @@ use crate::conn::{Likely, Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
+use crate::port::afxdp::Left;
 use crate::port::{BURST, Frame, Port};
 use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
@@ -78,6 +82,12 @@ pub struct Settings {
     pub seed: [u8; 16],
 }
 
+/// Who is to be told that interfaces are closed, or left to another process.
+enum Closing {
+    Closed(Sender<()>),
+    Lent(Sender<Option<Left>>, Option<Left>),
+}
+
 /// One worker on its port.
 pub struct Worker<P: Port> {
     port: P,
@@ -109,7 +119,7 @@ pub struct Worker<P: Port> {
     /// The address that control was last asked for, and when
     asked: Option<(Address, u32)>,
     /// Who is to be told once listeners know all
-    closing: Option<Sender<()>>,
+    closing: Option<Closing>,
 }
 
 impl<P: Port> Worker<P> {
@@ -163,6 +173,11 @@ impl<P: Port> Worker<P> {
         &mut self.port
     }
 
+    /// Whether no interface is open, so that nothing can come but from control.
+    pub fn is_closed(&self) -> bool {
+        self.port.is_closed()
+    }
+
     /// Connections in the table.
     pub fn connections(&self) -> usize {
         self.flows.table.len()
@@ -198,13 +213,16 @@ impl<P: Port> Worker<P> {
         }
         self.transmit();
         self.expire(now);
+        let behind = self.look_after_carried(now);
         let listing = self.obey(now);
         handled += usize::from(self.synchronise(now));
-        if let Some(answer) = self.closing.take() {
-            let _ = answer.try_send(());
+        match self.closing.take() {
+            Some(Closing::Closed(answer)) => _ = answer.try_send(()),
+            Some(Closing::Lent(answer, left)) => _ = answer.try_send(left),
+            None => {}
         }
         self.counters.polls.add(1);
-        handled + usize::from(listing)
+        handled + usize::from(listing) + usize::from(behind)
     }
 
     /// Gives memory that is not used any more back to the kernel, by a bounded
@@ -296,13 +314,23 @@ impl<P: Port> Worker<P> {
             // Not before its turn: an earlier packet of this burst may have made the
             // connection, or ended it.
             let found = self.flows.table.find_likely(&packet.tuple, *hash, *likely);
-            if let Some(found) = found
-                && let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now))
-            {
-                self.send(out, frame);
+            if let Some(found) = found {
+                if let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now)) {
+                    self.flows.sent(&self.view, found.0, packet);
+                    self.send(out, frame);
+                    continue;
+                }
+            } else if let Some(opened) = self.flows.open(&self.view, &mut frame, packet, *hash, tick(now)) {
+                match opened {
+                    Ok(out) => self.send(out, frame),
+                    Err(verdict) => self.carry_out(verdict, frame, packet, interface, visits, now),
+                }
                 continue;
             }
             let verdict = self.flows.process(&self.view, &mut frame, packet, interface, found, tick(now));
+            if let (Some((id, _)), Verdict::Send(..)) = (found, &verdict) {
+                self.flows.sent(&self.view, id, packet);
+            }
             self.carry_out(verdict, frame, packet, interface, visits, now);
         }
         self.parsed = parsed;
@@ -512,7 +540,10 @@ impl<P: Port> Worker<P> {
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
         while let Some(id) = self.flows.table.pop_expired(tick(now), &mut budget) {
-            if self.flows.outlives(id, tick(now)) || self.flows.awaits_word(id, tick(now)) {
+            if self.flows.was_carried(&self.view, id, tick(now))
+                || self.flows.outlives(id, tick(now))
+                || self.flows.awaits_word(id, tick(now))
+            {
                 continue;
             }
             self.flows.expire(&self.view, id);
@@ -545,8 +576,16 @@ impl<P: Port> Worker<P> {
                 }
                 Command::Close(answer) => {
                     self.port.close();
-                    self.closing = Some(answer);
+                    self.closing = Some(Closing::Closed(answer));
                 }
+                Command::Offer(answer) => _ = answer.try_send(self.port.offer()),
+                Command::Lend(answer) => {
+                    self.let_go();
+                    self.port.reclaim();
+                    self.closing = Some(Closing::Lent(answer, self.port.lend()));
+                }
+                Command::Prepare(offered, answer) => _ = answer.try_send(self.port.prepare(offered)),
+                Command::Assume(left, answer) => _ = answer.try_send(self.port.assume(&left)),
                 Command::Tell(tap) => self.flows.sync.follow(tap),
             }
         }
@@ -577,6 +616,12 @@ impl<P: Port> Worker<P> {
 
     /// Lets go of all frames and opens the port anew.
     fn reopen(&mut self) -> Result<(), String> {
+        self.let_go();
+        self.port.reopen()
+    }
+
+    /// Lets go of all frames.
+    fn let_go(&mut self) {
         let mut all = self.held.take_all();
         for waiting in all.drain(..) {
             self.discard(waiting.frame, DropReason::Unresolved);
@@ -592,7 +637,6 @@ impl<P: Port> Worker<P> {
                 self.port.release(frame);
             }
         }
-        self.port.reopen()
     }
 
     fn punt(&mut self, frame: P::Frame, interface: usize) {

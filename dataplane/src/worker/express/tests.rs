@@ -34,8 +34,10 @@ struct Director {
     port: MemoryPort,
     counters: Arc<ServerCounters>,
     short: bool,
-    /// Packets that went the short way
+    /// Packets that went the short way of established connections
     quick: usize,
+    /// Packets that began a connection by the short way
+    opened: usize,
 }
 
 fn services(method: Method, protocol: Protocol, counters: &Arc<ServerCounters>) -> ServiceTable {
@@ -98,7 +100,7 @@ impl Director {
         flows.begin_adoption(Arc::default());
         assert!(flows.adopt(&services, 0), "one portion will do");
         let view = View { services, hops: Arc::new(hops(vlan)) };
-        Director { flows, view, port: MemoryPort::new(1, 2), counters, short, quick: 0 }
+        Director { flows, view, port: MemoryPort::new(1, 2), counters, short, quick: 0, opened: 0 }
     }
 
     fn frame(&mut self, bytes: &[u8]) -> MemoryFrame {
@@ -119,18 +121,27 @@ impl Director {
 
     fn carry(&mut self, frame: &mut MemoryFrame, now: u32) -> Result<usize, String> {
         let packet = Packet::parse(frame.bytes()).map_err(|error| format!("{error:?}"))?;
-        let found = self.flows.table.find(&packet.tuple, self.flows.table.hash(&packet.tuple));
-        if self.short
-            && let Some(found) = found
-        {
+        let hash = self.flows.table.hash(&packet.tuple);
+        let found = self.flows.table.find(&packet.tuple, hash);
+        if self.short {
             let before = frame.bytes().to_vec();
-            if let Some(out) = self.flows.express(&self.view, frame, &packet, found, now) {
-                self.quick += 1;
-                return Ok(out);
+            if let Some(found) = found {
+                if let Some(out) = self.flows.express(&self.view, frame, &packet, found, now) {
+                    self.quick += 1;
+                    return Ok(out);
+                }
+            } else if let Some(opened) = self.flows.open(&self.view, frame, &packet, hash, now) {
+                self.opened += usize::from(opened.is_ok());
+                return opened.or_else(|verdict| self.carry_out(frame, verdict));
             }
             assert_eq!(before, frame.bytes(), "what is refused is as it was");
         }
-        match self.flows.process(&self.view, frame, &packet, 0, found, now) {
+        let verdict = self.flows.process(&self.view, frame, &packet, 0, found, now);
+        self.carry_out(frame, verdict)
+    }
+
+    fn carry_out(&self, frame: &mut MemoryFrame, verdict: Verdict) -> Result<usize, String> {
+        match verdict {
             Verdict::Send(rewritten, hop) => {
                 let hop = self.view.hops.hop(hop).unwrap();
                 put_link_header(frame, rewritten, hop, hop.mac.unwrap()).unwrap();
