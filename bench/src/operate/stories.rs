@@ -35,6 +35,12 @@ pub const STORIES: &[Story] = &[
         tests: &["hostile_servers_cost_neither_time_nor_memory"],
     },
     Story {
+        name: "health-vip",
+        shows: "dr and tun servers are asked for the VIP itself: one without it is down, though it answers",
+        place: end_to_end("health_vip"),
+        tests: &["without_the_vip", "a_check_that_goes_another_way_fails"],
+    },
+    Story {
         name: "health-kinds",
         shows: "TCP, HTTP, HTTPS, gRPC, DNS, UDP, ICMP and commands, with good servers and bad ones",
         place: CONTROL,
