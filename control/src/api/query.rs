@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::{ConnectionFilter, Endpoint, State};
 use sluice_dataplane::neigh::Prefix;
@@ -10,7 +11,7 @@ use sluice_dataplane::neigh::Prefix;
 use crate::rules::{Method, Protocol};
 
 /// What a connection has to be; what is not said matches all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConnectionQuery {
     /// Transport protocol
@@ -32,7 +33,7 @@ pub struct ConnectionQuery {
 }
 
 /// Addresses, and a port where one is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointQuery {
     /// An address, or the first of a network

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Rules, Server, ServiceName, ServiceRules, ServiceSettings};
 use crate::config::timeouts::{named, of_names};
 
 /// A service as it is configured now, whatever health checks make of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfiguredService {
     /// What it is known by
     pub name: ServiceName,

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::TimeoutOverrides;
 use sluice_dataplane::service::{
@@ -14,7 +15,7 @@ use sluice_dataplane::service::{
 };
 
 /// Address family of a firewall-mark service.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     /// IPv4
@@ -49,7 +50,7 @@ impl From<service::Family> for Family {
 }
 
 /// Transport protocol of a service.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP (`-t`)
@@ -101,7 +102,7 @@ impl From<service::Protocol> for Protocol {
 }
 
 /// What a virtual service is known by.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ServiceName {
     /// `VIP:port` of a protocol
@@ -184,7 +185,7 @@ impl fmt::Display for ServiceName {
 }
 
 /// Which clients share a persistence template (`-M`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Granularity {
     /// IPv4: the bits of the client's address that count. IPVS takes any mask,
@@ -210,7 +211,7 @@ impl Granularity {
 }
 
 /// Everything about a virtual service but its name and servers.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSettings {
     /// IPVS name of the scheduler (`-s`)
@@ -277,7 +278,7 @@ impl ServiceSettings {
 }
 
 /// How packets reach a real server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// `-m`, "Masq"
@@ -321,7 +322,7 @@ impl From<service::Method> for Method {
 }
 
 /// Checksum of a GUE or GRE tunnel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TunnelChecksum {
     /// `--tun-nocsum`
@@ -333,7 +334,7 @@ pub enum TunnelChecksum {
 }
 
 /// Encapsulation of a tunnel server (`--tun-type` and what belongs to it).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tunnel {
     /// IP in IP (RFC 2003)
@@ -378,7 +379,7 @@ impl From<service::Encapsulation> for Tunnel {
 }
 
 /// A real server as configured.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// The RIP
@@ -406,7 +407,7 @@ impl Server {
 }
 
 /// Timeouts in seconds that `ipvsadm --set` changes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
     /// TCP, established
@@ -424,7 +425,7 @@ impl Default for Timeouts {
 }
 
 /// The two roles of connection synchronization.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DaemonRole {
     /// Sends connections
@@ -435,7 +436,7 @@ pub enum DaemonRole {
 
 /// What `--start-daemon` is told. Where it says nothing, IPVS's default
 /// stands: all but the interface may be left out.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Daemon {
     /// Master or backup
