@@ -217,15 +217,23 @@ pub struct ServiceSettings {
     /// IPVS name of the scheduler (`-s`)
     pub scheduler: String,
     /// Scheduler flags (`-b`), bit 0 for `flag-1` to bit 2 for `flag-3`
+    #[serde(default)]
     pub scheduler_flags: u8,
     /// Persistence timeout in seconds (`-p`), if persistent
     pub persistence: Option<u32>,
-    /// Persistence granularity (`-M`)
+    /// Persistence granularity (`-M`); every client by itself without it
+    #[serde(default = "every_host")]
     pub granularity: Granularity,
     /// Persistence engine (`--pe`)
     pub engine: Option<String>,
     /// One-packet scheduling (`-o`)
+    #[serde(default)]
     pub one_packet: bool,
+}
+
+/// For both families: the API makes it that of the service.
+fn every_host() -> Granularity {
+    Granularity::host(Family::Ipv4)
 }
 
 impl ServiceSettings {
@@ -389,14 +397,27 @@ pub struct Server {
     /// How packets reach it
     pub method: Method,
     /// Encapsulation, which counts for [`Method::Tun`] alone
+    #[serde(default = "ipip")]
     pub tunnel: Tunnel,
     /// Weight; 0 takes no new connections. At most 2147483647, as in IPVS.
+    #[serde(default = "one")]
     pub weight: u32,
     /// No new connections above this many (`-x`); 0 for no limit
+    #[serde(default)]
     pub upper_threshold: u32,
     /// New connections again below this many (`-y`); 0 for three quarters of
     /// the upper one
+    #[serde(default)]
     pub lower_threshold: u32,
+}
+
+fn ipip() -> Tunnel {
+    Tunnel::Ipip
+}
+
+/// The weight of a server that is given none, as with ipvsadm.
+fn one() -> u32 {
+    1
 }
 
 impl Server {

@@ -74,7 +74,11 @@ async fn direct(
     let settings = &config.director;
     let client = api::Client::new(socket.or_else(|| settings.socket.clone()).as_deref());
     let socket = client.path().to_owned();
-    let predecessor = takeover.then(|| Predecessor::ask(client)).transpose()?;
+    let predecessor = match takeover {
+        // Its clients wait in a thread of their own, and signals do not.
+        true => Some(tokio::task::spawn_blocking(move || Predecessor::ask(client)).await??),
+        false => None,
+    };
     let listener = match predecessor {
         None => Some(api::Listener::bind(&socket)?),
         Some(_) => None,

@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use sluice_dataplane::steer::{Mode, ModeChoice};
 use sluice_dataplane::sync::{Importer, Source};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::forwarding::Forwarding;
-use crate::api::{Answer, Client, DataPlane, Director, Request};
+use crate::api::{self, Answer, Client, DataPlane, Director, Request};
 use crate::marks::MarkRule;
 use crate::rules::{Daemon, LoadError, Rules, ServiceListing, ServiceRules, Target, Timeouts};
 use crate::sync::wire::{self, Message};
@@ -158,16 +158,11 @@ impl Predecessor {
         let stream = UnixStream::connect(self.client.path()).await?;
         let (reader, mut writer) = stream.into_split();
         let mut reader = BufReader::new(reader);
-        let request = Request::TakeOver { interfaces: director.plane().interfaces().to_vec() };
-        let mut line = serde_json::to_vec(&request).map_err(std::io::Error::from)?;
-        line.push(b'\n');
-        writer.write_all(&line).await?;
-        let mut answer = String::new();
-        let read = timeout(SILENCE, reader.read_line(&mut answer)).await;
-        read.map_err(|_| TakeoverError::Silent("did not answer"))??;
-        match serde_json::from_str(&answer) {
-            Ok(Answer::Done) => Ok((reader, writer)),
-            Ok(Answer::Error { message, .. }) => Err(TakeoverError::Refused(message)),
+        api::upgrade::ask(&mut writer, director.plane().interfaces().to_vec()).await?;
+        let answer = timeout(SILENCE, api::upgrade::answer(&mut reader)).await;
+        match answer.map_err(|_| TakeoverError::Silent("did not answer"))?? {
+            Answer::Done => Ok((reader, writer)),
+            Answer::Error { message, .. } => Err(TakeoverError::Refused(message)),
             _ => Err(TakeoverError::Unexpected),
         }
     }
