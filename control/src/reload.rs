@@ -86,6 +86,7 @@ impl Source {
             idle,
             xdp_mode,
             socket,
+            api_group,
             when_gone,
             // That of the start: `sluice role` changes it.
             role: _,
@@ -100,6 +101,7 @@ impl Source {
             ("idle", *idle == new.idle),
             ("xdp_mode", *xdp_mode == new.xdp_mode),
             ("socket", *socket == new.socket),
+            ("api_group", *api_group == new.api_group),
             ("when_gone", *when_gone == new.when_gone),
             ("[web]", self.web == config.web),
             ("[sync]", self.sync == config.sync),
