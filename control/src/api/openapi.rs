@@ -45,6 +45,8 @@ fn document() -> Value {
         "responses": { "200": { "description": "The document", "content": content } },
     });
     paths.insert("/openapi.json".into(), json!({ "get": get }));
+    let refusals: Map<_, _> =
+        by_status(REFUSALS.iter()).into_iter().map(|(status, codes)| (status, refusal(&codes))).collect();
     json!({
         "openapi": "3.1.1",
         "info": {
@@ -61,7 +63,7 @@ fn document() -> Value {
         }],
         "security": [{}],
         "paths": paths,
-        "components": { "schemas": generator.take_definitions(true) },
+        "components": { "schemas": generator.take_definitions(true), "responses": refusals },
     })
 }
 
@@ -169,23 +171,23 @@ fn typed(text: &str, schema: &Value) -> Value {
 
 /// A key that may be left out cannot be null.
 fn without_null(mut schema: Value) -> Value {
-    let is_null = |schema: &Value| schema["type"] == "null";
-    if let Some(any) = schema["anyOf"].as_array_mut() {
-        any.retain(|one| !is_null(one));
+    let Some(members) = schema.as_object_mut() else { return schema };
+    if let Some(any) = members.get_mut("anyOf").and_then(Value::as_array_mut) {
+        any.retain(|one| one["type"] != "null");
         if let [one] = any.as_slice() {
             return one.clone();
         }
     }
-    if let Some(types) = schema["type"].as_array_mut() {
-        types.retain(|one| one != "null");
-        if let [one] = types.as_slice() {
-            schema["type"] = one.clone();
+    if let Some(kind) = members.get_mut("type")
+        && let Some(kinds) = kind.as_array_mut()
+    {
+        kinds.retain(|one| one != "null");
+        if let [one] = kinds.as_slice() {
+            *kind = one.clone();
         }
     }
-    if schema["default"].is_null()
-        && let Some(schema) = schema.as_object_mut()
-    {
-        schema.remove("default");
+    if members.get("default").is_some_and(Value::is_null) {
+        members.remove("default");
     }
     schema
 }
@@ -216,20 +218,33 @@ fn responses(route: &Route, generator: &mut SchemaGenerator) -> Map<String, Valu
         }
     };
     responses.insert(status.into(), response);
-    let mut refusals: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
-    for code in REFUSALS.iter().chain(route.refusals) {
-        refusals.entry(routes::status(code).as_u16()).or_default().push(code);
-    }
-    for (status, codes) in refusals {
-        let schema = json!({
-            "allOf": [{ "$ref": format!("#/components/schemas/{}", Error::schema_name()) }],
-            "properties": { "code": { "enum": codes } },
-        });
-        let refusal = json!({
-            "description": format!("Refused, and nothing has changed: {}", codes.join(", ")),
-            "content": { JSON: { "schema": schema } },
-        });
-        responses.insert(status.to_string(), refusal);
+    for (status, codes) in by_status(REFUSALS.iter().chain(route.refusals)) {
+        let common = codes.iter().all(|code| REFUSALS.contains(code));
+        let response = match common {
+            true => json!({ "$ref": format!("#/components/responses/{status}") }),
+            false => refusal(&codes),
+        };
+        responses.insert(status, response);
     }
     responses
+}
+
+fn by_status<'c>(codes: impl Iterator<Item = &'c &'static str>) -> BTreeMap<String, Vec<&'static str>> {
+    let mut refusals: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for code in codes {
+        refusals.entry(routes::status(code).as_str().to_owned()).or_default().push(code);
+    }
+    refusals
+}
+
+/// A refusal by one of these codes.
+fn refusal(codes: &[&str]) -> Value {
+    let schema = json!({
+        "allOf": [{ "$ref": format!("#/components/schemas/{}", Error::schema_name()) }],
+        "properties": { "code": { "enum": codes } },
+    });
+    json!({
+        "description": format!("Refused, and nothing has changed: {}", codes.join(", ")),
+        "content": { JSON: { "schema": schema } },
+    })
 }

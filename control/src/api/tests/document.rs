@@ -86,6 +86,10 @@ fn its_examples_are_understood_and_valid() {
             );
         }
         let content = &operation["requestBody"]["content"]["application/json"];
+        assert_eq!(content.is_null(), route.body.is_none(), "{}", route.name);
+        if content.is_null() {
+            continue;
+        }
         let validator = validator(&document, &content["schema"]);
         let examples = content["examples"].as_object().cloned().unwrap_or_default();
         let calls: Vec<_> = (route.examples)().iter().filter_map(|request| (route.encode)(request)).collect();
@@ -96,7 +100,6 @@ fn its_examples_are_understood_and_valid() {
             assert_eq!((route.decode)(&call).unwrap(), (route.examples)()[place], "{}", route.name);
             number += 1;
         }
-        assert_eq!(examples.is_empty(), route.body.is_none(), "{}", route.name);
     }
     assert!(number > 10);
 }
@@ -129,7 +132,10 @@ fn what_is_answered_is_what_it_says() {
             let (method, target, length) = (&route.method, call.target(route), body.len());
             let head = format!("{method} {target} HTTP/1.0\r\ncontent-length: {length}\r\n\r\n{body}");
             let answer = ask(&director.connect(), head.as_bytes());
-            let response = &responses[answer.status.to_string()];
+            let mut response = &responses[answer.status.to_string()];
+            if let Some(reference) = response["$ref"].as_str() {
+                response = document.pointer(&reference[1..]).unwrap();
+            }
             assert!(!response.is_null(), "{method} {target} has no such status: {answer:?}");
             let Some(content) = response["content"].as_object() else { continue };
             let (kind, content) = content
