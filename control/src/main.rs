@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
-    api, connections, events, health, import, ipvsadm, marks, realserver, reload, role, run, save, status,
-    sync, top,
+    api, connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run, save,
+    status, sync, top,
 };
 use sluice_dataplane::error_chain;
 
@@ -84,7 +84,16 @@ enum Command {
     /// Make this host a real server for direct routing or tunnelling
     #[command(subcommand)]
     Realserver(realserver::Command),
+    /// Print completions for a shell
+    Completions(manual::CompletionArguments),
+    /// Write the man pages of all commands
+    Manual(manual::Arguments),
 }
+
+#[cfg(test)]
+mod command_line_tests;
+#[cfg(test)]
+mod docs_tests;
 
 fn main() -> ExitCode {
     // What ipvsadm takes is none of clap's business.
@@ -102,6 +111,8 @@ fn main() -> ExitCode {
             log(Arc::clone(&events));
             run::run(&config, socket, takeover, events)
         }
+        Command::Completions(arguments) => return manual::completions(Arguments::command(), &arguments),
+        Command::Manual(arguments) => return manual::main(Arguments::command(), &arguments),
         Command::Top(arguments) => return top::main(&arguments),
         Command::Connections(arguments) => return connections::main(&arguments),
         Command::Events(arguments) => return events::main(&arguments),

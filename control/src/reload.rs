@@ -88,6 +88,10 @@ impl Source {
             socket,
             api_group,
             when_gone,
+            offload,
+            offload_flows,
+            offload_after,
+            offload_stale,
             // That of the start: `sluice role` changes it.
             role: _,
             local_addresses: _,
@@ -103,6 +107,10 @@ impl Source {
             ("socket", *socket == new.socket),
             ("api_group", *api_group == new.api_group),
             ("when_gone", *when_gone == new.when_gone),
+            ("offload", *offload == new.offload),
+            ("offload_flows", *offload_flows == new.offload_flows),
+            ("offload_after", *offload_after == new.offload_after),
+            ("offload_stale", *offload_stale == new.offload_stale),
             ("[web]", self.web == config.web),
             ("[sync]", self.sync == config.sync),
         ];

@@ -63,8 +63,14 @@ struct Client<'d, D> {
     making: RefCell<Option<Making<'d>>>,
     /// That is new, and was not polled yet
     begun: Cell<bool>,
-    /// The interfaces of a client that is to take over
-    successor: Cell<Option<Vec<String>>>,
+    /// What it said of itself, if it is to take over
+    successor: Cell<Option<Successor>>,
+}
+
+/// A process that wants to take this one's place, by what it says.
+struct Successor {
+    interfaces: Vec<String>,
+    sockets: bool,
 }
 
 fn server(head_timeout: Duration) -> http1::Builder {
@@ -98,8 +104,8 @@ pub(super) async fn attend<D: DataPlane>(director: &Director<D>, stream: UnixStr
                 return Poll::Ready(end.map(|()| None));
             }
             // Whoever takes over has heard nothing yet.
-            if let Some(interfaces) = client.successor.take() {
-                return Poll::Ready(Ok(Some(interfaces)));
+            if let Some(successor) = client.successor.take() {
+                return Poll::Ready(Ok(Some(successor)));
             }
             if !client.begun.take() {
                 return Poll::Pending;
@@ -107,9 +113,9 @@ pub(super) async fn attend<D: DataPlane>(director: &Director<D>, stream: UnixStr
         }
     });
     match ended.await {
-        Ok(Some(interfaces)) => {
+        Ok(Some(successor)) => {
             let stream = connection.into_parts().io.into_inner().into_inner();
-            introduce(director, stream, interfaces).await;
+            introduce(director, stream, successor).await;
         }
         Ok(None) => {}
         Err(error) => tracing::debug!(%error, "a client is gone"),
@@ -121,8 +127,9 @@ pub(super) async fn attend<D: DataPlane>(director: &Director<D>, stream: UnixStr
 }
 
 /// Hands a client on that wants to take this process's place.
-async fn introduce<D: DataPlane>(director: &Director<D>, stream: UnixStream, interfaces: Vec<String>) {
-    if let Err(Takeover { stream, .. }) = director.offer(Takeover { stream, interfaces }) {
+async fn introduce<D: DataPlane>(director: &Director<D>, stream: UnixStream, successor: Successor) {
+    let Successor { interfaces, sockets } = successor;
+    if let Err(Takeover { stream, .. }) = director.offer(Takeover { stream, interfaces, sockets }) {
         let message = "another process is taking over already, or this one is not ready yet";
         let _ = upgrade::send(&mut stream.into_split().1, &Answer::error("not_now", message)).await;
     }
@@ -152,8 +159,8 @@ impl<'d, D: DataPlane> Client<'d, D> {
     async fn answer(&self, request: hyper::Request<Incoming>) -> Result<Response<AnswerBody>, Infallible> {
         Ok(match self.understand(request).await {
             Ok(Understood::Document(response)) => response,
-            Ok(Understood::Successor(interfaces)) => {
-                self.successor.set(Some(interfaces));
+            Ok(Understood::Successor(successor)) => {
+                self.successor.set(Some(successor));
                 // The connection is taken from under this before there is an answer.
                 std::future::pending().await
             }
@@ -182,7 +189,7 @@ impl<'d, D: DataPlane> Client<'d, D> {
             return Err(bad(Malformed(format!("{} {} takes no query", route.method, route.path))));
         }
         let request = (route.decode)(&call).map_err(bad)?;
-        let Request::TakeOver { interfaces } = request else {
+        let Request::TakeOver { interfaces, sockets } = request else {
             return Ok(Understood::Request(route, request));
         };
         if self.access != Access::Owner {
@@ -195,7 +202,7 @@ impl<'d, D: DataPlane> Client<'d, D> {
             response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
             return Err(response);
         }
-        Ok(Understood::Successor(interfaces))
+        Ok(Understood::Successor(Successor { interfaces, sockets }))
     }
 
     /// Has an answer made; returns with its first part.
@@ -223,8 +230,8 @@ impl<'d, D: DataPlane> Client<'d, D> {
 enum Understood {
     /// What is no request of the director
     Document(Response<AnswerBody>),
-    /// To take its place, with these interfaces
-    Successor(Vec<String>),
+    /// To take its place
+    Successor(Successor),
     Request(&'static Route, Request),
 }
 

@@ -191,6 +191,8 @@ pub enum Request {
     TakeOver {
         /// Those that it has
         interfaces: Vec<String>,
+        /// Whether it can go on with the sockets of the running process
+        sockets: bool,
     },
     /// `sluice reload`: answered by any number of [`Answer::Changes`], then
     /// [`Answer::Done`]

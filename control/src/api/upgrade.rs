@@ -45,10 +45,9 @@ fn refusal(code: &str, message: &str) -> String {
     )
 }
 
-/// Asks to take over for a process with these interfaces; [`answer`] is next.
-pub(crate) async fn ask(writer: &mut OwnedWriteHalf, interfaces: Vec<String>) -> io::Result<()> {
-    let request = Request::TakeOver { interfaces };
-    let (route, call) = routes::encode(&request).ok_or(io::ErrorKind::Unsupported)?;
+/// Asks to take over; [`answer`] is next.
+pub(crate) async fn ask(writer: &mut OwnedWriteHalf, request: &Request) -> io::Result<()> {
+    let (route, call) = routes::encode(request).ok_or(io::ErrorKind::Unsupported)?;
     let (method, target, length) = (&route.method, call.target(route), call.body.len());
     let head = format!(
         "{method} {target} HTTP/1.1\r\nhost: sluice\r\nconnection: upgrade\r\nupgrade: {PROTOCOL}\r\n\

@@ -40,6 +40,9 @@ struct Status(serde_json::Map<String, serde_json::Value>);
 struct Successor {
     /// The interfaces that it has
     interfaces: Vec<String>,
+    /// Whether it can go on with the director's sockets
+    #[serde(default)]
+    sockets: bool,
 }
 
 impl From<Status> for Answer {
@@ -133,16 +136,17 @@ pub(super) const ROUTES: &[Route] = &[
             "Has another process take this one's place (sluice run --takeover). Members of api_group may not",
         ),
         |call| {
-            let Successor { interfaces } = call.body()?;
-            Ok(Request::TakeOver { interfaces })
+            let Successor { interfaces, sockets } = call.body()?;
+            Ok(Request::TakeOver { interfaces, sockets })
         },
         |request| match request {
-            Request::TakeOver { interfaces } => {
-                Some(Call::plain().with_body(&Successor { interfaces: interfaces.clone() }))
+            Request::TakeOver { interfaces, sockets } => {
+                let successor = Successor { interfaces: interfaces.clone(), sockets: *sockets };
+                Some(Call::plain().with_body(&successor))
             }
             _ => None,
         },
-        || vec![Request::TakeOver { interfaces: vec!["eth0".into(), "eth1".into()] }],
+        || vec![Request::TakeOver { interfaces: vec!["eth0".into(), "eth1".into()], sockets: true }],
     )
     .body::<Successor>()
     .upgrade(PROTOCOL)

@@ -191,16 +191,20 @@ impl Syncing {
         let mark = self.sessions.forget(id);
         // One that another worker began since has not ended.
         if mark & TOLD != 0 && !owners.is_outdated(client, worker) {
-            self.tell(&Record::SessionGone(*client), mark & EPOCH == FOREIGN);
+            self.tell(Record::SessionGone(*client), mark & EPOCH == FOREIGN);
         }
     }
 
-    fn tell(&mut self, record: &Record, foreign: bool) {
-        for Following { tap, .. } in &self.followings {
-            let change = Change { at: self.clock, foreign, what: What::Record(record.clone()) };
-            if !tap.push(change) {
+    fn tell(&mut self, record: Record, foreign: bool) {
+        let tell = |tap: &Tap, record| {
+            if !tap.push(Change { at: self.clock, foreign, what: What::Record(record) }) {
                 tap.lose();
             }
+        };
+        // There is mostly one, for which nothing is copied.
+        if let Some((last, others)) = self.followings.split_last() {
+            others.iter().for_each(|following| tell(&following.tap, record.clone()));
+            tell(&last.tap, record);
         }
     }
 
