@@ -83,6 +83,16 @@ pub const STORIES: &[Story] = &[
         tests: &["api::"],
     },
     Story {
+        name: "api",
+        shows: "the API by curl, for root and a group only, while clients hang",
+        place: end_to_end("api"),
+        tests: &[
+            "curl_does_what_the_commands_do",
+            "only_root_and_members_of_the_group_are_answered",
+            "clients_that_hang_hold_up_neither_packets_nor_others",
+        ],
+    },
+    Story {
         name: "hostile-web",
         shows: "garbage, endless headers, silence and changes at the web port",
         place: CONTROL,
