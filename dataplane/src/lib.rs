@@ -4,6 +4,7 @@
 //! `now` and seeds are arguments, so that any run can be replayed.
 
 mod arena;
+pub mod capture;
 pub mod conn;
 pub mod forward;
 pub mod ftp;

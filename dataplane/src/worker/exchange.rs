@@ -11,6 +11,7 @@ use crossbeam::queue::ArrayQueue;
 use super::owners::Owners;
 use super::pages::{Order, Pages, Slices};
 use super::snapshot::Snapshot;
+use crate::capture::{CaptureFilter, CaptureOrder, CaptureReader, MOST_CAPTURES, PLACES, Ring};
 use crate::conn::{ConnectionFilter, Seed};
 use crate::local::Claims;
 use crate::neigh::NextHops;
@@ -58,6 +59,8 @@ pub enum Command {
     Close(Sender<()>),
     /// Tell of connections from now on
     Tell(Arc<Tap>),
+    /// Copy packets from now on ([`Exchange::capture`])
+    Capture(CaptureOrder),
 }
 
 /// Frames of one worker that may be on their way to others.
@@ -98,6 +101,8 @@ pub struct Exchange {
     /// What is listed at present, so that the worker is never the last to let go
     /// of it, and frees nothing. Only control locks it.
     listed: Mutex<Vec<Arc<Pages>>>,
+    /// The same for captures
+    captured: Mutex<Vec<Arc<Ring>>>,
     /// The same of all workers
     pub(super) owners: Arc<Owners>,
 }
@@ -122,6 +127,7 @@ impl Exchange {
             events: ArrayQueue::new(1024),
             imports: ArrayQueue::new(MOST_IMPORTS),
             listed: Mutex::default(),
+            captured: Mutex::default(),
             owners,
         }
     }
@@ -137,9 +143,32 @@ impl Exchange {
         Some(Slices::new(pages))
     }
 
-    /// Frees what former listings took. For control, to be called now and then.
+    /// Has the worker copy packets that match, the first `snap` bytes of each, for
+    /// a director with so many interfaces. `None` while there are
+    /// [`MOST_CAPTURES`] already, or it has too many other commands to obey.
+    pub fn capture(
+        &self,
+        filter: Arc<CaptureFilter>,
+        snap: usize,
+        interfaces: usize,
+    ) -> Option<CaptureReader> {
+        self.release();
+        let mut captured = self.captured.lock().unwrap_or_else(PoisonError::into_inner);
+        if captured.len() >= MOST_CAPTURES {
+            return None;
+        }
+        let ring = Ring::new(filter, snap, PLACES, interfaces);
+        captured.push(Arc::clone(&ring));
+        self.commands.push(Command::Capture(CaptureOrder::new(Arc::clone(&ring)))).ok()?;
+        Some(CaptureReader::new(ring))
+    }
+
+    /// Frees what former listings and captures took. For control, to be called now
+    /// and then.
     pub fn release(&self) {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         listed.retain(|pages| Arc::strong_count(pages) > 1);
+        let mut captured = self.captured.lock().unwrap_or_else(PoisonError::into_inner);
+        captured.retain(|ring| Arc::strong_count(ring) > 1);
     }
 }

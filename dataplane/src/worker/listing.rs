@@ -104,7 +104,8 @@ fn template_record(template: &Template, services: &ServiceTable, expires: u32) -
     }
 }
 
-fn record(entry: &Entry, services: &ServiceTable, expires: u32) -> ConnectionRecord {
+/// A connection as listings show it, with so many seconds left.
+pub(super) fn record(entry: &Entry, services: &ServiceTable, expires: u32) -> ConnectionRecord {
     let Entry { client, server, .. } = entry;
     ConnectionRecord {
         protocol: client.protocol,
