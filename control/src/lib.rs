@@ -1,6 +1,7 @@
 //! The control half of Sluice: configuration, API, command line, next hops.
 
 pub mod api;
+pub mod capture;
 pub mod config;
 pub mod connections;
 pub mod events;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
-    connections, events, health, import, ipvsadm, marks, realserver, reload, role, run, save, status, sync,
-    top,
+    capture, connections, events, health, import, ipvsadm, marks, realserver, reload, role, run, save,
+    status, sync, top,
 };
 use sluice_dataplane::error_chain;
 
@@ -62,6 +62,8 @@ enum Command {
     Top(top::Arguments),
     /// Show connections, all or those that are looked for
     Connections(connections::Arguments),
+    /// Write packets to a file as they come and go, before and after rewriting
+    Capture(Box<capture::Arguments>),
     /// Show what happened to a running director
     Events(events::Arguments),
     /// Administer virtual services as with ipvsadm
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         }
         Command::Top(arguments) => return top::main(&arguments),
         Command::Connections(arguments) => return connections::main(&arguments),
+        Command::Capture(arguments) => return capture::main(&arguments),
         Command::Events(arguments) => return events::main(&arguments),
         Command::Check(arguments) => return reload::check(&arguments),
         Command::Reload(arguments) => return reload::main(&arguments),

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded};
+use sluice_dataplane::capture::{CaptureFilter, CaptureReader};
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::port::afxdp::{AfXdpPort, OpenError};
 use sluice_dataplane::stats::WorkerCounters;
@@ -186,6 +187,22 @@ impl Workers {
     /// What lists connections, on any thread.
     pub fn lister(&self) -> Lister {
         Lister { exchanges: Arc::clone(&self.exchanges) }
+    }
+
+    /// Has every worker copy packets that match, for a director with so many
+    /// interfaces. `None` if one of them copies for too many already.
+    pub fn capture(
+        &self,
+        filter: &Arc<CaptureFilter>,
+        snap: usize,
+        interfaces: usize,
+    ) -> Option<Vec<CaptureReader>> {
+        self.exchanges.iter().map(|exchange| exchange.capture(Arc::clone(filter), snap, interfaces)).collect()
+    }
+
+    /// The clock that workers go by: nanoseconds since this.
+    pub fn clock(&self) -> Instant {
+        self.clock
     }
 
     /// Asks every worker to open its interfaces anew; each answers once.

@@ -7,12 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_dataplane::capture::{CaptureFilter, MOST_CAPTURES};
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::service::{Family, ServiceKey, ServiceTable};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
+use crate::capture::{self, CapturePart, CaptureQuery};
 use crate::events::{self, Kind, Severity};
 use crate::health::Health;
 use crate::observe::Observatory;
@@ -48,6 +50,11 @@ pub trait DataPlane {
     fn prepare_daemon(&self, daemon: Daemon) -> Result<Daemon, RulesError> {
         socket::prepared(daemon)
     }
+
+    /// Begins to copy packets that match, at most `snap` bytes of each. Parts come
+    /// until the receiver is dropped; the first names the interfaces. `None` while
+    /// there are too many captures already.
+    fn capture(&self, filter: CaptureFilter, snap: usize) -> Option<mpsc::Receiver<CapturePart>>;
 
     /// Counters and state for `sluice status`, as a JSON object.
     fn status(&self) -> serde_json::Value;
@@ -405,8 +412,26 @@ impl<D: DataPlane> Director<D> {
             | Request::FindConnections { .. }
             | Request::Overview { .. }
             | Request::Events { .. }
+            | Request::Capture { .. }
             | Request::Reload { .. } => Answer::Done,
         }
+    }
+
+    /// Begins a capture, or says why it cannot be.
+    pub(super) fn capture(
+        &self,
+        query: &CaptureQuery,
+        count: Option<u64>,
+        seconds: Option<u64>,
+    ) -> Result<capture::Stream, Answer> {
+        let filter = query.filter().map_err(|error| Answer::error("bad_request", error.to_string()))?;
+        let parts = self.plane.capture(filter, query.snap()).ok_or_else(|| {
+            let message =
+                format!("{MOST_CAPTURES} captures are under way, which is the most: end one of them");
+            Answer::error("too_many_captures", message)
+        })?;
+        self.plane.observatory().events().record(Kind::Access, Severity::Info, "packets are captured");
+        Ok(capture::Stream::new(parts, count, seconds))
     }
 
     /// Connections by service and LIP.

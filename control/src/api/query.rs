@@ -77,7 +77,8 @@ impl FromStr for EndpointQuery {
 }
 
 impl EndpointQuery {
-    fn endpoint(self) -> Result<Endpoint, QueryError> {
+    /// What workers look for.
+    pub(crate) fn endpoint(self) -> Result<Endpoint, QueryError> {
         let prefix = Prefix::new(self.address.into(), self.length)
             .ok_or(QueryError::NoNetwork(self.address, self.length))?;
         Ok(Endpoint { prefix, port: self.port })

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
+use sluice_dataplane::capture::CaptureFilter;
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::link::Link;
 use sluice_dataplane::neigh::Prefix;
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use super::condition::{self, Progress};
 use super::exhaustion::Exhaustion;
 use crate::api::DataPlane;
+use crate::capture::{CapturePart, Capturing};
 use crate::netlink;
 use crate::observe::{InterfaceState, Observatory, PeerState, SyncState};
 use crate::role::{Announcer, Role};
@@ -333,6 +335,10 @@ impl DataPlane for Forwarding {
             }
         });
         receiver
+    }
+
+    fn capture(&self, filter: CaptureFilter, snap: usize) -> Option<mpsc::Receiver<CapturePart>> {
+        Some(Capturing::start(&self.workers, self.interfaces.clone(), filter, snap)?.parts())
     }
 
     fn status(&self) -> Value {

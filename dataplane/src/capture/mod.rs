@@ -80,6 +80,13 @@ impl Parties {
     }
 }
 
+/// Source and destination of a frame's IP packet, and the IP protocol number of
+/// what it carries, if it is one of IP.
+pub fn summary(frame: &[u8]) -> Option<(Address, Address, u8)> {
+    let Ends { source, destination, protocol } = Ends::of(frame)?;
+    Some((source.0, destination.0, protocol))
+}
+
 /// All that is told of a packet but its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sighting {

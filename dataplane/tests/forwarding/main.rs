@@ -5,6 +5,7 @@
 #[path = "../director/mod.rs"]
 mod director;
 
+mod capture;
 mod connections;
 mod dr;
 mod families;
