@@ -159,6 +159,9 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     let (mut captured, mut lost) = (0, Vec::new());
     let result = Client::new(arguments.socket.as_deref()).call_parts(&request, |part| {
         let Answer::Captured(part) = part else { return Ok(()) };
+        if !part.interfaces.is_empty() {
+            eprintln!("capturing on {}", part.interfaces.join(", "));
+        }
         to.take(&part, snap)?;
         captured += part.packets.len();
         lost = part.lost;

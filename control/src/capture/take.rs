@@ -21,6 +21,10 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// runs on.
 const REST: Duration = Duration::from_micros(500);
 
+/// What workers are given to take a capture up. One that is stuck does not keep
+/// what others copy.
+const TO_BEGIN: Duration = Duration::from_secs(1);
+
 /// A part comes after so long even if there is nothing in it, so that both sides
 /// know of each other.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(200);
@@ -60,6 +64,12 @@ impl Capturing {
     fn send(mut self, to: &mpsc::Sender<CapturePart>) {
         let mut part = CapturePart { interfaces: self.interfaces.clone(), ..CapturePart::default() };
         let mut last: Option<Instant> = None;
+        // From the first part on nothing is missed.
+        let begun = Instant::now();
+        let all_begun = |readers: &[CaptureReader]| readers.iter().all(CaptureReader::has_begun);
+        while !all_begun(&self.readers) && begun.elapsed() < TO_BEGIN {
+            thread::sleep(PAUSE);
+        }
         while !to.is_closed() {
             self.read(&mut part.packets);
             if part.packets.is_empty() && last.is_some_and(|last| last.elapsed() < SIGN_OF_LIFE) {

@@ -33,6 +33,8 @@ pub(crate) struct Ring {
     places: Box<[Place]>,
     /// By interface, packets for which there was no place; the worker writes them
     lost: Box<[AtomicU64]>,
+    /// The worker looks at packets from now on
+    begun: AtomicBool,
     /// Nobody reads any more
     unwanted: AtomicBool,
 }
@@ -54,6 +56,7 @@ impl Ring {
             filter,
             places: (0..places.max(1)).map(place).collect(),
             lost: (0..interfaces.max(1)).map(|_| AtomicU64::new(0)).collect(),
+            begun: AtomicBool::new(false),
             unwanted: AtomicBool::new(false),
         })
     }
@@ -73,6 +76,11 @@ pub struct CaptureOrder {
 impl CaptureOrder {
     pub(crate) fn new(ring: Arc<Ring>) -> Self {
         CaptureOrder { ring, next: 0, skip: 0, looks: true }
+    }
+
+    /// Says that packets are looked at from now on.
+    pub(crate) fn take_up(&self) {
+        self.ring.begun.store(true, Relaxed);
     }
 
     /// Whether nobody wants it any more.
@@ -125,6 +133,11 @@ pub struct CaptureReader {
 impl CaptureReader {
     pub(crate) fn new(ring: Arc<Ring>) -> Self {
         CaptureReader { ring, next: 0 }
+    }
+
+    /// Whether the worker looks at packets already.
+    pub fn has_begun(&self) -> bool {
+        self.ring.begun.load(Relaxed)
     }
 
     /// The next packet, if there is one: `read` gets it, with the bytes that

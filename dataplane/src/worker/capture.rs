@@ -93,6 +93,7 @@ impl<F> Watch<F> {
         if self.orders.len() == self.orders.capacity() {
             self.orders.remove(0);
         }
+        order.take_up();
         self.orders.push(order);
     }
 
