@@ -22,6 +22,7 @@ pub mod sip;
 pub mod stats;
 pub mod steer;
 pub mod sync;
+pub mod trace;
 pub mod wire;
 pub mod worker;
 

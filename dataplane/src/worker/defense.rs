@@ -63,6 +63,11 @@ impl Overload {
         self.secure_tcp
     }
 
+    /// One in so many packets that begin a connection is dropped; 0 for none.
+    pub(super) fn rate(&self) -> u32 {
+        self.rate
+    }
+
     /// Whether a packet that begins a connection is dropped.
     #[inline]
     pub(super) fn drops(&mut self) -> bool {

@@ -17,6 +17,7 @@ use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::service::ServiceTable;
 use crate::sync::{Import, Tap};
+use crate::trace::Question;
 use crate::wire::Address;
 
 /// The snapshots that control publishes and every worker takes up between two
@@ -59,6 +60,8 @@ pub enum Command {
     Close(Sender<()>),
     /// Tell of connections from now on
     Tell(Arc<Tap>),
+    /// Say what would become of a packet ([`Exchange::ask`])
+    Trace(Arc<Question>),
     /// Copy packets from now on ([`Exchange::capture`])
     Capture(CaptureOrder),
 }
@@ -103,6 +106,8 @@ pub struct Exchange {
     listed: Mutex<Vec<Arc<Pages>>>,
     /// The same for captures
     captured: Mutex<Vec<Arc<Ring>>>,
+    /// And for what is asked
+    asked: Mutex<Vec<Arc<Question>>>,
     /// The same of all workers
     pub(super) owners: Arc<Owners>,
 }
@@ -128,6 +133,7 @@ impl Exchange {
             imports: ArrayQueue::new(MOST_IMPORTS),
             listed: Mutex::default(),
             captured: Mutex::default(),
+            asked: Mutex::default(),
             owners,
         }
     }
@@ -163,12 +169,22 @@ impl Exchange {
         Some(CaptureReader::new(ring))
     }
 
-    /// Frees what former listings and captures took. For control, to be called now
+    /// Asks the worker what would become of a packet. Returns false while it has
+    /// too many other commands to obey.
+    pub fn ask(&self, question: &Arc<Question>) -> bool {
+        self.release();
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(question));
+        self.commands.push(Command::Trace(Arc::clone(question))).is_ok()
+    }
+
+    /// Frees what former listings, captures and questions took. For control, to be called now
     /// and then.
     pub fn release(&self) {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         listed.retain(|pages| Arc::strong_count(pages) > 1);
         let mut captured = self.captured.lock().unwrap_or_else(PoisonError::into_inner);
         captured.retain(|ring| Arc::strong_count(ring) > 1);
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|question| Arc::strong_count(question) > 1);
     }
 }

@@ -28,6 +28,7 @@ mod snapshot;
 mod standby;
 mod sweep;
 mod sync;
+mod trace;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -576,6 +577,7 @@ impl<P: Port> Worker<P> {
                     self.closing = Some(answer);
                 }
                 Command::Tell(tap) => self.flows.sync.follow(tap),
+                Command::Trace(question) => self.flows.answer(&self.view, &question, tick(now)),
                 Command::Capture(order) => {
                     self.watch.add(order);
                     self.mark_seen();
