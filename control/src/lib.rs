@@ -23,6 +23,7 @@ pub mod status;
 pub mod sync;
 pub mod takeover;
 pub mod top;
+pub mod trace;
 pub mod web;
 
 pub mod workers;

@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
     capture, connections, events, health, import, ipvsadm, marks, realserver, reload, role, run, save,
-    status, sync, top,
+    status, sync, top, trace,
 };
 use sluice_dataplane::error_chain;
 
@@ -64,6 +64,8 @@ enum Command {
     Connections(connections::Arguments),
     /// Write packets to a file as they come and go, before and after rewriting
     Capture(Box<capture::Arguments>),
+    /// Say what would become of a packet, and why
+    Trace(trace::Arguments),
     /// Show what happened to a running director
     Events(events::Arguments),
     /// Administer virtual services as with ipvsadm
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
         Command::Top(arguments) => return top::main(&arguments),
         Command::Connections(arguments) => return connections::main(&arguments),
         Command::Capture(arguments) => return capture::main(&arguments),
+        Command::Trace(arguments) => return trace::main(&arguments),
         Command::Events(arguments) => return events::main(&arguments),
         Command::Check(arguments) => return reload::check(&arguments),
         Command::Reload(arguments) => return reload::main(&arguments),

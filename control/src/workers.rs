@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded};
 use sluice_dataplane::capture::{CaptureFilter, CaptureReader};
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::port::afxdp::{AfXdpPort, OpenError};
 use sluice_dataplane::stats::WorkerCounters;
 use sluice_dataplane::steer::Mode;
+use sluice_dataplane::trace::Question;
 use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Slice, Slices, Worker};
 use thiserror::Error;
 
@@ -198,6 +199,16 @@ impl Workers {
         interfaces: usize,
     ) -> Option<Vec<CaptureReader>> {
         self.exchanges.iter().map(|exchange| exchange.capture(Arc::clone(filter), snap, interfaces)).collect()
+    }
+
+    /// Asks every worker what would become of a packet that comes by the interface
+    /// of this number; `None` for one that has too many other commands to obey.
+    pub fn ask(&self, tuple: Tuple, interface: usize, mark: Option<u32>) -> Vec<Option<Arc<Question>>> {
+        let ask = |exchange: &Exchange| {
+            let question = Question::new(tuple, interface, mark);
+            exchange.ask(&question).then_some(question)
+        };
+        self.exchanges.iter().map(ask).collect()
     }
 
     /// The clock that workers go by: nanoseconds since this.

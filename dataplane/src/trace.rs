@@ -108,7 +108,13 @@ pub enum Unclaimed {
 impl Question {
     /// A question that is not answered yet.
     pub fn new(tuple: Tuple, interface: usize, mark: Option<u32>) -> Arc<Self> {
-        Arc::new(Question { tuple, interface, mark, answer: Mutex::new(None), answered: AtomicBool::new(false) })
+        Arc::new(Question {
+            tuple,
+            interface,
+            mark,
+            answer: Mutex::new(None),
+            answered: AtomicBool::new(false),
+        })
     }
 
     /// Puts the answer there. Only the worker that was asked calls this, once.
@@ -128,7 +134,9 @@ impl Question {
         let Tuple { protocol, destination, destination_port, .. } = self.tuple;
         let family = Family::of(destination);
         let of_mark = services.id_of(&ServiceKey::Mark { mark, family });
-        of_mark.or_else(|| services.find(protocol, destination, destination_port)).or_else(|| services.find_ftp(&self.tuple))
+        of_mark
+            .or_else(|| services.find(protocol, destination, destination_port))
+            .or_else(|| services.find_ftp(&self.tuple))
     }
 
     /// The answer, if it is there. It is given once.

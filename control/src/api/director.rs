@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_dataplane::capture::{CaptureFilter, MOST_CAPTURES};
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::service::{Family, ServiceKey, ServiceTable};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
@@ -23,6 +23,7 @@ use crate::role::Role;
 use crate::rules::{Daemon, DaemonRole, Rules, RulesError};
 use crate::sync::lvs::{counters, socket};
 use crate::takeover::Takeover;
+use crate::trace::{Asked, TraceError, TraceQuery};
 
 /// What control needs of the running workers.
 pub trait DataPlane {
@@ -55,6 +56,14 @@ pub trait DataPlane {
     /// until the receiver is dropped; the first names the interfaces. `None` while
     /// there are too many captures already.
     fn capture(&self, filter: CaptureFilter, snap: usize) -> Option<mpsc::Receiver<CapturePart>>;
+
+    /// Asks every worker what would become of a packet. `interface` is the number
+    /// of that which it comes by; without it, it is that of the route to its
+    /// source. `mark` is the one that it is taken to have.
+    fn trace(&self, tuple: &Tuple, interface: Option<usize>, mark: Option<u32>) -> Asked;
+
+    /// The director's interfaces.
+    fn interfaces(&self) -> &[String];
 
     /// Counters and state for `sluice status`, as a JSON object.
     fn status(&self) -> serde_json::Value;
@@ -374,6 +383,7 @@ impl<D: DataPlane> Director<D> {
                 }
                 Answer::Status(status)
             }
+            Request::Trace { query } => self.trace(&query).await,
             Request::Role => Answer::Role(self.plane.role()),
             Request::SetRole { role } => {
                 self.plane.set_role(role);
@@ -415,6 +425,30 @@ impl<D: DataPlane> Director<D> {
             | Request::Capture { .. }
             | Request::Reload { .. } => Answer::Done,
         }
+    }
+
+    /// What would become of a packet.
+    async fn trace(&self, query: &TraceQuery) -> Answer {
+        let refused = |error: TraceError| Answer::error("bad_request", error.to_string());
+        let tuple = match query.tuple() {
+            Ok(tuple) => tuple,
+            Err(error) => return refused(error),
+        };
+        let interfaces = self.plane.interfaces();
+        let interface = match &query.interface {
+            None => None,
+            Some(name) => match interfaces.iter().position(|interface| interface == name) {
+                Some(place) => Some(place),
+                None => return refused(TraceError::NoInterface(name.clone(), interfaces.join(", "))),
+            },
+        };
+        let asked = self.plane.trace(&tuple, interface, query.mark);
+        let answers = asked.answers().await;
+        let health = |name| {
+            let all = self.health.overview(&self.rules());
+            all.into_iter().find(|health| health.service == name)
+        };
+        Answer::Trace(Box::new(asked.report(&tuple, query.mark, answers, health)))
     }
 
     /// Begins a capture, or says why it cannot be.

@@ -20,6 +20,7 @@ use crate::rules::{
     Change, ConfiguredService, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing,
     ServiceName, ServiceSettings, Timeouts,
 };
+use crate::trace::{TraceQuery, TraceReport};
 
 /// A request: one line from the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,6 +174,11 @@ pub enum Request {
         /// For so many seconds at most
         seconds: Option<u64>,
     },
+    /// `sluice trace`
+    Trace {
+        /// Of which packet
+        query: TraceQuery,
+    },
     /// `sluice role`
     Role,
     /// `sluice role active` and `backup`
@@ -233,6 +239,7 @@ impl Request {
                 | Request::Overview { .. }
                 | Request::Events { .. }
                 | Request::Capture { .. }
+                | Request::Trace { .. }
                 | Request::Role
                 // keepalived says it once only.
                 | Request::SetRole { .. }
@@ -265,6 +272,8 @@ pub enum Answer {
     Events(Vec<EventRecord>),
     /// Part of the answer to [`Request::Capture`]
     Captured(CapturePart),
+    /// To [`Request::Trace`]
+    Trace(Box<TraceReport>),
     /// To [`Request::Overview`]
     Overview(Box<Overview>),
     /// To [`Request::LocalAddresses`]

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
 use sluice_dataplane::capture::CaptureFilter;
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::link::Link;
 use sluice_dataplane::neigh::Prefix;
 use sluice_dataplane::service::{Method, ServiceKey, ServiceTable};
@@ -26,6 +26,7 @@ use crate::netlink;
 use crate::observe::{InterfaceState, Observatory, PeerState, SyncState};
 use crate::role::{Announcer, Role};
 use crate::sync::Sync;
+use crate::trace::Asked;
 use crate::workers::Workers;
 
 mod queues;
@@ -339,6 +340,27 @@ impl DataPlane for Forwarding {
 
     fn capture(&self, filter: CaptureFilter, snap: usize) -> Option<mpsc::Receiver<CapturePart>> {
         Some(Capturing::start(&self.workers, self.interfaces.clone(), filter, snap)?.parts())
+    }
+
+    fn trace(&self, tuple: &Tuple, interface: Option<usize>, mark: Option<u32>) -> Asked {
+        let hops = self.next_hops.current();
+        let interface = interface.or_else(|| hops.leaves_by(tuple.source)).unwrap_or(0);
+        let workers = self.workers.counters().len();
+        let queue = match workers {
+            1 => Some(0),
+            _ => hops.rss(interface).and_then(|rss| rss.queue(tuple)).filter(|queue| *queue < workers),
+        };
+        Asked {
+            interfaces: self.interfaces.clone(),
+            interface,
+            wanted: self.in_force.borrow().wants(tuple, interface),
+            queue,
+            questions: self.workers.ask(*tuple, interface, mark),
+        }
+    }
+
+    fn interfaces(&self) -> &[String] {
+        &self.interfaces
     }
 
     fn status(&self) -> Value {
