@@ -24,7 +24,7 @@ pub struct Question {
     pub tuple: Tuple,
     /// The number of the director's interface that it came by
     pub interface: usize,
-    /// The mark that it is taken to have; that of mark rules without it
+    /// The mark that it is taken to have, 0 for none; that of mark rules without it
     pub mark: Option<u32>,
     answer: Mutex<Option<Answer>>,
     answered: AtomicBool,
@@ -128,7 +128,7 @@ impl Question {
 
     /// The service that would begin a connection with it.
     pub fn service(&self, services: &ServiceTable) -> Option<ServiceId> {
-        let Some(mark) = self.mark.filter(|mark| *mark != 0) else {
+        let Some(mark) = self.mark else {
             return services.find_for(&self.tuple, self.interface);
         };
         let Tuple { protocol, destination, destination_port, .. } = self.tuple;

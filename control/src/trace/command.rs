@@ -29,7 +29,7 @@ pub struct Arguments {
     /// An INIT of SCTP
     #[arg(long, conflicts_with = "udp")]
     sctp: bool,
-    /// Take it to have this mark, whatever mark rules say
+    /// Take it to have this mark, whatever mark rules say; 0 is none
     #[arg(long)]
     mark: Option<u32>,
     /// Take it to come by this interface [default: that of the route to its

@@ -33,6 +33,7 @@ mod standby;
 mod sync;
 mod sync_model;
 mod thresholds;
+mod trace;
 mod tun;
 mod tunables;
 mod tunnel_errors;
