@@ -5,13 +5,18 @@ RELEASE := $(TARGET)/release
 # Namespaces need root, cargo does not: it may only be there for the user.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-.PHONY: help deps build demo test test-ha test-operate bench bench-growth bench-sync bench-wire bench-apps lint
+# Where the package is made and how it is called.
+DEB = $(TARGET)/debian
+
+.PHONY: help deps build demo deb test test-deb test-ha test-operate bench bench-growth bench-sync bench-wire bench-apps lint
 
 help:
 	@echo 'make demo        see it forward real traffic, in all four methods'
+	@echo 'make deb         a Debian package, in target/debian'
 	@echo 'make test        unit, property and end-to-end tests (the last need root)'
 	@echo 'make test-ha     failover between two directors, all methods and faults, under load'
 	@echo 'make test-operate  stories of operating a director (STORY=NAME for some only)'
+	@echo 'make test-deb    install, upgrade, remove and purge the package in a fresh Debian'
 	@echo 'make lint        formatting and clippy'
 	@echo 'make deps        install the Debian packages that are missing'
 	@echo
@@ -30,6 +35,16 @@ build: deps
 
 demo: build
 	@$(SUDO) $(RELEASE)/demo
+
+deb: deps
+	cargo build --release --locked -p sluice-control
+	@control/package/build $(TARGET)
+	@ls $(DEB)/*.deb
+
+# Takes some two minutes, and fetches a small Debian from the configured mirror.
+test-deb: deb
+	@bench/deps.sh deb
+	@$(SUDO) control/package/test $(DEB)/*.deb
 
 # End-to-end tests run the release build of the director, two at a time: each director keeps a CPU busy.
 test:

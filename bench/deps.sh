@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building and trying Sluice needs, those that are missing only, and says which first.
 # With the argument "bench", also those of the forwarders that `make bench-apps` compares it with; with "test", those
-# that look at what the director says of itself.
+# that look at what the director says of itself; with "deb", those that look at its own package.
 set -euo pipefail
 
 build=(clang gcc libbpf-dev libelf-dev linux-libc-dev make pkg-config zlib1g-dev)
 try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping keepalived lftp libusrsctp-examples nginx-light vsftpd wrk)
-look=(chromium openssl prometheus tshark)
+look=(chromium man-db mandoc openssl prometheus tshark)
+packaging=(lintian mmdebstrap)
 compare=(haproxy libnginx-mod-stream nftables)
 
 needed=("${build[@]}" "${try[@]}")
@@ -14,8 +15,9 @@ case "${1:-}" in
 "") ;;
 bench) needed+=("${compare[@]}") ;;
 test) needed+=("${look[@]}") ;;
+deb) needed+=("${packaging[@]}") ;;
 *)
-    echo "deps: there is no set of packages \"$1\"; give none, \"bench\" or \"test\"" >&2
+    echo "deps: there is no set of packages \"$1\"; give none, \"bench\", \"test\" or \"deb\"" >&2
     exit 2
     ;;
 esac

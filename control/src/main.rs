@@ -1,15 +1,15 @@
 //! The `sluice` binary: the director and its commands.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
-    capture, connections, events, health, import, ipvsadm, marks, realserver, reload, role, run, save,
+    capture, connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run, save,
     status, sync, top, trace,
 };
 use sluice_dataplane::error_chain;
@@ -85,7 +85,16 @@ enum Command {
     /// Make this host a real server for direct routing or tunnelling
     #[command(subcommand)]
     Realserver(realserver::Command),
+    /// Print completions for a shell
+    Completions(manual::CompletionArguments),
+    /// Write the man pages of all commands
+    Manual(manual::Arguments),
 }
+
+#[cfg(test)]
+mod command_line_tests;
+#[cfg(test)]
+mod docs_tests;
 
 fn main() -> ExitCode {
     // What ipvsadm takes is none of clap's business.
@@ -103,6 +112,8 @@ fn main() -> ExitCode {
             log(Arc::clone(&events));
             run::run(&config, socket, takeover, events)
         }
+        Command::Completions(arguments) => return manual::completions(Arguments::command(), &arguments),
+        Command::Manual(arguments) => return manual::main(Arguments::command(), &arguments),
         Command::Top(arguments) => return top::main(&arguments),
         Command::Connections(arguments) => return connections::main(&arguments),
         Command::Capture(arguments) => return capture::main(&arguments),
@@ -129,7 +140,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluice: {}", error_chain(error.as_ref()));
+            // Nobody may be able to hear it.
+            let _ = writeln!(std::io::stderr(), "sluice: {}", error_chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -145,6 +157,8 @@ fn log(events: Arc<EventLog>) {
     let printed = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // It would be said there, too, and where the disk is full end the thread that does.
+        .log_internal_errors(false)
         .with_filter(filter);
     tracing_subscriber::registry().with(printed).with(Recorder(events).with_filter(LevelFilter::INFO)).init();
 }

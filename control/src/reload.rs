@@ -87,6 +87,10 @@ impl Source {
             xdp_mode,
             socket,
             when_gone,
+            offload,
+            offload_flows,
+            offload_after,
+            offload_stale,
             // That of the start: `sluice role` changes it.
             role: _,
             local_addresses: _,
@@ -101,6 +105,10 @@ impl Source {
             ("xdp_mode", *xdp_mode == new.xdp_mode),
             ("socket", *socket == new.socket),
             ("when_gone", *when_gone == new.when_gone),
+            ("offload", *offload == new.offload),
+            ("offload_flows", *offload_flows == new.offload_flows),
+            ("offload_after", *offload_after == new.offload_after),
+            ("offload_stale", *offload_stale == new.offload_stale),
             ("[web]", self.web == config.web),
             ("[sync]", self.sync == config.sync),
         ];

@@ -7,33 +7,46 @@
 //!
 //! ```text
 //! running process                                new process
+//!    Queue: sockets and memory         ------>   maps them
 //!    all sessions, then their changes  ------>   takes them
 //!                                      <------   Ready: it has all that there are
-//!    closes its sockets
-//!    the last changes, Yours           ------>   opens its sockets
+//!    leaves its sockets alone
+//!    the last changes, Left, Yours     ------>   goes on with the sockets
 //!                                      <------   Running
 //!    ends                                        goes on
 //! ```
 //!
-//! The program of the running process stays on the interfaces, and the new one's
-//! sockets are entered there as they are opened; its own program comes after.
-//! Packets are not forwarded from the closing to the opening. Up to `Ready` the
-//! running process goes on as if nothing were if the new one fails; after that
-//! it opens its sockets again. While it gives, it refuses changes, which would
-//! be lost.
+//! Packets are not forwarded from the leaving to the going on, which are a few
+//! milliseconds; they wait in the sockets' rings. The program of the running
+//! process stays on the interfaces until the new one's takes its place, with the
+//! same sockets.
+//!
+//! Where the new process cannot go on with the sockets (its frames have another
+//! size, or the kernel is older than 6.4), it says so with `Ready`: then the
+//! running process closes them, there is no `Left`, and the new one opens its
+//! own. That takes the kernel a tenth of a second, in which packets are dropped.
+//!
+//! Up to `Ready` the running process goes on as if nothing were if the new one
+//! fails; after that it opens its sockets again, as soon as the new one is gone.
+//! While it gives, it refuses changes, which would be lost.
 //!
 //! A frame is its length in four bytes (network order), which counts what
 //! follows: its kind in one byte, and what it is about. Nobody but root and the
 //! director's own user gets so far, so that none of it is encrypted.
 
+mod stream;
+
 use std::io;
 
+use serde::{Deserialize, Serialize};
+use sluice_dataplane::port::afxdp::{Layout, Left};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::role::Role;
 use crate::sync::wire::{MAX_MESSAGE, Malformed};
+pub use stream::{Descriptors, offer};
 
 /// A process that wants to take this one's place.
 #[derive(Debug)]
@@ -42,6 +55,8 @@ pub struct Takeover {
     pub stream: UnixStream,
     /// The interfaces that it is going to have
     pub interfaces: Vec<String>,
+    /// Whether it can go on with this one's sockets
+    pub sockets: bool,
 }
 
 /// Why a takeover failed.
@@ -73,39 +88,81 @@ pub enum Frame {
     /// A message as [`crate::sync::wire`] has them
     Sessions(Vec<u8>),
     /// The new process has all sessions
-    Ready,
+    Ready {
+        /// Whether it goes on with the sockets of the running one
+        sockets: bool,
+    },
     /// The queues are the new process's, which has this role from now on
     Yours(Role),
     /// The new process forwards
     Running,
+    /// A worker's memory and sockets, of which the descriptors come along
+    Queue(Layout),
+    /// How far the worker of this number was
+    Left(usize, Left),
 }
 
 const SESSIONS: u8 = 1;
 const READY: u8 = 2;
 const YOURS: u8 = 3;
 const RUNNING: u8 = 4;
+const QUEUE: u8 = 5;
+const LEFT: u8 = 6;
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Layout")]
+struct LayoutFields {
+    queue: usize,
+    frames: usize,
+    chunk: usize,
+    rings: [u32; 2],
+    interfaces: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SentLayout(#[serde(with = "LayoutFields")] Layout);
+
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Left")]
+struct LeftFields {
+    free: Vec<u8>,
+    with_kernel: Vec<[usize; 2]>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SentLeft(usize, #[serde(with = "LeftFields")] Left);
 
 impl Frame {
-    /// Sends it.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 4];
+        match self {
+            Frame::Sessions(message) => {
+                bytes.push(SESSIONS);
+                bytes.extend(message);
+            }
+            Frame::Ready { sockets } => bytes.extend([READY, u8::from(*sockets)]),
+            Frame::Yours(role) => bytes.extend([YOURS, u8::from(*role == Role::Active)]),
+            Frame::Running => bytes.push(RUNNING),
+            Frame::Queue(layout) => {
+                bytes.push(QUEUE);
+                bytes.extend(json(&SentLayout(layout.clone())));
+            }
+            Frame::Left(worker, left) => {
+                bytes.push(LEFT);
+                bytes.extend(json(&SentLeft(*worker, left.clone())));
+            }
+        }
+        let length = bytes.len() as u32 - 4;
+        bytes[..4].copy_from_slice(&length.to_be_bytes());
+        bytes
+    }
+
+    /// Sends it. [`offer`] sends a queue with its descriptors.
     ///
     /// # Errors
     /// When the other end is gone.
     pub async fn send<W: AsyncWrite + Unpin>(&self, to: &mut W) -> Result<(), TakeoverError> {
-        let role;
-        let (kind, rest): (u8, &[u8]) = match self {
-            Frame::Sessions(message) => (SESSIONS, message),
-            Frame::Ready => (READY, &[]),
-            Frame::Yours(of) => {
-                role = [u8::from(*of == Role::Active)];
-                (YOURS, &role)
-            }
-            Frame::Running => (RUNNING, &[]),
-        };
-        let mut bytes = Vec::with_capacity(5 + rest.len());
-        bytes.extend((rest.len() as u32 + 1).to_be_bytes());
-        bytes.push(kind);
-        bytes.extend(rest);
-        Ok(to.write_all(&bytes).await?)
+        Ok(to.write_all(&self.bytes()).await?)
     }
 
     /// Receives the next one.
@@ -122,13 +179,25 @@ impl Frame {
         from.read_exact(&mut rest).await?;
         match (kind, rest.as_slice()) {
             (SESSIONS, _) => Ok(Frame::Sessions(rest)),
-            (READY, []) => Ok(Frame::Ready),
+            (READY, [sockets @ (0 | 1)]) => Ok(Frame::Ready { sockets: *sockets == 1 }),
             (YOURS, [0]) => Ok(Frame::Yours(Role::Backup)),
             (YOURS, [1]) => Ok(Frame::Yours(Role::Active)),
             (RUNNING, []) => Ok(Frame::Running),
+            (QUEUE, text) => match serde_json::from_slice(text) {
+                Ok(SentLayout(layout)) => Ok(Frame::Queue(layout)),
+                Err(_) => Err(TakeoverError::Unexpected),
+            },
+            (LEFT, text) => match serde_json::from_slice(text) {
+                Ok(SentLeft(worker, left)) => Ok(Frame::Left(worker, left)),
+                Err(_) => Err(TakeoverError::Unexpected),
+            },
             _ => Err(TakeoverError::Unexpected),
         }
     }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("numbers and texts are always JSON")
 }
 
 #[cfg(test)]
@@ -140,7 +209,16 @@ mod tests {
         let frames = [
             Frame::Sessions(vec![]),
             Frame::Sessions(vec![7; MAX_MESSAGE]),
-            Frame::Ready,
+            Frame::Ready { sockets: true },
+            Frame::Ready { sockets: false },
+            Frame::Queue(Layout {
+                queue: 1,
+                frames: 6272,
+                chunk: 2048,
+                rings: [4096, 1024],
+                interfaces: vec!["eth0".into(), "eth1".into()],
+            }),
+            Frame::Left(1, Left { free: vec![0xff; 784], with_kernel: vec![[1000, 3], [1024, 0]] }),
             Frame::Yours(Role::Active),
             Frame::Yours(Role::Backup),
             Frame::Running,
@@ -163,7 +241,9 @@ mod tests {
             &[0xff, 0, 0, 0, SESSIONS],
             &[0, 0, 0, 1, 99],
             &[0, 0, 0, 2, YOURS, 2],
-            &[0, 0, 0, 2, READY, 0],
+            &[0, 0, 0, 2, READY, 2],
+            &[0, 0, 0, 2, QUEUE, b'['],
+            &[0, 0, 0, 3, LEFT, b'[', b']'],
         ] {
             let result = Frame::receive(&mut &*bytes).await;
             assert!(matches!(result, Err(TakeoverError::Unexpected)), "{bytes:?}: {result:?}");

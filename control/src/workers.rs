@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use sluice_dataplane::capture::{CaptureFilter, CaptureReader};
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
-use sluice_dataplane::port::afxdp::{AfXdpPort, OpenError};
+use sluice_dataplane::offload::{self, Board, Lane};
+use sluice_dataplane::port::afxdp::{AfXdpPort, Left, Offered, OpenError};
 use sluice_dataplane::stats::WorkerCounters;
 use sluice_dataplane::steer::Mode;
 use sluice_dataplane::trace::Question;
@@ -23,6 +24,9 @@ use crate::config::Idle;
 
 /// How long an idle worker sleeps at most before it looks for new snapshots.
 const SLEEP: Duration = Duration::from_millis(2);
+
+/// How long a worker without interfaces sleeps.
+const CLOSED_SLEEP: Duration = Duration::from_micros(100);
 
 /// Slices of a listing that may wait at each worker for the reader.
 const LISTING_SLICES: usize = 32;
@@ -45,6 +49,32 @@ pub enum StartError {
     System(&'static str, io::Error),
 }
 
+/// What workers need to have connections carried in the kernel.
+#[derive(Clone, Debug)]
+pub struct Carry {
+    /// What they have in common with the program
+    pub board: Arc<Board>,
+    /// Connections that are carried at most, over all workers
+    pub connections: u32,
+    /// Packets after which a connection is carried
+    pub after: u8,
+    /// Nanoseconds after which a worker without a sign of life is taken to be dead
+    pub stale: u64,
+}
+
+/// How workers are made.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// The CPU of each
+    pub cpus: &'a [usize],
+    /// Connections of each at most
+    pub connections: usize,
+    /// What they do when there is nothing to do
+    pub idle: Idle,
+    /// What they need if connections are to be carried in the kernel
+    pub carry: Option<Carry>,
+}
+
 /// When a worker's sockets are opened.
 #[derive(Clone, Copy, Debug)]
 pub enum Sockets<'a> {
@@ -64,6 +94,7 @@ pub struct Workers {
     stop: Arc<AtomicBool>,
     ports: Vec<PortStatus>,
     clock: Instant,
+    lanes: Vec<Arc<Lane>>,
 }
 
 /// What is known of a worker's queue on an interface since it was opened.
@@ -80,16 +111,14 @@ pub struct PortStatus {
 }
 
 impl Workers {
-    /// Opens a port for each CPU and starts a worker pinned to it. `interfaces`
+    /// Opens a port for each CPU of the setup and starts a worker pinned to it. `interfaces`
     /// have the steering program attached, in the mode given; `mtu` is the
     /// largest of theirs.
     pub fn start(
         interfaces: &[(String, Mode)],
-        cpus: &[usize],
-        connections: usize,
         mtu: usize,
-        idle: Idle,
         sockets: Sockets,
+        Setup { cpus, connections, idle, carry }: Setup,
         published: Arc<Published>,
     ) -> Result<Self, StartError> {
         let allowed = core_affinity::get_core_ids().unwrap_or_default();
@@ -118,8 +147,13 @@ impl Workers {
             stop: Arc::new(AtomicBool::new(false)),
             ports: Vec::new(),
             clock: Instant::now(),
+            lanes: Vec::new(),
         };
         let clock = workers.clock;
+        if let Some(Carry { board, connections, after, stale }) = carry {
+            let settings = offload::Settings { connections, after, stale, clock: since_boot(clock)? };
+            workers.lanes = Lane::of_all(cpus.len(), &board, settings);
+        }
         for (number, (port, core)) in ports.into_iter().zip(cores).enumerate() {
             for (index, (interface, _)) in interfaces.iter().enumerate() {
                 workers.ports.push(PortStatus {
@@ -138,15 +172,21 @@ impl Workers {
             workers.counters.push(Arc::clone(&counters));
             let (published, exchanges) = (Arc::clone(&published), Arc::clone(&exchanges));
             let stop = Arc::clone(&workers.stop);
+            let lane = workers.lanes.get(number).cloned();
             let run = move || {
                 if !core_affinity::set_for_current(core) {
                     tracing::warn!(worker = number, cpu = core.id, "could not be pinned to its CPU");
                 }
                 let now = || clock.elapsed().as_nanos() as u64;
                 let mut worker = Worker::new(settings, port, published, exchanges, counters, now());
+                if let Some(lane) = lane {
+                    worker.carry(lane);
+                }
                 while !stop.load(Ordering::Relaxed) {
                     if worker.poll(now()) == 0 {
                         match idle {
+                            // The worker of another process may need the CPU.
+                            _ if worker.is_closed() => thread::sleep(CLOSED_SLEEP),
                             Idle::Spin => worker.tidy(),
                             Idle::Sleep => worker.wait(SLEEP),
                         }
@@ -157,6 +197,11 @@ impl Workers {
             workers.threads.push(thread.map_err(|error| StartError::System("starting a worker", error))?);
         }
         Ok(workers)
+    }
+
+    /// What workers ask of who carries their connections; empty where nobody does.
+    pub fn lanes(&self) -> &[Arc<Lane>] {
+        &self.lanes
     }
 
     /// Counters of each worker.
@@ -227,12 +272,49 @@ impl Workers {
 
     /// Has every worker close its interfaces; each answers once, when listeners
     /// were told of all that happened until then.
-    pub fn close(&self) -> Receiver<()> {
-        let (answer, results) = bounded(self.exchanges.len());
-        for exchange in self.exchanges.iter() {
-            let _ = exchange.commands.push(Command::Close(answer.clone()));
-        }
-        results
+    pub fn close(&self) -> Vec<Receiver<()>> {
+        self.command(Command::Close)
+    }
+
+    /// Asks every worker for what another process needs to go on with its
+    /// interfaces.
+    pub fn offer(&self) -> Vec<Receiver<Option<Offered>>> {
+        self.command(Command::Offer)
+    }
+
+    /// Has every worker leave its interfaces to another process; each answers when
+    /// listeners were told of all that happened until then.
+    pub fn lend(&self) -> Vec<Receiver<Option<Left>>> {
+        self.command(Command::Lend)
+    }
+
+    /// Has each worker get ready to go on with what another process offers.
+    pub fn prepare(&self, offered: Vec<Offered>) -> Vec<Receiver<Result<(), String>>> {
+        let mut offered = offered.into_iter();
+        let give = |answer| offered.next().map(|offered| Command::Prepare(offered, answer));
+        self.command_each(give)
+    }
+
+    /// Has each worker go on where another process left off.
+    pub fn assume(&self, left: Vec<Left>) -> Vec<Receiver<Result<(), String>>> {
+        let mut left = left.into_iter();
+        self.command_each(|answer| left.next().map(|left| Command::Assume(left, answer)))
+    }
+
+    fn command<T>(&self, command: impl Fn(Sender<T>) -> Command) -> Vec<Receiver<T>> {
+        self.command_each(|answer| Some(command(answer)))
+    }
+
+    /// What has no room, or is no command, is not answered.
+    fn command_each<T>(&self, mut command: impl FnMut(Sender<T>) -> Option<Command>) -> Vec<Receiver<T>> {
+        let each = self.exchanges.iter().map(|exchange| {
+            let (sender, receiver) = bounded(1);
+            if let Some(command) = command(sender) {
+                let _ = exchange.commands.push(command);
+            }
+            receiver
+        });
+        each.collect()
     }
 
     /// Whether some worker has an interface that does not work any more.
@@ -316,6 +398,14 @@ impl Drop for Workers {
             }
         }
     }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC` at an instant that is past.
+fn since_boot(instant: Instant) -> Result<u64, StartError> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_err(|error| StartError::System("reading the clock", error.into()))?;
+    let now = Duration::from(now);
+    Ok(now.saturating_sub(instant.elapsed()).as_nanos() as u64)
 }
 
 fn random_seed() -> Result<[u8; 16], StartError> {

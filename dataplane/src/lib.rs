@@ -12,6 +12,7 @@ pub mod link;
 pub mod local;
 mod memory;
 pub mod neigh;
+pub mod offload;
 pub mod packet;
 pub mod port;
 mod prefetch;

@@ -20,7 +20,7 @@ use crate::health::Health;
 use crate::observe::Observatory;
 use crate::reload::Source;
 use crate::role::Role;
-use crate::rules::{Daemon, DaemonRole, Rules, RulesError};
+use crate::rules::{Daemon, DaemonRole, Rules, RulesError, ServiceListing};
 use crate::sync::lvs::{counters, socket};
 use crate::takeover::Takeover;
 use crate::trace::{Asked, TraceError, TraceQuery};
@@ -239,6 +239,12 @@ impl<D: DataPlane> Director<D> {
         if changed {
             self.publish_and_wait().await;
         }
+    }
+
+    /// Has the traffic of services and servers begin with what another process
+    /// counted.
+    pub fn carry_traffic(&self, listed: &[ServiceListing]) {
+        self.rules.borrow_mut().carry_traffic(listed);
     }
 
     /// The number of the table published last, which every change of the

@@ -213,6 +213,9 @@ pub enum Request {
     TakeOver {
         /// Those that it has
         interfaces: Vec<String>,
+        /// Whether it can go on with the sockets of the running process
+        #[serde(default)]
+        sockets: bool,
     },
     /// `sluice reload`: answered by any number of [`Answer::Changes`], then
     /// [`Answer::Done`]

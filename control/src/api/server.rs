@@ -77,7 +77,7 @@ async fn attend<D: DataPlane>(director: &Director<D>, stream: UnixStream) {
     let (reader, mut writer) = stream.into_split();
     let result = match allowed {
         Ok((true, _)) => match converse(director, reader, &mut writer).await {
-            Ok(Some((reader, interfaces))) => return introduce(director, reader, writer, interfaces).await,
+            Ok(Some((reader, wish))) => return introduce(director, reader, writer, wish).await,
             Ok(None) => Ok(()),
             Err(error) => Err(error),
         },
@@ -98,23 +98,29 @@ async fn introduce<D: DataPlane>(
     director: &Director<D>,
     reader: OwnedReadHalf,
     writer: OwnedWriteHalf,
-    interfaces: Vec<String>,
+    Wish { interfaces, sockets }: Wish,
 ) {
     // Both are of the same connection.
     let Ok(stream) = reader.reunite(writer) else { return };
-    if let Err(Takeover { stream, .. }) = director.offer(Takeover { stream, interfaces }) {
+    if let Err(Takeover { stream, .. }) = director.offer(Takeover { stream, interfaces, sockets }) {
         let message = "another process is taking over already, or this one is not ready yet";
         let _ = send(&mut stream.into_split().1, &Answer::error("not_now", message)).await;
     }
 }
 
-/// Answers a client; gives its connection, and the interfaces that it named, if it
-/// is to be another process's.
+/// What a process said of itself that wants to take this one's place.
+struct Wish {
+    interfaces: Vec<String>,
+    sockets: bool,
+}
+
+/// Answers a client; gives its connection, and what it said of itself, if it is to
+/// be another process's.
 async fn converse<D: DataPlane>(
     director: &Director<D>,
     reader: OwnedReadHalf,
     writer: &mut OwnedWriteHalf,
-) -> io::Result<Option<(OwnedReadHalf, Vec<String>)>> {
+) -> io::Result<Option<(OwnedReadHalf, Wish)>> {
     let mut reader = BufReader::new(reader);
     let mut bytes = Vec::new();
     loop {
@@ -134,7 +140,9 @@ async fn converse<D: DataPlane>(
         }
         match serde_json::from_slice(&bytes) {
             // Whoever asks this says nothing more until it is answered.
-            Ok(Request::TakeOver { interfaces }) => return Ok(Some((reader.into_inner(), interfaces))),
+            Ok(Request::TakeOver { interfaces, sockets }) => {
+                return Ok(Some((reader.into_inner(), Wish { interfaces, sockets })));
+            }
             Ok(request) => respond(director, request, writer).await?,
             Err(error) => {
                 let message = format!("the request is not understood: {error}");

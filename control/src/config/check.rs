@@ -12,6 +12,7 @@ use super::place::Lines;
 use super::read::{MISSING, Mistake, read};
 use super::suggest::nearest;
 use super::{Config, Director, Problem};
+use crate::interface;
 
 /// What `protocol` may be.
 pub(super) const PROTOCOLS: [(&str, Protocol); 3] =
@@ -25,8 +26,8 @@ pub(super) const METHODS: [(&str, Method); 4] = [
     ("tun", Method::Tunnel),
 ];
 
-/// Longest interface name (`IFNAMSIZ` less its NUL).
-pub(super) const MAX_NAME: usize = 15;
+/// What to do about a wrong name of one of this machine's interfaces.
+pub(super) const INTERFACE_HINT: &str = "`ip -br link` lists the names of the interfaces of this machine";
 
 /// Reads and resolves a text, or lists its mistakes in their order.
 pub(super) fn check(text: &str) -> Result<Config, Vec<Problem>> {
@@ -89,6 +90,15 @@ impl Check<'_> {
         if self.is_toml && !self.left_out.contains(&(table.start, key.to_owned())) {
             self.problem(table, format!("missing field `{key}`"), hint);
         }
+    }
+
+    /// The name of an interface; `hint` says what to write in place of a wrong one.
+    pub(super) fn interface(&mut self, name: &Spanned<String>, hint: &str) -> String {
+        let text = name.as_ref();
+        if !interface::is_name(text) {
+            self.problem(name.span(), format!("{text:?} cannot be the name of an interface"), hint);
+        }
+        text.clone()
     }
 
     pub(super) fn line(&self, span: Range<usize>) -> usize {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use toml::Spanned;
 
-use super::check::{Check, MAX_NAME};
+use super::check::Check;
 use super::file;
 use crate::rules::{Daemon, DaemonRole};
 
@@ -38,14 +38,8 @@ impl Check<'_> {
                 None
             }
         };
-        let interface = file.interface.as_ref();
-        if interface.is_empty() || interface.len() > MAX_NAME || interface.contains(['/', ' ', '\0']) {
-            self.problem(
-                file.interface.span(),
-                format!("{interface:?} cannot be the name of an interface"),
-                "name the one that the other director is reached by, as in \"eth1\"",
-            );
-        }
+        let interface = self
+            .interface(&file.interface, "name the one that the other director is reached by, as in \"eth1\"");
         let group = file.group.as_ref().and_then(|text| {
             let group = text.as_ref().parse::<IpAddr>().ok().filter(IpAddr::is_multicast);
             if group.is_none() {
@@ -63,7 +57,7 @@ impl Check<'_> {
             port: self.small("port", file.port.as_ref(), 1, u16::MAX),
             ttl: self.small("ttl", file.ttl.as_ref(), 1, u8::MAX),
             role: role?,
-            interface: interface.clone(),
+            interface,
             group,
         })
     }

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use sluice_dataplane::service::OffloadChoice;
 use toml::Spanned;
 
-use super::check::{Check, MAX_NAME};
+use super::check::{Check, INTERFACE_HINT};
 use super::{
     CONNECTIONS, DEFAULT_CONNECTIONS, Director, Idle, MAX_CPU, MAX_INTERFACES, WhenGone, XdpMode, file,
 };
@@ -61,6 +62,13 @@ impl Check<'_> {
                 file.when_gone.as_ref(),
                 &[("kernel", WhenGone::Kernel), ("drop", WhenGone::Drop)],
             ),
+            offload: match &file.offload {
+                Some(value) => self.offload(Some(value)),
+                None => OffloadChoice::Off,
+            },
+            offload_flows: self.offload_flows(file.offload_flows.as_ref()),
+            offload_after: self.offload_after(file.offload_after.as_ref()),
+            offload_stale: self.offload_stale(file.offload_stale.as_ref()),
             tunables,
             timeouts: self.timeouts(&file.timeouts),
         }
@@ -78,16 +86,7 @@ impl Check<'_> {
         let mut seen = HashSet::new();
         for name in list {
             let text = name.as_ref();
-            if text.is_empty()
-                || text.len() > MAX_NAME
-                || text.contains(|c: char| c == '/' || c.is_whitespace() || c.is_control())
-            {
-                self.problem(
-                    name.span(),
-                    format!("{text:?} cannot be the name of an interface"),
-                    "`ip -br link` lists the names of the interfaces of this machine",
-                );
-            }
+            self.interface(name, INTERFACE_HINT);
             if !seen.insert(text) {
                 self.problem(
                     name.span(),

@@ -12,7 +12,7 @@ use sluice_dataplane::service::{Family, Method, ServiceKey};
 use sluice_dataplane::wire::Address;
 use toml::{Spanned, Value};
 
-use super::check::{Check, MAX_NAME, METHODS, or_list};
+use super::check::{Check, INTERFACE_HINT, METHODS, or_list};
 use super::{Server, file};
 use crate::health::{
     self, Command, DEFAULT_BODY, DNS_TYPES, Dns, Grpc, Http, Kind, Pattern, SYSTEM_AUTHORITIES, ServicePlan,
@@ -299,22 +299,12 @@ impl Check<'_> {
     }
 
     fn way(&mut self, check: &HealthCheck) -> Way {
-        if let Some(name) = &check.interface
-            && (name.as_ref().is_empty() || name.as_ref().len() > MAX_NAME || name.as_ref().contains('\0'))
-        {
-            let hint = "`ip -br link` lists the names of the interfaces of this machine";
-            self.problem(
-                name.span(),
-                format!("{:?} cannot be the name of an interface", name.as_ref()),
-                hint,
-            );
-        }
         Way {
             address: check.address.as_ref().and_then(|text| self.ip(text)),
             port: check.port.as_ref().map(|n| self.whole("port", n, 1..=65_535)).map(|port| port as u16),
             source: check.source.as_ref().and_then(|text| self.ip(text)),
             mark: check.fwmark.as_ref().map(|n| self.whole("fwmark", n, 1..=u32::MAX)),
-            interface: check.interface.as_ref().map(|name| name.as_ref().clone()),
+            interface: check.interface.as_ref().map(|name| self.interface(name, INTERFACE_HINT)),
         }
     }
 

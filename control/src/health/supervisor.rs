@@ -230,8 +230,12 @@ impl Watch {
                     }
                     monitor = Some(new);
                 }
-                let monitor = monitor
-                    .unwrap_or_else(|| start(*name, key, wanted, &mut self.next, &mut self.owners, orders));
+                let monitor = monitor.unwrap_or_else(|| {
+                    let new = start(*name, key, wanted, &mut self.next, &mut self.owners, orders);
+                    // Of another process, whose place this one took.
+                    let out = (suspended || held == Some(0)) && !wanted.is_empty();
+                    if out { new.found_out() } else { new }
+                });
                 watched.monitors.insert(key, monitor);
             }
             for (_, gone) in former {
@@ -272,6 +276,16 @@ impl Watch {
             }
         }
         changed
+    }
+}
+
+impl Monitor {
+    /// A server that was out already: it stays so until its checks say that it is up.
+    fn found_out(mut self) -> Self {
+        (self.out, self.state) = (true, State::Down);
+        self.probes.iter_mut().for_each(|probe| probe.state = State::Down);
+        "it was out when its checks began".clone_into(&mut self.reason);
+        self
     }
 }
 

@@ -25,6 +25,7 @@ use crate::api::Request;
 use parse::Mistake;
 
 pub use names::{NoNames, Resolver, SystemNames};
+pub(crate) use run::help_text;
 pub use run::{Environment, run};
 
 /// Whether a program called by this name is to act as [`main`].

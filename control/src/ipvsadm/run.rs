@@ -117,6 +117,12 @@ pub fn run(mut words: &[String], environment: &mut Environment<'_>) -> u8 {
     }
 }
 
+/// What `-h` prints after the version.
+pub(crate) fn help_text() -> String {
+    let lacks = unsupported::SUMMARY;
+    format!("{HELP}{OUR_HELP}\nNot supported by this version of Sluice:\n{lacks}\n")
+}
+
 /// Does it and reports what went wrong.
 fn attempt(words: &[String], environment: &mut Environment<'_>, restoring: bool) -> End {
     let failure = match perform(words, environment, restoring) {
@@ -185,9 +191,7 @@ struct Performer<'a, 'b> {
 
 impl Performer<'_, '_> {
     fn help(&mut self) -> io::Result<()> {
-        let lacks = unsupported::SUMMARY;
-        let out = &mut self.environment.stdout;
-        write!(out, "{VERSION}\n{HELP}{OUR_HELP}\nNot supported by this version of Sluice:\n{lacks}\n")
+        write!(self.environment.stdout, "{VERSION}\n{}", help_text())
     }
 
     fn services(&self, only: Option<ServiceName>) -> Result<Vec<ServiceListing>, ClientError> {

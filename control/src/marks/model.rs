@@ -10,10 +10,8 @@ use sluice_dataplane::neigh::Prefix;
 use sluice_dataplane::service::PortRange;
 use sluice_dataplane::wire::Address;
 
+use crate::interface;
 use crate::rules::{Family, Protocol};
-
-/// Longest interface name (`IFNAMSIZ` less its NUL).
-const MAX_NAME: usize = 15;
 
 /// An address, or all of a prefix.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -273,8 +271,7 @@ impl MarkRule {
 
 /// Whether this can be the name of an interface, or begin one.
 pub(super) fn check_interface(name: &str) -> Result<(), String> {
-    let odd = |c: char| c == '/' || c.is_whitespace() || c.is_control();
-    if name.is_empty() || name.len() > MAX_NAME || name.contains(odd) {
+    if !interface::is_name(name) {
         return Err(format!(
             "{name:?} cannot be the name of an interface; `ip -br link` lists those there are"
         ));

@@ -21,6 +21,10 @@ pub struct InterfaceState {
     pub answers: String,
     /// Whether it is there, and its link is up
     pub up: bool,
+    /// Packets that the kernel dropped because the workers did not come round in
+    /// time for them
+    #[serde(default)]
+    pub missed: u64,
 }
 
 /// What checks say of servers.

@@ -53,9 +53,9 @@ impl Rules {
         port: u16,
     ) -> Result<(), RulesError> {
         let index = self.find(service).ok_or(RulesError::ServiceNotDefined)?;
-        let mut suspended = self.services[index].suspended.iter();
-        let server = suspended.find(|s| (s.address, s.port) == (address, port)).cloned();
-        self.add_server(service, server.ok_or(RulesError::NoSuchServer)?)
+        let entry = &self.services[index];
+        let server = entry.suspended(address, port).ok_or(RulesError::NoSuchServer)?;
+        self.add_server(service, entry.suspended[server].clone())
     }
 
     /// Sets the weight of a server in place of its own, or its own again.
@@ -122,9 +122,9 @@ impl Rules {
     pub(super) fn edit_suspended(&mut self, service: usize, server: Server) -> Result<(), RulesError> {
         let name = self.services[service].name;
         self.check_server(&name, &server)?;
-        let mut suspended = self.services[service].suspended.iter_mut();
-        let entry = suspended.find(|s| (s.address, s.port) == (server.address, server.port));
-        *entry.ok_or(RulesError::NoSuchServer)? = server;
+        let entry = &mut self.services[service];
+        let position = entry.suspended(server.address, server.port).ok_or(RulesError::NoSuchServer)?;
+        entry.suspended[position] = server;
         Ok(())
     }
 }
@@ -136,11 +136,14 @@ impl ServiceEntry {
         in_use.chain(self.suspended.iter().cloned()).collect()
     }
 
+    fn suspended(&self, address: IpAddr, port: u16) -> Option<usize> {
+        self.suspended.iter().position(|server| (server.address, server.port) == (address, port))
+    }
+
     /// Whether it was there.
     pub(super) fn forget_suspended(&mut self, address: IpAddr, port: u16) -> bool {
-        let before = self.suspended.len();
-        self.suspended.retain(|server| (server.address, server.port) != (address, port));
-        self.suspended.len() < before
+        let position = self.suspended(address, port);
+        position.map(|position| self.suspended.remove(position)).is_some()
     }
 }
 

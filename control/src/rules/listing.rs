@@ -33,6 +33,19 @@ impl TrafficListing {
             out_bytes: now.out_bytes.wrapping_sub(baseline.out_bytes),
         }
     }
+
+    /// Has what is counted from a baseline begin with this.
+    fn carry(&self, baseline: &mut Traffic) {
+        for (from, traffic) in [
+            (&mut baseline.connections, self.connections),
+            (&mut baseline.in_packets, self.in_packets),
+            (&mut baseline.out_packets, self.out_packets),
+            (&mut baseline.in_bytes, self.in_bytes),
+            (&mut baseline.out_bytes, self.out_bytes),
+        ] {
+            *from = from.wrapping_sub(traffic);
+        }
+    }
 }
 
 /// A virtual service with everything that any listing shows of it.
@@ -112,6 +125,21 @@ impl Rules {
                 LocalAddressListing { service: entry.name, addresses: addresses.clone(), default }
             })
             .collect())
+    }
+
+    /// Has the traffic of services and servers begin with what is listed; that of
+    /// which is not there is left out.
+    pub fn carry_traffic(&mut self, listed: &[ServiceListing]) {
+        for service in listed {
+            let Some(index) = self.find(&service.name) else { continue };
+            let entry = &mut self.services[index];
+            service.traffic.carry(&mut entry.measured.baseline);
+            for ServerListing { server, traffic, .. } in &service.servers {
+                if let Some(position) = entry.server(server.address, server.port) {
+                    traffic.carry(&mut entry.servers[position].measured.baseline);
+                }
+            }
+        }
     }
 
     fn chosen(

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::TimeoutOverrides;
 use sluice_dataplane::service::{
-    self, ClientMask, Engine, Persistence, SchedulerKind, ServiceKey, ServiceOptions,
+    self, ClientMask, Engine, OffloadChoice, Persistence, SchedulerKind, ServiceKey, ServiceOptions,
 };
 
 /// Address family of a firewall-mark service.
@@ -242,7 +242,7 @@ impl ServiceSettings {
 
     /// The same with one-packet scheduling, persistence and its engine as given.
     pub fn with(self, options: ServiceOptions) -> Self {
-        let ServiceOptions { one_packet, persistence, engine } = options;
+        let ServiceOptions { one_packet, persistence, engine, offload: _ } = options;
         let granularity = persistence.map_or(self.granularity, |persistence| {
             match (self.granularity, persistence.mask.v4_mask()) {
                 (Granularity::Mask(_), mask) => Granularity::Mask(mask.into()),
@@ -267,7 +267,7 @@ impl ServiceSettings {
         };
         let persistence = self.persistence.map(|timeout| Persistence { timeout, mask });
         let engine = self.engine.as_deref().and_then(Engine::from_name);
-        ServiceOptions { one_packet: self.one_packet, persistence, engine }
+        ServiceOptions { one_packet: self.one_packet, persistence, engine, ..ServiceOptions::default() }
     }
 
     /// The scheduler, where the data plane has it.
@@ -483,6 +483,8 @@ pub struct ServiceRules {
     pub settings: ServiceSettings,
     /// How long its connections live, where that is not as everywhere
     pub timeouts: TimeoutOverrides,
+    /// Whether its established connections are carried in the kernel
+    pub offload: OffloadChoice,
     /// Its servers in the order in which they are to be added
     pub servers: Vec<Server>,
     /// Its LIPs; none for the director's default

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::TimeoutOverrides;
-use sluice_dataplane::service::Tunables;
+use sluice_dataplane::service::{OffloadChoice, Tunables};
 
 use super::{
     Daemon, LoadError, Method, Rules, Server, ServerEntry, ServiceEntry, ServiceName, ServiceRules,
@@ -241,12 +241,13 @@ impl Rules {
             // Health checks put it in, and take it out.
             if gone.sorry { servers.push(gone) } else { self.put_aside(&owner, gone) }
         }
-        let ServiceEntry { name, settings, timeouts, local_addresses, .. } = new;
+        let ServiceEntry { name, settings, timeouts, offload, local_addresses, .. } = new;
         ServiceEntry {
             slot,
             name,
             settings,
             timeouts,
+            offload,
             local_addresses,
             servers,
             suspended,
@@ -262,6 +263,10 @@ fn compare_services(old: &ServiceEntry, new: &ServiceEntry, subject: &str, chang
     }
     if old.timeouts != new.timeouts {
         changes.add(Action::Change, subject, "timeouts");
+    }
+    if old.offload != new.offload {
+        let text = |choice: OffloadChoice| format!("offload {}", choice.name());
+        changes.compare(subject, &text(old.offload), &text(new.offload));
     }
     if old.local_addresses != new.local_addresses {
         let text = |addresses: &[IpAddr]| match addresses {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use sluice_dataplane::sync::{Subscription, What};
 use tokio::io::BufReader;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::forwarding::Forwarding;
 use crate::api::{self, Answer, DataPlane, Director};
 use crate::sync::wire::{self, MAX_MESSAGE, MAX_RECORD, Message};
-use crate::takeover::{Frame, Takeover, TakeoverError};
+use crate::takeover::{self, Frame, Takeover, TakeoverError};
 
 /// Changes that may wait at each worker.
 const CAPACITY: usize = 65_536;
@@ -18,10 +18,17 @@ const CAPACITY: usize = 65_536;
 /// Between two looks at queues that had nothing.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long the new process may take to get ready with all sessions, and to open
-/// its sockets.
+/// How long the new process may take to get ready with all sessions, and from then
+/// on until this one may end.
 const READY: Duration = Duration::from_secs(60);
-const RUNNING: Duration = Duration::from_secs(5);
+const RUNNING: Duration = Duration::from_secs(10);
+
+/// How long workers may take to count what was carried for them, in the time of
+/// which they forward: all is gone through in a second.
+const AT_REST: Duration = Duration::from_secs(3);
+
+/// Between two attempts to have the interfaces back.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Messages that are sent before the other side is listened to.
 const TURN: usize = 64;
@@ -34,7 +41,7 @@ pub(super) struct Given {
 
 /// Gives everything to a new process, if that takes it.
 pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) -> Option<Given> {
-    let Takeover { stream, interfaces } = takeover;
+    let Takeover { stream, interfaces, sockets } = takeover;
     let (reader, mut writer) = stream.into_split();
     let plane = director.plane();
     if !plane.has_interfaces(&interfaces) {
@@ -44,16 +51,21 @@ pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) ->
     }
     tracing::info!("another process is taking over");
     director.freeze(true);
-    match hand_over(plane, BufReader::new(reader), writer).await {
+    // Workers count what was carried, before they say how far they are.
+    plane.rest_offload(true);
+    match hand_over(plane, sockets, BufReader::new(reader), writer).await {
         Ok(given) => {
             tracing::info!("the other process has taken over");
             Some(given)
         }
         Err(error) => {
             tracing::warn!("nobody took over, this process goes on: {error}");
-            if let Err(error) = plane.take_back().await {
+            // The other process may have them until it ends.
+            while let Err(error) = plane.take_back().await {
                 tracing::error!("its interfaces cannot be had back yet: {error}");
+                sleep(AGAIN).await;
             }
+            plane.rest_offload(false);
             director.freeze(false);
             None
         }
@@ -62,6 +74,7 @@ pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) ->
 
 async fn hand_over(
     plane: &Forwarding,
+    sockets: bool,
     mut reader: BufReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
 ) -> Result<Given, TakeoverError> {
@@ -69,6 +82,11 @@ async fn hand_over(
     let subscription = Subscription::new(&exchanges, CAPACITY)
         .ok_or_else(|| TakeoverError::Workers("a worker does not obey".into()))?;
     api::send(&mut writer, &Answer::Done).await?;
+    if sockets && let Some(all) = plane.offer().await? {
+        for offered in all {
+            takeover::offer(offered, &mut writer).await?;
+        }
+    }
     let mut teller = Teller { subscription, writer, records: 0, told: false };
     teller.begin().await?;
     let telling = async {
@@ -82,13 +100,25 @@ async fn hand_over(
             }
         }
     };
-    match timeout(READY, telling).await.map_err(|_| TakeoverError::Silent("was not ready"))?? {
-        Frame::Ready => {}
-        _ => return Err(TakeoverError::Unexpected),
+    let ready = timeout(READY, telling).await.map_err(|_| TakeoverError::Silent("was not ready"))??;
+    let begun = Instant::now();
+    while !plane.carries_nothing() && begun.elapsed() < AT_REST {
+        teller.tell(TURN).await?;
+        sleep(PAUSE).await;
     }
-    plane.release().await?;
+    let left = match ready {
+        Frame::Ready { sockets: true } => plane.lend().await?,
+        Frame::Ready { sockets: false } => {
+            plane.release().await?;
+            Vec::new()
+        }
+        _ => return Err(TakeoverError::Unexpected),
+    };
     while teller.tell(TURN).await? || !teller.told {
         tokio::task::yield_now().await;
+    }
+    for (worker, left) in left.into_iter().enumerate() {
+        Frame::Left(worker, left).send(&mut teller.writer).await?;
     }
     Frame::Yours(plane.role()).send(&mut teller.writer).await?;
     match timeout(RUNNING, Frame::receive(&mut reader)).await {

@@ -5,6 +5,8 @@ mod departure;
 mod exhaustion;
 mod forwarding;
 mod giving;
+mod offload;
+mod predecessor;
 mod taking;
 mod upgrade;
 
@@ -32,9 +34,9 @@ use crate::role::Role;
 use crate::rules::Rules;
 use crate::sync::{Sync, lvs};
 use crate::web::Observer;
-use crate::workers::{Sockets, Workers};
+use crate::workers::{Setup, Sockets, Workers};
 use forwarding::Forwarding;
-use taking::Predecessor;
+use predecessor::Predecessor;
 
 /// How often workers' events are looked for. A packet that waits for its next
 /// hop waits this much longer.
@@ -84,7 +86,7 @@ async fn direct(
     let (count, interfaces) = (settings.workers.len(), settings.interfaces.clone());
     let rules = match &predecessor {
         None => Rules::configured(count, interfaces, config.target()),
-        Some(predecessor) => predecessor.rules(count, interfaces, config.target()),
+        Some(predecessor) => predecessor.rules(count, interfaces, config.target(), &config.plans()),
     };
     let mut rules = rules.context("the configuration")?;
 
@@ -115,18 +117,24 @@ async fn direct(
     let published = Arc::new(Published::default());
     // Before any packet comes.
     published.standby.store(settings.role == Role::Backup, Ordering::Relaxed);
+    let offload = offload::Loaded::load(settings)?;
+    let board = offload.as_ref().map(|offload| Arc::clone(offload.board()));
     let hops = Arc::clone(&published);
-    let publish = move |snapshot| hops.hops.store(snapshot);
+    let publish = move |snapshot| {
+        if let Some(board) = &board {
+            board.set_hops(&snapshot);
+        }
+        hops.hops.store(snapshot);
+    };
     let next_hops = netlink::start(&settings.interfaces, settings.workers.len(), publish).await?;
-    let workers = Workers::start(
-        &modes,
-        &settings.workers,
-        settings.connections_per_worker as usize,
-        mtu,
-        settings.idle,
-        sockets,
-        Arc::clone(&published),
-    )?;
+    let setup = Setup {
+        cpus: &settings.workers,
+        connections: settings.connections_per_worker as usize,
+        idle: settings.idle,
+        carry: offload.as_ref().map(offload::Loaded::carry),
+    };
+    let workers = Workers::start(&modes, mtu, sockets, setup, Arc::clone(&published))?;
+    let offload = offload.map(|offload| offload.start(&workers)).transpose()?;
     for port in workers.ports() {
         tracing::info!(
             interface = port.interface,
@@ -160,6 +168,7 @@ async fn direct(
         next_hops.clone(),
         Arc::clone(&observatory),
     );
+    forwarding.carry_by(offload);
     let synchronise = |forwarding: &Forwarding| -> Result<()> {
         let start = |sync| Sync::start(sync, forwarding.workers().plane());
         forwarding.synchronise(config.sync.clone().map(start).transpose()?);
@@ -199,7 +208,7 @@ async fn direct(
     let _observer = Observer::start(observatory, config.web.clone(), &settings.workers)
         .context("the web page's thread")?;
 
-    println!("ready");
+    crate::output::print("ready\n");
     tracing::info!(socket = %socket.display(), services = config.services.len(), "ready");
     let ready = [sd_notify::NotifyState::MainPid(std::process::id()), sd_notify::NotifyState::Ready];
     if let Err(error) = sd_notify::notify(&ready) {

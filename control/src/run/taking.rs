@@ -1,23 +1,22 @@
 //! The new process's part of a takeover: see [`crate::takeover`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
+use sluice_dataplane::port::afxdp::Offered;
 use sluice_dataplane::steer::{Mode, ModeChoice};
 use sluice_dataplane::sync::{Importer, Source};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::forwarding::Forwarding;
-use crate::api::{Answer, Client, DataPlane, Director, Request};
-use crate::marks::MarkRule;
-use crate::rules::{Daemon, LoadError, Rules, ServiceListing, ServiceRules, Target, Timeouts};
+use super::predecessor::{Predecessor, list};
+use crate::api::{Answer, DataPlane, Director, Request};
 use crate::sync::wire::{self, Message};
-use crate::takeover::{Frame, TakeoverError};
+use crate::takeover::{Descriptors, Frame, TakeoverError};
 
 /// Between two looks at workers that take sessions.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -26,97 +25,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 const SILENCE: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(10);
 
-/// The process whose place is to be taken, and what it said of itself.
-pub(super) struct Predecessor {
-    client: Client,
-    services: Vec<ServiceListing>,
-    marks: Vec<MarkRule>,
-    timeouts: Timeouts,
-    daemons: Vec<Daemon>,
-    /// Each with how its program runs, and whether it has zero copy
-    interfaces: Vec<(String, Mode, bool)>,
-}
-
 impl Predecessor {
-    /// Asks it for its rules.
-    pub(super) fn ask(client: Client) -> Result<Self> {
-        let asked = |what: &'static str| move || format!("cannot take over: asking for its {what}");
-        let mut services = Vec::new();
-        let listed = client.call_parts(&Request::Services { service: None }, |part| {
-            if let Answer::Service(service) = part {
-                services.push(service);
-            }
-            Ok(())
-        });
-        listed.with_context(asked("services"))?;
-        let Answer::Marks(marks) = client.call(&Request::Marks).with_context(asked("mark rules"))? else {
-            bail!("cannot take over: it did not say its mark rules");
-        };
-        let Answer::Timeouts(timeouts) = client.call(&Request::Timeouts).with_context(asked("timeouts"))?
-        else {
-            bail!("cannot take over: it did not say its timeouts");
-        };
-        let Answer::Daemons(daemons) = client.call(&Request::Daemons).with_context(asked("sync daemons"))?
-        else {
-            bail!("cannot take over: it did not say its sync daemons");
-        };
-        let Answer::Status(status) = client.call(&Request::Status).with_context(asked("status"))? else {
-            bail!("cannot take over: it did not say its status");
-        };
-        let interface = |value: &serde_json::Value| {
-            let mode = match value["xdp"].as_str()? {
-                "native" => Mode::Native,
-                "generic" => Mode::Generic,
-                _ => return None,
-            };
-            Some((value["name"].as_str()?.to_owned(), mode, value["socket"] == "zero-copy"))
-        };
-        let interfaces = status["interfaces"].as_array();
-        let interfaces = interfaces.and_then(|all| all.iter().map(interface).collect::<Option<_>>());
-        let interfaces = interfaces.context("cannot take over: it did not say its interfaces")?;
-        let marks = marks.into_iter().map(|listing| listing.rule).collect();
-        Ok(Predecessor { client, services, marks, timeouts, daemons, interfaces })
-    }
-
-    /// The rules that it has, with what only the configuration says.
-    pub(super) fn rules(
-        &self,
-        workers: usize,
-        interfaces: Vec<String>,
-        file: Target,
-    ) -> Result<Rules, LoadError> {
-        let mut timeouts: HashMap<_, _> =
-            file.services.iter().map(|service| (service.name, service.timeouts)).collect();
-        let services = self.services.iter().map(|service| ServiceRules {
-            name: service.name,
-            settings: service.settings.clone(),
-            timeouts: timeouts.remove(&service.name).unwrap_or_default(),
-            // Listed are the newest first.
-            servers: service.servers.iter().rev().map(|server| server.server.clone()).collect(),
-            local_addresses: service.local_addresses.clone(),
-        });
-        let marks = self.marks.iter().cloned().enumerate().map(|(place, rule)| (place + 1, rule));
-        let daemons = self.daemons.clone();
-        let target = Target { services: services.collect(), marks: marks.collect(), daemons, ..file };
-        let mut rules = Rules::configured(workers, interfaces, target)?;
-        rules
-            .set_timeouts(self.timeouts)
-            .map_err(|source| LoadError::Director { what: "timeouts", source })?;
-        Ok(rules)
-    }
-
-    /// How programs run on these interfaces, and are to run, and whether their
-    /// queues are without copies.
-    pub(super) fn modes(&self, interfaces: &[String]) -> Result<Vec<(String, Mode, bool)>> {
-        let found =
-            |name| {
-                self.interfaces.iter().find(|(of, ..)| of == name).cloned().with_context(|| {
-                    format!("cannot take over: the running director has no interface {name}")
-                })
-            };
-        interfaces.iter().map(found).collect()
-    }
-
     /// Takes sessions, and then the queues.
     pub(super) async fn take(&self, director: &Director<Forwarding>) -> Result<Parting> {
         let failed = |error: TakeoverError| anyhow!("cannot take over: {error}");
@@ -126,39 +35,75 @@ impl Predecessor {
         let programs = plane.load()?;
         let (mut reader, mut writer) = self.begin(director).await.map_err(failed)?;
         let mut taker = Taker::new(plane);
-        let mut ready = false;
+        let (mut offered, mut left) = (Vec::new(), Vec::new());
+        // Whether it is ready, and goes on with the other one's sockets
+        let mut ready = None;
         let role = loop {
             let frame = timeout(SILENCE, Frame::receive(&mut reader)).await;
             match frame.map_err(|_| failed(TakeoverError::Silent("said nothing")))?.map_err(failed)? {
                 Frame::Sessions(message) => taker.message(&message).await.map_err(failed)?,
-                Frame::Yours(role) if ready => break role,
+                Frame::Queue(layout) if ready.is_none() => {
+                    let descriptors = reader.get_mut().take(1 + layout.interfaces.len());
+                    let mut sockets = descriptors.ok_or_else(|| failed(TakeoverError::Unexpected))?;
+                    let memory = sockets.remove(0);
+                    offered.push(Offered { layout, memory, sockets });
+                }
+                Frame::Left(worker, how_far) if ready == Some(true) && worker == left.len() => {
+                    left.push(how_far);
+                }
+                Frame::Yours(role) if ready.is_some() => break role,
                 _ => return Err(failed(TakeoverError::Unexpected)),
             }
-            if taker.complete && !ready {
+            if taker.complete && ready.is_none() {
+                let sockets = match plane.prepare(std::mem::take(&mut offered)).await {
+                    Ok(()) => true,
+                    Err(reason) => {
+                        tracing::warn!("sockets are opened anew, which takes longer: {reason}");
+                        false
+                    }
+                };
                 taker.finish().await;
-                Frame::Ready.send(&mut writer).await.map_err(failed)?;
-                ready = true;
+                Frame::Ready { sockets }.send(&mut writer).await.map_err(failed)?;
+                ready = Some(sockets);
             }
         };
         let begun = Instant::now();
-        let sessions = taker.end().await;
+        taker.finish().await;
         // Before the first packet comes; the rest of it takes its time.
         plane.stand_by(role);
-        plane.open(programs).await.map_err(failed)?;
-        plane.set_role(role);
+        match ready {
+            Some(true) => plane.assume(left, programs).await,
+            _ => plane.open(programs).await,
+        }
+        .map_err(failed)?;
         let milliseconds = begun.elapsed().as_millis() as u64;
+        plane.set_role(role);
+        let sessions = taker.end().await;
         tracing::info!(sessions, milliseconds, "the queues are this process's");
+        self.carry_traffic(director).await;
         Ok(Parting { reader, writer })
+    }
+
+    /// Has counters go on where those of the other process are, which count no
+    /// more.
+    async fn carry_traffic(&self, director: &Director<Forwarding>) {
+        let client = self.client.clone();
+        let listed = tokio::task::spawn_blocking(move || list(&client)).await;
+        match listed.map_err(anyhow::Error::from).and_then(|listed| listed) {
+            Ok(listed) => director.carry_traffic(&listed),
+            Err(error) => tracing::warn!("counters begin at zero: {error:#}"),
+        }
     }
 
     async fn begin(
         &self,
         director: &Director<Forwarding>,
-    ) -> Result<(BufReader<OwnedReadHalf>, OwnedWriteHalf), TakeoverError> {
+    ) -> Result<(BufReader<Descriptors>, OwnedWriteHalf), TakeoverError> {
         let stream = UnixStream::connect(self.client.path()).await?;
         let (reader, mut writer) = stream.into_split();
-        let mut reader = BufReader::new(reader);
-        let request = Request::TakeOver { interfaces: director.plane().interfaces().to_vec() };
+        let mut reader = Descriptors::reader(reader);
+        let interfaces = director.plane().interfaces().to_vec();
+        let request = Request::TakeOver { interfaces, sockets: true };
         let mut line = serde_json::to_vec(&request).map_err(std::io::Error::from)?;
         line.push(b'\n');
         writer.write_all(&line).await?;
@@ -248,7 +193,7 @@ impl<'a> Taker<'a> {
 
 /// A process whose place was taken, and that has not ended yet.
 pub(super) struct Parting {
-    reader: BufReader<OwnedReadHalf>,
+    reader: BufReader<Descriptors>,
     writer: OwnedWriteHalf,
 }
 

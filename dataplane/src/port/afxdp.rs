@@ -5,52 +5,62 @@
 //!   there, so the steering program must be attached before a port is opened;
 //! * its buffers do not keep their memory alive, so the memory of a port is
 //!   never unmapped: one area per worker for the life of the process;
+//! * its memory is this process's alone, so a file takes its place;
 //! * a socket's rings are unmapped through pointers into the fill and
 //!   completion queues, so sockets are dropped before those;
 //! * its wake-up panics on an unexpected errno (an interface that is gone):
 //!   the panic ends the interface's socket, not the director;
 //! * file descriptors are private: they are found by looking for the AF_XDP
 //!   socket that was not there before;
+//! * it knows no socket that another process opened: `rings.rs` does;
 //! * in copy mode the kernel sends at most 32 frames for a wake-up
 //!   (`TX_BATCH_SIZE` in `net/xdp/xsk.c`), so frames are handed over in such
 //!   portions.
 
-use std::collections::{BTreeMap, HashSet};
+mod frames;
+mod handover;
+mod rings;
+mod sockets;
+
+use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::fd::RawFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::afxdp::PENDING_LEN;
 use ::afxdp::buf::Buf;
-use ::afxdp::buf_mmap::BufMmap;
-use ::afxdp::mmap_area::{MmapArea, MmapAreaOptions};
-use ::afxdp::socket::{Socket, SocketNewError, SocketOptions, SocketRx, SocketTx};
-use ::afxdp::umem::{Umem, UmemCompletionQueue, UmemFillQueue, UmemNewError};
-use arraydeque::{ArrayDeque, Wrapping};
+use ::afxdp::socket::{Socket, SocketNewError, SocketOptions};
+use ::afxdp::umem::{Umem, UmemNewError};
+use arraydeque::ArrayDeque;
 use thiserror::Error;
 
 use super::punt::Punt;
 pub use super::punt::PuntError;
 use super::{BURST, Frame, Port};
 use crate::steer::Mode;
+use frames::{Buffer, Frames, RESERVED};
+pub use handover::{Layout, Left, Offered};
+pub use sockets::missed;
+pub(crate) use sockets::sockets_of;
+use sockets::{Opened, Pending, Sockets};
 
-/// Frames of each ring. Small enough that the frames in flight stay in the
-/// second-level cache, large enough for what arrives while a worker is away
-/// for a fraction of a millisecond.
+/// Frames of each ring on the transmit side, and of those that a busy worker has
+/// ready for what comes: few enough that all in flight stay in the second-level
+/// cache.
 const RING: u32 = 1024;
 
-/// Frames that the kernel takes for one wake-up in copy mode.
-const COPY_BATCH: usize = 32;
+/// Places of each ring on the receive side.
+const RECEIVE_RING: u32 = 4096;
 
-/// Bytes that the crate keeps free in front of each frame.
-const RESERVED: usize = 256;
+/// Frames that a worker has ready for what comes when nothing did lately. Nothing
+/// is on its way out then, so that they are there. It takes the burst of a failover
+/// that way, when all that was silent speaks at once, and the worker may be on its
+/// way back to the CPU.
+const READY: usize = 3584;
 
-type Buffer = BufMmap<'static, ()>;
+/// Frames for each interface.
+const FRAMES: usize = 4 * RING as usize;
 
 /// A frame in the memory of an [`AfXdpPort`].
 pub struct AfXdpFrame(Buffer);
@@ -125,11 +135,8 @@ impl OpenError {
 /// Queue *q* of each interface, over one memory.
 pub struct AfXdpPort {
     interfaces: Vec<Interface>,
-    area: Arc<MmapArea<'static, ()>>,
+    frames: Frames,
     free: Vec<Buffer>,
-    /// Every frame once more, from which the free list is made anew when
-    /// sockets were lost with what they held. Never used otherwise.
-    all: Vec<ManuallyDrop<Buffer>>,
     /// Frames that the worker holds
     outstanding: usize,
     queue: usize,
@@ -139,57 +146,13 @@ pub struct AfXdpPort {
     punts_hold: bool,
 }
 
-type Pending = ArrayDeque<[Buffer; PENDING_LEN], Wrapping>;
-
 struct Interface {
     name: String,
     /// `None` after the socket failed
     sockets: Option<Sockets>,
+    /// What another process goes on with, or did until it leaves off
+    left: Option<Sockets>,
     punt: Punt,
-}
-
-/// Fields are dropped in this order: sockets before the queues that they
-/// point into.
-struct Sockets {
-    _listed: Listed,
-    rx: SocketRx<'static, ()>,
-    tx: SocketTx<'static, ()>,
-    completion: UmemCompletionQueue<'static, ()>,
-    fill: UmemFillQueue<'static, ()>,
-    fd: i32,
-    zero_copy: bool,
-    /// Frames in the fill ring
-    filled: usize,
-    /// Frames sent and not yet completed
-    in_flight: usize,
-}
-
-/// Descriptors of this process's sockets, by interface and queue: who attaches
-/// another program has to enter them there.
-static LISTED: Mutex<BTreeMap<(String, u32), RawFd>> = Mutex::new(BTreeMap::new());
-
-/// Keeps a socket in the list.
-struct Listed((String, u32));
-
-impl Listed {
-    fn new(interface: &str, queue: usize, socket: RawFd) -> Self {
-        let key = (interface.to_owned(), queue as u32);
-        LISTED.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), socket);
-        Listed(key)
-    }
-}
-
-impl Drop for Listed {
-    fn drop(&mut self) {
-        LISTED.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
-    }
-}
-
-/// This process's sockets on an interface, by queue. A worker may close them at
-/// any time.
-pub(crate) fn sockets_of(interface: &str) -> Vec<(u32, RawFd)> {
-    let listed = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
-    listed.iter().filter(|((of, _), _)| of == interface).map(|((_, queue), fd)| (*queue, *fd)).collect()
 }
 
 impl AfXdpPort {
@@ -211,20 +174,16 @@ impl AfXdpPort {
         // Chunks of 2 KiB spread packet headers over twice as many cache sets
         // as those of 4 KiB would.
         let chunk = if mtu + 32 + super::TAIL_ROOM + RESERVED <= 2048 { 2048 } else { 4096 };
-        let count = interfaces.len() * 3 * RING as usize + 2 * BURST;
-        let (area, free) = MmapArea::new(count, chunk, MmapAreaOptions { huge_tlb: false })
-            .map_err(|_| OpenError::Memory(count, chunk))?;
-        // Frames borrow the memory for 'static: it must never be unmapped.
-        std::mem::forget(Arc::clone(&area));
+        let count = interfaces.len() * FRAMES + 2 * BURST;
+        let (frames, free) = Frames::new(count, chunk).ok_or(OpenError::Memory(count, chunk))?;
         let with_punt = interfaces.iter().map(|(name, mode)| {
             let punt = Punt::open(name, *mode == Mode::Generic)?;
-            Ok(Interface { name: name.clone(), sockets: None, punt })
+            Ok(Interface { name: name.clone(), sockets: None, left: None, punt })
         });
         let with_punt = with_punt.collect::<Result<_, PuntError>>()?;
         Ok(AfXdpPort {
             interfaces: with_punt,
-            area,
-            all: free.iter().map(duplicate).collect(),
+            frames,
             free,
             outstanding: 0,
             queue,
@@ -251,7 +210,7 @@ impl AfXdpPort {
         let (queue, name) = (self.queue, self.interfaces[index].name.clone());
         let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let before = xdp_sockets();
-        let registered = Umem::new(Arc::clone(&self.area), RING, RING);
+        let registered = Umem::new(self.frames.area(), RING, RECEIVE_RING);
         let (umem, completion, fill) = registered.map_err(|error| OpenError::Register {
             interface: name.clone(),
             queue,
@@ -261,8 +220,8 @@ impl AfXdpPort {
             },
         })?;
         let fd = xdp_sockets().difference(&before).next().copied();
-        let (_, rx, tx) =
-            Socket::new(umem, &name, queue, RING, RING, SocketOptions::default()).map_err(|error| {
+        let (_, rx, tx) = Socket::new(umem, &name, queue, RECEIVE_RING, RING, SocketOptions::default())
+            .map_err(|error| {
                 let source = match error {
                     SocketNewError::Create(error) => positive(error),
                     SocketNewError::RingNotPowerOfTwo => io::Error::from_raw_os_error(libc::EINVAL),
@@ -276,19 +235,8 @@ impl AfXdpPort {
             source: io::Error::from_raw_os_error(libc::EBADF),
             hint: " (its descriptor was not found in /proc/self/fd: is /proc mounted?)",
         })?;
-        close_on_exec(fd);
-        let zero_copy = is_zero_copy(fd);
-        let sockets = Sockets {
-            _listed: Listed::new(&self.interfaces[index].name, queue, fd),
-            rx,
-            tx,
-            completion,
-            fill,
-            fd,
-            zero_copy,
-            filled: 0,
-            in_flight: 0,
-        };
+        let opened = Opened { rx, tx, completion, fill };
+        let sockets = Sockets::opened(&self.interfaces[index].name, queue, opened, fd);
         self.interfaces[index].sockets = Some(sockets);
         Ok(())
     }
@@ -301,7 +249,7 @@ impl AfXdpPort {
 
     /// Whether the socket of an interface shares its frames with the driver.
     pub fn zero_copy(&self, interface: usize) -> bool {
-        self.interfaces[interface].sockets.as_ref().is_some_and(|s| s.zero_copy)
+        self.interfaces[interface].sockets.as_ref().is_some_and(|sockets| sockets.zero_copy)
     }
 }
 
@@ -314,37 +262,17 @@ impl Port for AfXdpPort {
 
     fn receive(&mut self, interface: usize, burst: &mut Vec<AfXdpFrame>) -> usize {
         let Some(sockets) = &mut self.interfaces[interface].sockets else { return 0 };
-        let received = sockets.rx.try_recv(&mut self.scratch, BURST, ()).unwrap_or(0);
-        sockets.filled -= received.min(sockets.filled);
-        burst.extend(self.scratch.drain(..).map(AfXdpFrame));
+        let received = sockets.receive(&self.frames, &mut self.scratch, burst);
         self.outstanding += received;
         received
     }
 
     fn transmit(&mut self, interface: usize, frames: &mut Vec<AfXdpFrame>) -> usize {
         let Some(sockets) = &mut self.interfaces[interface].sockets else { return 0 };
-        let (mut sent, offered) = (0, frames.len());
-        let portion = if sockets.zero_copy { BURST } else { COPY_BATCH };
-        for frame in frames.drain(..) {
-            self.scratch.push_back(frame.0);
+        let (sent, works) = sockets.transmit(&self.frames, &mut self.scratch, frames);
+        if !works {
+            self.interfaces[interface].sockets = None;
         }
-        while !self.scratch.is_empty() {
-            let wake = AssertUnwindSafe(|| sockets.tx.try_send(&mut self.scratch, portion).unwrap_or(0));
-            match catch_unwind(wake) {
-                Ok(0) => break,
-                Ok(n) => sent += n,
-                Err(_) => {
-                    // The frames that this call had taken are with the socket.
-                    sent = offered - self.scratch.len();
-                    self.interfaces[interface].sockets = None;
-                    break;
-                }
-            }
-        }
-        if let Some(sockets) = &mut self.interfaces[interface].sockets {
-            sockets.in_flight += sent;
-        }
-        frames.extend(self.scratch.drain(..).map(AfXdpFrame));
         self.outstanding -= sent;
         sent
     }
@@ -362,25 +290,8 @@ impl Port for AfXdpPort {
 
     fn reclaim(&mut self) {
         for interface in &mut self.interfaces {
-            let Some(sockets) = &mut interface.sockets else { continue };
-            if sockets.in_flight > 0 {
-                let done = sockets.completion.service(&mut self.free, RING as usize).unwrap_or(0);
-                sockets.in_flight -= done.min(sockets.in_flight);
-                // What is in flight and not completed may be waiting in the
-                // transmit ring for one more wake-up.
-                if done == 0 && sockets.in_flight > 0 && sockets.tx.needs_wakeup() {
-                    wake_transmit(sockets.fd);
-                }
-            }
-            // In portions: a store to the shared index for every frame would
-            // have the kernel's core fetch the line each time.
-            let missing = RING as usize - sockets.filled;
-            if missing >= BURST {
-                let filled = sockets.fill.fill(&mut self.free, missing).unwrap_or(0);
-                sockets.filled += filled;
-            }
-            if sockets.fill.needs_wakeup() {
-                sockets.rx.wake();
+            if let Some(sockets) = &mut interface.sockets {
+                sockets.reclaim(&self.frames, &mut self.free);
             }
         }
     }
@@ -412,7 +323,7 @@ impl Port for AfXdpPort {
             return Err(format!("{} frames are still in use", self.outstanding));
         }
         for interface in &mut self.interfaces {
-            interface.sockets = None;
+            (interface.sockets, interface.left) = (None, None);
             // Making and taking off the device takes a while.
             if !self.punts_hold {
                 interface.punt = Punt::open(&interface.name, interface.punt.generic())
@@ -422,7 +333,7 @@ impl Port for AfXdpPort {
         self.punts_hold = false;
         // No socket and no worker holds a frame now: all of them are free.
         self.free.clear();
-        self.free.extend(self.all.iter().map(|frame| ManuallyDrop::into_inner(duplicate(frame))));
+        self.free.extend(self.frames.anew());
         for index in 0..self.interfaces.len() {
             self.open_within(index, QUEUE_RELEASE).map_err(|error| crate::error_chain(&error))?;
         }
@@ -430,27 +341,37 @@ impl Port for AfXdpPort {
         Ok(())
     }
 
+    fn is_closed(&self) -> bool {
+        self.interfaces.iter().all(|interface| interface.sockets.is_none())
+    }
+
+    fn offer(&self) -> Option<Offered> {
+        self.offered()
+    }
+
+    fn lend(&mut self) -> Option<Left> {
+        self.leave()
+    }
+
+    fn prepare(&mut self, offered: Offered) -> Result<(), String> {
+        self.map(offered)
+    }
+
+    fn assume(&mut self, left: &Left) -> Result<(), String> {
+        self.go_on(left)
+    }
+
     #[allow(unsafe_code)]
     fn wait(&mut self, limit: Duration) {
         let sockets = self.interfaces.iter().filter_map(|i| i.sockets.as_ref());
         let mut polled = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 16];
         for (slot, sockets) in polled.iter_mut().zip(sockets) {
-            slot.fd = sockets.fd;
+            slot.fd = sockets.fd();
         }
         let timeout = limit.as_millis().min(1000) as i32;
         // SAFETY: the array outlives the call; entries with fd -1 are ignored.
         unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) };
     }
-}
-
-/// A second handle on a frame's memory, which only the first may use until it
-/// is gone.
-#[allow(unsafe_code)]
-fn duplicate(frame: &Buffer) -> ManuallyDrop<Buffer> {
-    // SAFETY: a buffer owns nothing: it is an address, a length and a slice of
-    // memory that is never unmapped. The copies are kept unused in `all`, and
-    // become the free list only when all earlier handles are gone (`reopen`).
-    ManuallyDrop::new(unsafe { std::ptr::read(frame) })
 }
 
 /// How long a closed socket's queue may stay taken while a worker waits for it.
@@ -478,30 +399,6 @@ fn xdp_sockets() -> HashSet<i32> {
             result == 0 && domain == libc::AF_XDP
         })
         .collect()
-}
-
-#[allow(unsafe_code)]
-fn is_zero_copy(fd: i32) -> bool {
-    let (mut options, mut len) = (0u32, size_of::<u32>() as libc::socklen_t);
-    // SAFETY: struct xdp_options is one u32; at most `len` bytes are written.
-    let result = unsafe {
-        libc::getsockopt(fd, libc::SOL_XDP, libc::XDP_OPTIONS, (&raw mut options).cast(), &mut len)
-    };
-    result == 0 && options & libc::XDP_OPTIONS_ZEROCOPY != 0
-}
-
-/// Keeps a socket from programs that this process runs: they would keep its queue.
-#[allow(unsafe_code)]
-fn close_on_exec(fd: i32) {
-    // SAFETY: no pointer is passed; the descriptor is ours.
-    unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-}
-
-#[allow(unsafe_code)]
-fn wake_transmit(fd: i32) {
-    // SAFETY: no data is passed. Errors need no answer: what was not sent is
-    // still in the ring at the next wake-up.
-    unsafe { libc::sendto(fd, std::ptr::null(), 0, libc::MSG_DONTWAIT, std::ptr::null(), 0) };
 }
 
 /// The crate hands on libbpf's negated errno.

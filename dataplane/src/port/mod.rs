@@ -10,6 +10,8 @@ mod punt;
 
 use std::time::Duration;
 
+use afxdp::{Left, Offered};
+
 /// Frames that are received, looked up and acted on together.
 pub const BURST: usize = 64;
 
@@ -77,6 +79,41 @@ pub trait Port {
     /// A text for the operator; the port can be tried again later.
     fn reopen(&mut self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Whether no interface is open.
+    fn is_closed(&self) -> bool {
+        false
+    }
+
+    /// What another process needs to go on with the interfaces as they are
+    /// ([`Offered`]); nothing if they can only be closed and opened.
+    fn offer(&self) -> Option<Offered> {
+        None
+    }
+
+    /// Leaves the interfaces to the process that has what was offered. The worker
+    /// must have given back every frame; nothing comes and goes until
+    /// [`Port::reopen`]. Nothing if that cannot be.
+    fn lend(&mut self) -> Option<Left> {
+        None
+    }
+
+    /// Gets ready to go on with what another process offers, which has it yet.
+    /// All frames are given up; nothing may be open.
+    ///
+    /// # Errors
+    /// Why that cannot be, for the operator.
+    fn prepare(&mut self, _offered: Offered) -> Result<(), String> {
+        Err("this port cannot be handed over".to_owned())
+    }
+
+    /// Goes on where the other process left off, after [`Port::prepare`].
+    ///
+    /// # Errors
+    /// Why that cannot be, for the operator.
+    fn assume(&mut self, _left: &Left) -> Result<(), String> {
+        Err("this port cannot be handed over".to_owned())
     }
 
     /// Sleeps until a frame may have come, at most `limit`.

@@ -68,6 +68,12 @@ impl Overload {
         self.rate
     }
 
+    /// Whether some of the packets that begin connections are dropped.
+    #[inline]
+    pub(super) fn may_drop(&self) -> bool {
+        self.rate != 0
+    }
+
     /// Whether a packet that begins a connection is dropped.
     #[inline]
     pub(super) fn drops(&mut self) -> bool {

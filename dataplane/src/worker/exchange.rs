@@ -15,6 +15,7 @@ use crate::capture::{CaptureFilter, CaptureOrder, CaptureReader, MOST_CAPTURES, 
 use crate::conn::{ConnectionFilter, Seed};
 use crate::local::Claims;
 use crate::neigh::NextHops;
+use crate::port::afxdp::{Left, Offered};
 use crate::service::ServiceTable;
 use crate::sync::{Import, Tap};
 use crate::trace::Question;
@@ -58,6 +59,16 @@ pub enum Command {
     /// Close all interfaces, and say so once listeners were told all that
     /// happened until then
     Close(Sender<()>),
+    /// Say what another process needs to go on with the interfaces
+    Offer(Sender<Option<Offered>>),
+    /// Leave the interfaces to the process that has what was offered, and say how
+    /// far this one was, once listeners were told all that happened until then;
+    /// nothing if that cannot be
+    Lend(Sender<Option<Left>>),
+    /// Get ready to go on with another process's interfaces, and say how that went
+    Prepare(Offered, Sender<Result<(), String>>),
+    /// Go on where that one left off, and say how that went
+    Assume(Left, Sender<Result<(), String>>),
     /// Tell of connections from now on
     Tell(Arc<Tap>),
     /// Say what would become of a packet ([`Exchange::ask`])

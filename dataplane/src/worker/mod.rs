@@ -18,10 +18,14 @@ mod gather;
 mod handoff;
 mod held;
 mod listing;
+mod offload;
+mod opening;
 mod owners;
 mod pages;
 pub(crate) mod persist;
 mod pieces;
+mod plain;
+mod recent;
 mod related;
 mod sip;
 mod snapshot;
@@ -37,10 +41,11 @@ use std::time::Duration;
 use crossbeam::channel::Sender;
 
 use crate::capture::Sight;
-use crate::conn::{Likely, Seed, Tuple, timer::TICKS_PER_SECOND};
+use crate::conn::{Lookup, Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
+use crate::port::afxdp::Left;
 use crate::port::{BURST, Frame, Port};
 use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
@@ -82,6 +87,12 @@ pub struct Settings {
     pub seed: [u8; 16],
 }
 
+/// Who is to be told that interfaces are closed, or left to another process.
+enum Closing {
+    Closed(Sender<()>),
+    Lent(Sender<Option<Left>>, Option<Left>),
+}
+
 /// One worker on its port.
 pub struct Worker<P: Port> {
     port: P,
@@ -95,8 +106,10 @@ pub struct Worker<P: Port> {
     /// How many frames of the burst came from which interface, in order
     parts: Vec<(usize, usize)>,
     parsed: Vec<Result<Packet, Unparsed>>,
-    /// Hash and likely connection of each
-    lookups: Vec<(u64, Likely)>,
+    /// What is known of the connection of each
+    lookups: Vec<Lookup>,
+    /// Those that did not come to an end in one step
+    going_on: Vec<u16>,
     /// Frames to be sent, by interface
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
@@ -114,7 +127,7 @@ pub struct Worker<P: Port> {
     /// The address that control was last asked for, and when
     asked: Option<(Address, u32)>,
     /// Who is to be told once listeners know all
-    closing: Option<Sender<()>>,
+    closing: Option<Closing>,
 }
 
 impl<P: Port> Worker<P> {
@@ -145,6 +158,7 @@ impl<P: Port> Worker<P> {
             parts: Vec::with_capacity(interfaces),
             parsed: Vec::with_capacity(2 * BURST),
             lookups: Vec::with_capacity(2 * BURST),
+            going_on: Vec::with_capacity(2 * BURST),
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
@@ -167,6 +181,11 @@ impl<P: Port> Worker<P> {
     /// The worker's port, for tests that inject frames.
     pub fn port_mut(&mut self) -> &mut P {
         &mut self.port
+    }
+
+    /// Whether no interface is open, so that nothing can come but from control.
+    pub fn is_closed(&self) -> bool {
+        self.port.is_closed()
     }
 
     /// Connections in the table.
@@ -207,13 +226,16 @@ impl<P: Port> Worker<P> {
         }
         self.transmit();
         self.expire(now);
+        let behind = self.look_after_carried(now);
         let listing = self.obey(now);
         handled += usize::from(self.synchronise(now));
-        if let Some(answer) = self.closing.take() {
-            let _ = answer.try_send(());
+        match self.closing.take() {
+            Some(Closing::Closed(answer)) => _ = answer.try_send(()),
+            Some(Closing::Lent(answer, left)) => _ = answer.try_send(left),
+            None => {}
         }
         self.counters.polls.add(1);
-        handled + usize::from(listing)
+        handled + usize::from(listing) + usize::from(behind)
     }
 
     /// Gives memory that is not used any more back to the kernel, by a bounded
@@ -272,27 +294,26 @@ impl<P: Port> Worker<P> {
         }
         let table = &self.flows.table;
         self.lookups.clear();
-        self.lookups.extend(self.parsed.iter().map(|parsed| {
-            let Ok(packet) = parsed else { return (0, Likely::NONE) };
-            let hash = table.hash(&packet.tuple);
-            table.prefetch(hash);
-            (hash, Likely::NONE)
+        self.lookups.extend(self.parsed.iter().map(|parsed| match parsed {
+            Ok(packet) => table.begin(&packet.tuple),
+            Err(_) => Lookup::NONE,
         }));
-        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
-            if let Ok(packet) = parsed {
-                *likely = table.likely(&packet.tuple, *hash);
+        self.going_on.clear();
+        for (place, lookup) in (0..).zip(&mut self.lookups) {
+            if table.likely(lookup) {
+                self.going_on.push(place);
             }
         }
-        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
-            if let Ok(packet) = parsed {
-                table.go_on(&packet.tuple, *hash, likely);
+        for place in &self.going_on {
+            if let Some(lookup) = self.lookups.get_mut(usize::from(*place)) {
+                table.go_on(lookup);
             }
         }
         let parsed = std::mem::take(&mut self.parsed);
         let lookups = std::mem::take(&mut self.lookups);
         let mut parts = parts.iter();
         let (mut interface, mut left) = (0, 0);
-        for ((mut frame, parsed), (hash, likely)) in burst.drain(..).zip(&parsed).zip(&lookups) {
+        for ((mut frame, parsed), lookup) in burst.drain(..).zip(&parsed).zip(&lookups) {
             while left == 0 {
                 let Some(part) = parts.next() else { break };
                 (interface, left) = *part;
@@ -307,14 +328,26 @@ impl<P: Port> Worker<P> {
             };
             // Not before its turn: an earlier packet of this burst may have made the
             // connection, or ended it.
-            let found = self.flows.table.find_likely(&packet.tuple, *hash, *likely);
-            if let Some(found) = found
-                && let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now))
+            let found = self.flows.table.find_likely(&packet.tuple, lookup);
+            if let Some(found) = found {
+                if let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now)) {
+                    self.flows.sent(&self.view, found.0, packet);
+                    self.send(out, frame);
+                    continue;
+                }
+            } else if let Some(opened) =
+                self.flows.open(&self.view, &mut frame, packet, lookup.hash(), tick(now))
             {
-                self.send(out, frame);
+                match opened {
+                    Ok(out) => self.send(out, frame),
+                    Err(verdict) => self.carry_out(verdict, frame, packet, interface, visits, now),
+                }
                 continue;
             }
             let verdict = self.flows.process(&self.view, &mut frame, packet, interface, found, tick(now));
+            if let (Some((id, _)), Verdict::Send(..)) = (found, &verdict) {
+                self.flows.sent(&self.view, id, packet);
+            }
             self.carry_out(verdict, frame, packet, interface, visits, now);
         }
         self.parsed = parsed;
@@ -540,7 +573,10 @@ impl<P: Port> Worker<P> {
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
         while let Some(id) = self.flows.table.pop_expired(tick(now), &mut budget) {
-            if self.flows.outlives(id, tick(now)) || self.flows.awaits_word(id, tick(now)) {
+            if self.flows.was_carried(&self.view, id, tick(now))
+                || self.flows.outlives(id, tick(now))
+                || self.flows.awaits_word(id, tick(now))
+            {
                 continue;
             }
             self.flows.expire(&self.view, id);
@@ -574,8 +610,16 @@ impl<P: Port> Worker<P> {
                 }
                 Command::Close(answer) => {
                     self.port.close();
-                    self.closing = Some(answer);
+                    self.closing = Some(Closing::Closed(answer));
                 }
+                Command::Offer(answer) => _ = answer.try_send(self.port.offer()),
+                Command::Lend(answer) => {
+                    self.let_go();
+                    self.port.reclaim();
+                    self.closing = Some(Closing::Lent(answer, self.port.lend()));
+                }
+                Command::Prepare(offered, answer) => _ = answer.try_send(self.port.prepare(offered)),
+                Command::Assume(left, answer) => _ = answer.try_send(self.port.assume(&left)),
                 Command::Tell(tap) => self.flows.sync.follow(tap),
                 Command::Trace(question) => self.flows.answer(&self.view, &question, tick(now)),
                 Command::Capture(order) => {
@@ -611,6 +655,12 @@ impl<P: Port> Worker<P> {
 
     /// Lets go of all frames and opens the port anew.
     fn reopen(&mut self) -> Result<(), String> {
+        self.let_go();
+        self.port.reopen()
+    }
+
+    /// Lets go of all frames.
+    fn let_go(&mut self) {
         let mut all = self.held.take_all();
         for waiting in all.drain(..) {
             self.discard(waiting.frame, DropReason::Unresolved);
@@ -626,7 +676,6 @@ impl<P: Port> Worker<P> {
                 self.port.release(frame);
             }
         }
-        self.port.reopen()
     }
 
     fn punt(&mut self, frame: P::Frame, interface: usize) {

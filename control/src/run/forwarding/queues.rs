@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
+use crossbeam::channel::Receiver;
+use sluice_dataplane::port::afxdp::{Left, Offered};
 use sluice_dataplane::steer::Loaded;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::Forwarding;
 use crate::takeover::TakeoverError;
 
-/// Between two looks for workers' answers.
-const PAUSE: Duration = Duration::from_micros(500);
+/// Between two looks for workers' answers, which mostly come within the first of these.
+const SPIN: Duration = Duration::from_millis(3);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How long workers may take to open or close their sockets.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -46,23 +50,51 @@ impl Forwarding {
     /// Opens sockets, and then attaches programs. Until then packets come by the
     /// ones that another process left, which has the same rules.
     pub(in crate::run) async fn open(&self, programs: Vec<Loaded>) -> Result<(), TakeoverError> {
-        let begun = Instant::now();
-        let results = self.workers.reopen();
+        let (results, begun) = (self.workers.reopen(), Instant::now());
         for _ in 0..self.workers.counters().len() {
-            let result = loop {
-                match results.try_recv() {
-                    Ok(result) => break result,
-                    Err(_) if begun.elapsed() < LIMIT => sleep(PAUSE).await,
-                    Err(_) => break Err("a worker does not open its sockets".to_owned()),
-                }
-            };
-            result.map_err(TakeoverError::Workers)?;
+            answer(&results, "does not open its sockets").await?.map_err(TakeoverError::Workers)?;
         }
         tracing::info!(milliseconds = begun.elapsed().as_millis() as u64, "sockets are open");
+        self.attach(programs)
+    }
+
+    /// Gets workers ready to go on with another process's sockets.
+    pub(in crate::run) async fn prepare(&self, mut offered: Vec<Offered>) -> Result<(), TakeoverError> {
+        if offered.is_empty() {
+            return Err(TakeoverError::Workers("the running process does not give its own".to_owned()));
+        }
+        offered.sort_by_key(|offered| offered.layout.queue);
+        let queues = offered.iter().map(|offered| offered.layout.queue);
+        if !queues.eq(0..self.workers.counters().len()) {
+            return Err(TakeoverError::Workers("it does not have as many workers".to_owned()));
+        }
+        for result in self.workers.prepare(offered) {
+            answer(&result, "does not map the sockets").await?.map_err(TakeoverError::Workers)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on with another process's sockets, as far as it was, and then attaches
+    /// programs.
+    pub(in crate::run) async fn assume(
+        &self,
+        left: Vec<Left>,
+        programs: Vec<Loaded>,
+    ) -> Result<(), TakeoverError> {
+        for result in self.workers.assume(left) {
+            answer(&result, "does not go on with the sockets").await?.map_err(TakeoverError::Workers)?;
+        }
+        tracing::info!("this process goes on with the sockets of the former one");
+        self.attach(programs)
+    }
+
+    fn attach(&self, programs: Vec<Loaded>) -> Result<(), TakeoverError> {
         let mut steering = Vec::new();
         for (mut loaded, interface) in programs.into_iter().zip(&self.interfaces) {
             let attached = loaded.admit_sockets().and_then(|()| loaded.attach(self.mode));
-            steering.push(attached.map_err(|error| TakeoverError::Workers(error.to_string()))?);
+            let mut attached = attached.map_err(|error| TakeoverError::Workers(error.to_string()))?;
+            self.join(steering.len(), &mut attached);
+            steering.push(attached);
             super::super::renew_rss(interface);
         }
         *self.steering.borrow_mut() = steering;
@@ -70,28 +102,69 @@ impl Forwarding {
         Ok(())
     }
 
-    /// Leaves the queues to another process: programs stay, and drop what comes
-    /// while there is no socket.
+    /// Closes the sockets for another process, which opens its own.
     pub(in crate::run) async fn release(&self) -> Result<(), TakeoverError> {
+        self.leave_programs()?;
+        let begun = Instant::now();
+        for closed in self.workers.close() {
+            answer(&closed, "does not close its sockets").await?;
+        }
+        tracing::info!(milliseconds = begun.elapsed().as_millis() as u64, "sockets are closed");
+        Ok(())
+    }
+
+    /// What another process needs to go on with the sockets; nothing if they can
+    /// only be closed.
+    pub(in crate::run) async fn offer(&self) -> Result<Option<Vec<Offered>>, TakeoverError> {
+        let mut all = Some(Vec::new());
+        for offered in self.workers.offer() {
+            let offered = answer(&offered, "does not offer its sockets").await?;
+            all = all.zip(offered).map(|(mut all, offered)| {
+                all.push(offered);
+                all
+            });
+        }
+        Ok(all)
+    }
+
+    /// Leaves the sockets to the process that has what was offered; how far each
+    /// worker was.
+    pub(in crate::run) async fn lend(&self) -> Result<Vec<Left>, TakeoverError> {
+        self.leave_programs()?;
+        let mut all = Vec::new();
+        for left in self.workers.lend() {
+            let left = answer(&left, "does not leave its sockets alone").await?;
+            let refused = || TakeoverError::Workers("a worker cannot leave its sockets".to_owned());
+            all.push(left.ok_or_else(refused)?);
+        }
+        Ok(all)
+    }
+
+    /// Programs stay, and drop what comes while there is no socket.
+    fn leave_programs(&self) -> Result<(), TakeoverError> {
         self.released.set(true);
         for mut steering in self.steering.borrow_mut().drain(..) {
             steering.hand_over().map_err(|error| TakeoverError::Workers(error.to_string()))?;
         }
-        let (results, begun) = (self.workers.close(), Instant::now());
-        for _ in 0..self.workers.counters().len() {
-            while results.try_recv().is_err() {
-                if begun.elapsed() >= LIMIT {
-                    return Err(TakeoverError::Workers("a worker does not close its sockets".into()));
-                }
-                sleep(PAUSE).await;
-            }
-        }
-        tracing::info!(milliseconds = begun.elapsed().as_millis() as u64, "sockets are closed");
         Ok(())
     }
 
     /// Has back what was released, if it was.
     pub(in crate::run) async fn take_back(&self) -> Result<(), TakeoverError> {
         if self.released.get() { self.open(self.load()?).await } else { Ok(()) }
+    }
+}
+
+/// Waits for a worker's answer.
+async fn answer<T>(from: &Receiver<T>, what: &str) -> Result<T, TakeoverError> {
+    let begun = Instant::now();
+    loop {
+        match from.try_recv() {
+            Ok(answer) => return Ok(answer),
+            // Nothing is forwarded meanwhile, and a sleep is a millisecond at least.
+            Err(_) if begun.elapsed() < SPIN => yield_now().await,
+            Err(_) if begun.elapsed() < LIMIT => sleep(PAUSE).await,
+            Err(_) => return Err(TakeoverError::Workers(format!("a worker {what}"))),
+        }
     }
 }

@@ -1,0 +1,245 @@
+//! A process takes the place of the one that runs, or fails to, and connections go on.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use sluice_bench::conversations::{Conversations, EchoServer};
+use sluice_bench::lab::site::{Method, VIP, server_address};
+use sluice_bench::lab::{self, Director, Site, SiteOptions, curl, wait_for};
+
+const PORT: u16 = 7;
+const CONNECTIONS: usize = 200;
+const INTERVAL: Duration = Duration::from_millis(100);
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the new process says when it has the sockets of the former one, and when it has its own.
+const SAME_SOCKETS: &str = "goes on with the sockets";
+const OWN_SOCKETS: &str = "sockets are opened anew";
+
+/// Kinds of frames on the connection of a takeover, with their lengths before.
+const READY_FOR_SOCKETS: [u8; 6] = [0, 0, 0, 2, 2, 1];
+const READY_WITHOUT: [u8; 6] = [0, 0, 0, 2, 2, 0];
+const YOURS: u8 = 3;
+
+/// A site with connections that talk all the time.
+struct Talk {
+    // Dropped in this order: servers have descriptors of the process, by whose end it is known to be gone.
+    conversations: Conversations,
+    servers: Vec<EchoServer>,
+    site: Site,
+}
+
+impl Talk {
+    fn start(method: Method, queues: u32) -> Result<(Self, Director)> {
+        let site = Site::new(SiteOptions { queues, ..SiteOptions::default() })?;
+        site.prepare_servers(method)?;
+        let address = |number| match method.replies_bypass() {
+            true => SocketAddr::from((VIP, PORT)),
+            false => SocketAddr::from((server_address(number), PORT)),
+        };
+        let servers = site.servers.iter().zip(1..);
+        let servers = servers.map(|(netns, number)| EchoServer::start(netns, address(number)));
+        let servers = servers.collect::<Result<Vec<_>>>()?;
+        let director = site.start_director(&(site.config() + &site.service("tcp", PORT, "rr", method)))?;
+        let conversations = Conversations::start(&site.client, (VIP, PORT).into(), CONNECTIONS, INTERVAL)
+            .with_context(|| director.log())?;
+        Ok((Self { conversations, servers, site }, director))
+    }
+
+    /// Every connection goes on, and a new one comes about.
+    fn goes_on(&self, director: &Director) -> Result<()> {
+        self.conversations.settle(Instant::now(), TIMEOUT).with_context(|| director.log())?;
+        let resets = self.servers.iter().map(EchoServer::resets).sum::<u64>() + self.conversations.resets();
+        ensure!(resets == 0, "{resets} connections broke; the director said:\n{}", director.log());
+        let new = Conversations::start(&self.site.client, (VIP, PORT).into(), 4, INTERVAL);
+        new.map(drop).with_context(|| director.log())
+    }
+}
+
+fn is_taken_over(method: Method) -> Result<()> {
+    // One after the other: how connections are spread between workers is another each time.
+    let (talk, mut director) = Talk::start(method, 2)?;
+    for _ in 0..3 {
+        director = director.taken_over()?;
+        ensure!(director.log().contains(SAME_SOCKETS), "it said:\n{}", director.log());
+        talk.goes_on(&director)?;
+    }
+    let (status, log) = director.stop()?;
+    ensure!(status.success(), "{status}:\n{log}");
+    for interface in ["eth0", "eth1"] {
+        ensure!(talk.site.director.xdp_program(interface)?.is_none(), "{interface} has a program yet");
+    }
+    Ok(())
+}
+
+#[test]
+fn nat_is_taken_over_with_two_workers() -> Result<()> {
+    if lab::may_run("nat_is_taken_over_with_two_workers") { is_taken_over(Method::Nat) } else { Ok(()) }
+}
+
+#[test]
+fn fullnat_is_taken_over_with_two_workers() -> Result<()> {
+    if lab::may_run("fullnat_is_taken_over_with_two_workers") {
+        is_taken_over(Method::FullNat)
+    } else {
+        Ok(())
+    }
+}
+
+#[test]
+fn dr_is_taken_over_with_two_workers() -> Result<()> {
+    if lab::may_run("dr_is_taken_over_with_two_workers") { is_taken_over(Method::Dr) } else { Ok(()) }
+}
+
+#[test]
+fn tun_is_taken_over_with_two_workers() -> Result<()> {
+    if lab::may_run("tun_is_taken_over_with_two_workers") { is_taken_over(Method::Tun) } else { Ok(()) }
+}
+
+/// Frames of the former process would not hold what may come.
+#[test]
+fn with_a_larger_mtu_sockets_are_opened_anew() -> Result<()> {
+    if !lab::may_run("with_a_larger_mtu_sockets_are_opened_anew") {
+        return Ok(());
+    }
+    let (talk, director) = Talk::start(Method::FullNat, 1)?;
+    talk.site.router.ip(&["link set director mtu 3000"])?;
+    talk.site.director.ip(&["link set eth0 mtu 3000"])?;
+    let director = director.taken_over()?;
+    ensure!(director.log().contains(OWN_SOCKETS), "it said:\n{}", director.log());
+    talk.goes_on(&director)?;
+    let director = director.taken_over()?;
+    ensure!(director.log().contains(SAME_SOCKETS), "it said:\n{}", director.log());
+    talk.goes_on(&director)
+}
+
+/// A process that begins to take a director's place.
+struct Beginner(BufReader<UnixStream>);
+
+impl Beginner {
+    fn ask(director: &Director) -> Result<Self> {
+        let mut stream = UnixStream::connect(director.socket())?;
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        let request = r#"{"take_over":{"interfaces":["eth0","eth1"],"sockets":true}}"#;
+        stream.write_all(format!("{request}\n").as_bytes())?;
+        let mut reader = BufReader::new(stream);
+        let mut answer = String::new();
+        reader.read_line(&mut answer)?;
+        ensure!(answer.trim() == r#""done""#, "{answer}");
+        Ok(Self(reader))
+    }
+
+    fn say(&mut self, frame: &[u8]) -> Result<()> {
+        Ok(self.0.get_mut().write_all(frame)?)
+    }
+
+    /// Waits until the director has left its sockets.
+    fn wait_for_queues(&mut self) -> Result<()> {
+        loop {
+            let mut length = [0; 4];
+            self.0.read_exact(&mut length)?;
+            let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+            self.0.read_exact(&mut frame)?;
+            if frame.first() == Some(&YOURS) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn goes_on_alone(talk: &Talk, director: &Director) -> Result<()> {
+    wait_for("the director to go on", TIMEOUT, || Ok(director.log().contains("this process goes on")))?;
+    talk.goes_on(director)
+}
+
+#[test]
+fn who_fails_to_take_over_leaves_the_director_as_it_was() -> Result<()> {
+    if !lab::may_run("who_fails_to_take_over_leaves_the_director_as_it_was") {
+        return Ok(());
+    }
+    for ready in [None, Some(READY_FOR_SOCKETS), Some(READY_WITHOUT)] {
+        let (talk, mut director) = Talk::start(Method::FullNat, 1)?;
+        let mut beginner = Beginner::ask(&director)?;
+        if let Some(ready) = ready {
+            beginner.say(&ready)?;
+            beginner.wait_for_queues()?;
+        }
+        drop(beginner);
+        goes_on_alone(&talk, &director)?;
+        // Somebody else may, and changes are allowed again.
+        director.ipvsadm(&format!("-a -t {VIP}:{PORT} -r 10.0.2.9:{PORT} -b -w 0"))?;
+        director = director.taken_over()?;
+        talk.goes_on(&director)?;
+        ensure!(director.ipvsadm("-Ln")?.contains("10.0.2.9"), "{}", director.ipvsadm("-Ln")?);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_file_that_cannot_be_used_leaves_the_director_as_it_was() -> Result<()> {
+    if !lab::may_run("a_file_that_cannot_be_used_leaves_the_director_as_it_was") {
+        return Ok(());
+    }
+    let (talk, director) = Talk::start(Method::Nat, 1)?;
+    let text = std::fs::read_to_string(director.config())?;
+    std::fs::write(director.config(), text.replace("\"eth1\"", "\"lo\""))?;
+    let mut command = talk.site.director.command(&lab::sluice_binary()?.display().to_string());
+    command.args(["run", "--takeover", "--config"]).arg(director.config());
+    let output = command.arg("--socket").arg(director.socket()).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(!output.status.success() && said.contains("has no interface lo"), "{}: {said}", output.status);
+    talk.goes_on(&director)
+}
+
+/// Servers as `ipvsadm -Ln` has them, with their weights.
+fn listed(director: &Director) -> Result<Vec<String>> {
+    let text = director.ipvsadm("-L -n")?;
+    let servers = text.lines().filter_map(|line| {
+        let mut words = line.trim().strip_prefix("-> 10.")?.split_whitespace();
+        Some(format!("{} {}", words.next()?, words.nth(1)?))
+    });
+    let mut servers: Vec<_> = servers.collect();
+    servers.sort();
+    Ok(servers)
+}
+
+#[test]
+fn health_and_counters_are_taken_over() -> Result<()> {
+    if !lab::may_run("health_and_counters_are_taken_over") {
+        return Ok(());
+    }
+    let site = Site::new(SiteOptions::default())?;
+    let nginx = site.start_nginx()?;
+    site.prepare_servers(Method::Nat)?;
+    nginx.iter().try_for_each(|nginx| nginx.set_health("OK"))?;
+    let mut config = site.config() + &site.service("tcp", 80, "rr", Method::Nat);
+    config = config.replace(
+        "scheduler = \"rr\"\n",
+        "scheduler = \"rr\"\n[[service.check]]\nkind = \"http\"\npath = \"/.health.html\"\n\
+         matches = \"^OK$\"\ninterval = 0.2\njitter = 0.02\ntimeout = 1\n",
+    );
+    let director = site.start_director(&config)?;
+    let wait_listed = |director: &Director, wanted: &[&str]| {
+        wait_for(&format!("{wanted:?}"), TIMEOUT, || Ok(listed(director)? == wanted))
+            .with_context(|| format!("{:?}; {}", listed(director), director.log()))
+    };
+    let (all, fewer) = (["0.2.1:80 1", "0.2.2:80 1", "0.2.3:80 1"], ["0.2.1:80 1", "0.2.3:80 1"]);
+    wait_listed(&director, &all)?;
+    let greetings = curl::greet(&site.client, &VIP.to_string(), 12)?;
+    ensure!(greetings.failed == 0, "{} failed", greetings.failed);
+    nginx[1].set_health("no")?;
+    wait_listed(&director, &fewer)?;
+    let before = director.ipvsadm("-L -n --stats --exact")?;
+
+    let director = director.taken_over()?;
+    // At once: nobody waits for its checks to fail again.
+    let now = listed(&director)?;
+    ensure!(now == fewer, "{now:?}; {}", director.log());
+    let after = director.ipvsadm("-L -n --stats --exact")?;
+    ensure!(before == after, "{before}\n{after}");
+    nginx[1].set_health("OK")?;
+    wait_listed(&director, &all)
+}
