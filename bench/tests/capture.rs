@@ -1,12 +1,14 @@
 //! Looking into packets: what `sluice capture` writes is what tshark reads, and what `sluice trace` says is what happens.
 
 use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
+use sluice_bench::lab::echo::{self, Session};
 use sluice_bench::lab::site::{CLIENT, DIRECTOR, LIP, Method, VIP, server_address};
 use sluice_bench::lab::{self, Director, Process, Site, SiteOptions, curl, run, sluice_binary, wait_for};
 
@@ -208,4 +210,143 @@ fn drops_have_their_reason() -> Result<()> {
         director.sluice("capture --dropped=bored -w /dev/null").map_err(|error| format!("{error:#}"));
     ensure!(unknown.as_ref().is_err_and(|error| error.contains("no_server, ")), "{unknown:?}");
     Ok(())
+}
+
+/// What `sluice trace` says of a packet to the virtual address.
+fn told(director: &Director, port: u16, options: &str) -> Result<serde_json::Value> {
+    let said = director.sluice(&format!("trace {CLIENT} {VIP}:{port} --json {options}"))?;
+    Ok(serde_json::from_str(&said)?)
+}
+
+/// The server that a trace names is the one that the next connection comes to, by each method, and nobody's turn is
+/// taken by asking.
+fn a_trace_tells_what_happens(method: Method) -> Result<()> {
+    if !lab::may_run("a_trace_tells_what_happens") {
+        return Ok(());
+    }
+    let site = Site::new(SiteOptions::default())?;
+    let _nginx = site.start_nginx()?;
+    site.prepare_servers(method)?;
+    let director = site.start_director(&(site.config() + &site.service("tcp", 80, "rr", method)))?;
+    for _ in 0..5 {
+        let before = director.ipvsadm("-Ln")?;
+        let report = told(&director, 80, "")?;
+        ensure!(told(&director, 80, "")? == report, "the second time it is another one: {report:#}");
+        ensure!(director.ipvsadm("-Ln")? == before, "something changed");
+        ensure!(report["steered"] == true && report["interface"] == "eth0", "{report:#}");
+        let workers = report["workers"].as_array().context("workers")?;
+        let named: Vec<&str> = workers.iter().filter_map(|worker| worker["server"].as_str()).collect();
+        ensure!(named.len() == workers.len(), "{report:#}");
+        ensure!(workers.iter().all(|worker| worker["verdict"] == "new"), "{report:#}");
+        ensure!(workers.iter().all(|worker| worker["way"]["interface"] == "eth1"), "{report:#}");
+        ensure!(workers.iter().all(|worker| worker["way"]["mac"].is_string()), "{report:#}");
+        let replies = workers.iter().all(|worker| worker["reply_way"].is_null() == method.replies_bypass());
+        ensure!(replies, "{report:#}");
+        let greetings = curl::greet(&site.client, &VIP.to_string(), 1)?;
+        let answer = greetings.answers.first().context("an answer")?;
+        let number: u8 = answer.server.trim_start_matches("rs").parse()?;
+        let server = format!("{}:80", server_address(number));
+        // With several workers the one is meant on whose queue the connection came.
+        ensure!(named.contains(&server.as_str()), "{server} and not {named:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_trace_tells_what_happens_by_nat() -> Result<()> {
+    a_trace_tells_what_happens(Method::Nat)
+}
+
+#[test]
+fn a_trace_tells_what_happens_by_fullnat() -> Result<()> {
+    a_trace_tells_what_happens(Method::FullNat)
+}
+
+#[test]
+fn a_trace_tells_what_happens_by_direct_routing() -> Result<()> {
+    a_trace_tells_what_happens(Method::Dr)
+}
+
+#[test]
+fn a_trace_tells_what_happens_by_a_tunnel() -> Result<()> {
+    a_trace_tells_what_happens(Method::Tun)
+}
+
+/// What does not get anywhere is told with the reason that is counted, and with what helps.
+#[test]
+fn a_trace_says_why_not() -> Result<()> {
+    if !lab::may_run("a_trace_says_why_not") {
+        return Ok(());
+    }
+    let site = Site::new(SiteOptions::default())?;
+    let director = site.start_director(&site.config())?;
+    director.ipvsadm(&format!("-A -t {VIP}:80 -s wlc"))?;
+    let report = told(&director, 80, "")?;
+    let worker = &report["workers"][0];
+    ensure!(worker["verdict"] == "dropped" && worker["reason"] == "no_server", "{report:#}");
+    ensure!(worker["remedy"].as_str().is_some_and(|remedy| remedy.contains("weight")), "{report:#}");
+
+    let server = server_address(1);
+    director.ipvsadm(&format!("-a -t {VIP}:80 -r {server}:80 -m -w 0"))?;
+    let text = director.sluice(&format!("trace {CLIENT} {VIP}:80"))?;
+    ensure!(text.contains("passed over: its weight is 0") && text.contains("(no_server)"), "{text}");
+    director.ipvsadm(&format!("-a -t {VIP}:80 -r 198.18.0.1:80 -m"))?;
+    let text = director.sluice(&format!("trace {CLIENT} {VIP}:80"))?;
+    // By way of the default route, whose gateway is the router.
+    ensure!(text.contains("via 10.0.1.253 on eth0") && text.contains("becomes 10.0.0.1:49152 -> 198.18.0.1:80"), "{text}");
+    ensure!(text.contains("chosen by wlc"), "{text}");
+
+    let elsewhere = told(&director, 81, "")?;
+    ensure!(elsewhere["steered"] == false && elsewhere["workers"][0]["verdict"] == "kernel", "{elsewhere:#}");
+    director.ipvsadm("-A -f 7 -s rr")?;
+    director.ipvsadm(&format!("-a -f 7 -r {server} -m"))?;
+    let marked = told(&director, 81, "--mark 7")?;
+    ensure!(marked["service"]["name"] == "mark 7" && marked["workers"][0]["verdict"] == "new", "{marked:#}");
+    for (options, remedy) in [("--interface eth7", "it has eth0, eth1"), ("--mark x", "invalid value")] {
+        let refused = told(&director, 80, options).map_err(|error| format!("{error:#}"));
+        ensure!(refused.as_ref().is_err_and(|error| error.contains(remedy)), "{refused:?}");
+    }
+    director.sluice("role backup")?;
+    ensure!(told(&director, 80, "")?["workers"][0]["verdict"] == "kernel", "the active one begins connections");
+    Ok(())
+}
+
+/// Sessions that the kernel carries are brought back to the workers as long as somebody looks on.
+#[test]
+fn carried_sessions_are_shown_too() -> Result<()> {
+    const PORT: u16 = 7777;
+    if !lab::may_run("carried_sessions_are_shown_too") || !has_tshark("carried_sessions_are_shown_too") {
+        return Ok(());
+    }
+    let site = Site::new(SiteOptions::default())?;
+    site.take_redirects()?;
+    site.prepare_servers(Method::FullNat)?;
+    for server in &site.servers {
+        echo::serve(server, SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)))?;
+    }
+    let keys = "[director]\noffload = \"on\"\noffload_after = 2\n";
+    let config = site.config().replacen("[director]\n", keys, 1);
+    let director = site.start_director(&(config + &site.service("tcp", PORT, "rr", Method::FullNat)))?;
+    let carried = || -> Result<(u64, u64)> {
+        let status: serde_json::Value = serde_json::from_str(&director.sluice("status --json")?)?;
+        let number = |name: &str| status["offload"][name].as_u64().with_context(|| format!("{status}"));
+        Ok((number("connections")?, number("packets")?))
+    };
+    let mut session = Session::open(&site.client, SocketAddr::from((VIP, PORT)))?;
+    wait_for("the session to be carried", PATIENCE, || {
+        session.say("hello")?;
+        Ok(carried()?.1 > 0)
+    })?;
+    let capture = Capture::start(&site, &director, "carried.pcapng", &format!("--service {VIP}:{PORT}"))?;
+    for _ in 0..5 {
+        session.say("hello")?;
+    }
+    let packets = shown(&capture.end()?)?;
+    // What each side says, and each as it came and went.
+    ensure!(packets.len() >= 20, "{packets:#?}");
+    let (_, before) = carried()?;
+    wait_for("the session to be carried again", PATIENCE, || {
+        session.say("hello")?;
+        Ok(carried()?.1 > before)
+    })
 }

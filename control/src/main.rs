@@ -9,8 +9,8 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
-    capture, connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run, save,
-    status, sync, top, trace,
+    capture, connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run,
+    save, status, sync, top, trace,
 };
 use sluice_dataplane::error_chain;
 

@@ -89,19 +89,12 @@ impl<F> Watch<F> {
         }
     }
 
-    pub(super) fn add(&mut self, order: CaptureOrder) {
+    fn add(&mut self, order: CaptureOrder) {
         if self.orders.len() == self.orders.capacity() {
             self.orders.remove(0);
         }
         order.take_up();
         self.orders.push(order);
-    }
-
-    /// At the beginning of a round at time `now`.
-    #[cold]
-    pub(super) fn begin(&mut self, now: u64) {
-        self.now = now;
-        self.orders.retain(|order| !order.is_unwanted());
     }
 
     /// Shows a frame of which nothing is known but its bytes, and perhaps with
@@ -145,6 +138,24 @@ impl<F> Watch<F> {
 }
 
 impl<P: Port> Worker<P> {
+    /// Lets somebody look on from now on.
+    pub(super) fn watch(&mut self, order: CaptureOrder) {
+        self.watch.add(order);
+        self.mark_seen();
+        // What the kernel carries is not to be seen here.
+        self.keep_all_packets(true);
+    }
+
+    /// At the beginning of a round at time `now`, while somebody looks on.
+    #[cold]
+    pub(super) fn watch_round(&mut self, now: u64) {
+        self.watch.now = now;
+        self.watch.orders.retain(|order| !order.is_unwanted());
+        if !self.watch.is_on() {
+            self.keep_all_packets(false);
+        }
+    }
+
     /// Handles frames as [`Worker::process`] does, one by one, and shows them.
     #[cold]
     #[inline(never)]

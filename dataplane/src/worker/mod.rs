@@ -198,7 +198,7 @@ impl<P: Port> Worker<P> {
     /// do.
     pub fn poll(&mut self, now: u64) -> usize {
         if self.watch.is_on() {
-            self.watch.begin(now);
+            self.watch_round(now);
         }
         self.take_up_snapshots(now);
         self.port.reclaim();
@@ -622,10 +622,7 @@ impl<P: Port> Worker<P> {
                 Command::Assume(left, answer) => _ = answer.try_send(self.port.assume(&left)),
                 Command::Tell(tap) => self.flows.sync.follow(tap),
                 Command::Trace(question) => self.flows.answer(&self.view, &question, tick(now)),
-                Command::Capture(order) => {
-                    self.watch.add(order);
-                    self.mark_seen();
-                }
+                Command::Capture(order) => self.watch(order),
             }
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
