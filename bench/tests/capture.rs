@@ -293,7 +293,10 @@ fn a_trace_says_why_not() -> Result<()> {
     director.ipvsadm(&format!("-a -t {VIP}:80 -r 198.18.0.1:80 -m"))?;
     let text = director.sluice(&format!("trace {CLIENT} {VIP}:80"))?;
     // By way of the default route, whose gateway is the router.
-    ensure!(text.contains("via 10.0.1.253 on eth0") && text.contains("becomes 10.0.0.1:49152 -> 198.18.0.1:80"), "{text}");
+    ensure!(
+        text.contains("via 10.0.1.253 on eth0") && text.contains("becomes 10.0.0.1:49152 -> 198.18.0.1:80"),
+        "{text}"
+    );
     ensure!(text.contains("chosen by wlc"), "{text}");
 
     let elsewhere = told(&director, 81, "")?;
@@ -307,7 +310,10 @@ fn a_trace_says_why_not() -> Result<()> {
         ensure!(refused.as_ref().is_err_and(|error| error.contains(remedy)), "{refused:?}");
     }
     director.sluice("role backup")?;
-    ensure!(told(&director, 80, "")?["workers"][0]["verdict"] == "kernel", "the active one begins connections");
+    ensure!(
+        told(&director, 80, "")?["workers"][0]["verdict"] == "kernel",
+        "the active one begins connections"
+    );
     Ok(())
 }
 

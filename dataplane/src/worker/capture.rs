@@ -41,6 +41,7 @@ pub(super) struct Watch<F> {
 
 /// What a worker counts, to be compared with later.
 struct Counted {
+    answered: u64,
     handed: u64,
     punted: u64,
 }
@@ -189,7 +190,12 @@ impl<P: Port> Worker<P> {
     }
 
     fn counted(&self) -> Counted {
-        Counted { handed: self.counters.handed.get(), punted: self.counters.punted.get() }
+        let counters = &self.counters;
+        Counted {
+            answered: counters.answered.get(),
+            handed: counters.handed.get(),
+            punted: counters.punted.get(),
+        }
     }
 
     fn watch_arrival(&mut self, frame: &P::Frame, interface: usize) -> Arrived {
@@ -244,12 +250,14 @@ impl<P: Port> Worker<P> {
         };
         let first = sent().next().and_then(|(_, frame)| ends_of(frame));
         let fate = match *dropped {
-            Some(reason) => Fate::Dropped(reason),
-            None if first.is_some() => Fate::Sent,
-            None if now.punted != before.punted => Fate::Kernel,
+            // A piece of it, or a fragment that waited for it, may be dropped while it
+            // goes on itself.
+            Some(reason) if first.is_none() || now.answered != before.answered => Fate::Dropped(reason),
+            _ if first.is_some() => Fate::Sent,
+            _ if now.punted != before.punted => Fate::Kernel,
             // Another one shows it.
-            None if now.handed != before.handed => return,
-            None => Fate::Waits,
+            _ if now.handed != before.handed => return,
+            _ => Fate::Waits,
         };
         let mark = match connection {
             None => tuple.and_then(|tuple| self.flows.mark_of(&self.view, &tuple, watch.interface)),
