@@ -148,6 +148,19 @@ pub(super) async fn respond<D: DataPlane>(
             let events = Arc::clone(director.plane().observatory().events());
             listing::events(&events, after, limit, kind, follow, writer).await
         }
+        Request::Capture { query, count, seconds } => {
+            let mut stream = match director.capture(&query, count, seconds) {
+                Ok(stream) => stream,
+                Err(refused) => return send(writer, &refused).await,
+            };
+            loop {
+                let answer = stream.next().await;
+                send(writer, &answer).await?;
+                if answer.is_final() {
+                    return Ok(());
+                }
+            }
+        }
         Request::Reload { dry_run: false } if director.is_frozen() => send(writer, &frozen()).await,
         Request::Reload { dry_run } => match director.reload(dry_run).await {
             Ok(changes) => {
