@@ -151,7 +151,7 @@ pub(super) async fn respond<D: DataPlane>(
         Request::Capture { query, count, seconds } => {
             let mut stream = match director.capture(&query, count, seconds) {
                 Ok(stream) => stream,
-                Err(refused) => return send(writer, &refused).await,
+                Err((code, message)) => return send(writer, &Answer::error(code, message)).await,
             };
             loop {
                 let answer = stream.next().await;
