@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod observe;
 mod output;
+mod patient;
 pub mod realserver;
 pub mod reload;
 pub mod role;

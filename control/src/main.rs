@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
-    capture, connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run,
+    api, capture, connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run,
     save, status, sync, top, trace,
 };
 use sluice_dataplane::error_chain;
@@ -75,6 +75,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Print the OpenAPI document of the API on the director's socket
+    #[command(name = "openapi")]
+    OpenApi,
     /// Rules that mark packets for services of marks (ipvsadm -f)
     Mark(marks::Arguments),
     /// Make a key for session synchronisation; the peer needs a copy of it
@@ -124,6 +127,7 @@ fn main() -> ExitCode {
         Command::Save(arguments) => return save::main(&arguments),
         Command::Import(arguments) => return import::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
+        Command::OpenApi => return api::openapi::main(),
         Command::Role(arguments) => return role::main(&arguments),
         Command::Health { health } => return health::main(&health),
         Command::Status { status } => return status::main(&status),

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::capture::{Fate, Parties, Sight, Sighting};
 use sluice_dataplane::wire::Address;
@@ -11,7 +12,7 @@ use sluice_dataplane::wire::Address;
 use crate::rules::{Method, Protocol};
 
 /// A part of a capture.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CapturePart {
     /// The director's interfaces; in the first part only
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -24,7 +25,7 @@ pub struct CapturePart {
 }
 
 /// A packet as it was seen once.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CapturedPacket {
     /// Nanoseconds since 1970, UTC: when the worker began with its burst
     pub time_ns: u64,
@@ -49,7 +50,7 @@ pub struct CapturedPacket {
 }
 
 /// What is seen of a packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Seen {
     /// As it was received; it is sent on
@@ -90,7 +91,7 @@ impl Seen {
 }
 
 /// The ends of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Ends {
     /// Transport protocol
     pub protocol: Protocol,

@@ -1,5 +1,6 @@
 //! Which packets are asked for.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::capture::{CaptureFilter, Drops, LONGEST_SNAP};
 use sluice_dataplane::stats::DropReason;
@@ -7,7 +8,7 @@ use sluice_dataplane::stats::DropReason;
 use crate::api::{ConnectionQuery, EndpointQuery, QueryError};
 
 /// What a packet has to be; what is not said matches all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CaptureQuery {
     /// What its connection has to be, or of a packet that has none, its own ends
@@ -33,7 +34,7 @@ pub struct CaptureQuery {
 }
 
 /// A side of rewriting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Side {
     /// Packets as they were received

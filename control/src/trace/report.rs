@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::message::ConnectionListing;
 use crate::rules::{Method, Protocol};
 
 /// A packet that begins a connection, or belongs to one that is there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TraceQuery {
     /// Transport protocol
@@ -27,7 +28,7 @@ pub struct TraceQuery {
 }
 
 /// What would become of a packet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TraceReport {
     /// The interface that it was taken to come by
     pub interface: String,
@@ -46,7 +47,7 @@ pub struct TraceReport {
 }
 
 /// A service, and its servers in the order in which schedulers have them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Service {
     /// As `tcp 192.0.2.10:80` or `mark 7`
     pub name: String,
@@ -63,7 +64,7 @@ pub struct Service {
 }
 
 /// A server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Server {
     /// Where it is; port 0 keeps that of the packet
     pub server: SocketAddr,
@@ -82,7 +83,7 @@ pub struct Server {
 }
 
 /// What a worker would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerReport {
     /// Its number
     pub worker: usize,
@@ -111,7 +112,7 @@ pub struct WorkerReport {
 }
 
 /// What becomes of a packet at a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It belongs to a connection, and goes its way
@@ -129,7 +130,7 @@ pub enum Verdict {
 }
 
 /// The way to an address.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Way {
     /// The address
     pub to: IpAddr,
@@ -150,7 +151,7 @@ pub struct Way {
 }
 
 /// What is known of a way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WayState {
     /// The next hop's MAC is known

@@ -21,6 +21,8 @@ mod listing;
 mod marks;
 mod nat;
 mod next_hops;
+mod offload;
+mod offload_model;
 mod one_packet;
 mod persistence;
 mod related;
