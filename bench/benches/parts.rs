@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use sluice_bench::pipeline::rules::{Rules, SERVICE_PORT, VIP, server_address};
 use sluice_dataplane::conn::timer::Wheel;
-use sluice_dataplane::conn::{Entry, Likely, Seed, Table, Tuple};
+use sluice_dataplane::conn::{Entry, Lookup, Seed, Table, Tuple};
 use sluice_dataplane::forward::Plan;
 use sluice_dataplane::port::BURST;
 use sluice_dataplane::rss::{MIN_KEY, Toeplitz};
@@ -181,24 +181,28 @@ fn table(criterion: &mut Criterion) {
                     for _ in 0..rounds {
                         let tuples = tuples();
                         let begun = Instant::now();
-                        let hashes = tuples.map(|tuple| table.hash(&tuple));
-                        let mut likely = [Likely::NONE; BURST];
                         if prefetching {
-                            hashes.iter().for_each(|hash| table.prefetch(*hash));
-                            for ((likely, tuple), hash) in likely.iter_mut().zip(&tuples).zip(hashes) {
-                                *likely = table.likely(tuple, hash);
+                            let mut lookups = [Lookup::NONE; BURST];
+                            for (lookup, tuple) in lookups.iter_mut().zip(&tuples) {
+                                *lookup = table.begin(tuple);
                             }
-                            for ((likely, tuple), hash) in likely.iter_mut().zip(&tuples).zip(hashes) {
-                                table.go_on(tuple, hash, likely);
+                            let mut goes_on = [false; BURST];
+                            for (lookup, goes_on) in lookups.iter_mut().zip(&mut goes_on) {
+                                *goes_on = table.likely(lookup);
                             }
-                        }
-                        for ((tuple, hash), likely) in tuples.iter().zip(hashes).zip(likely) {
-                            let found = if prefetching {
-                                table.find_likely(tuple, hash, likely)
-                            } else {
-                                table.find(tuple, hash)
-                            };
-                            assert!(black_box(found).is_some(), "it was entered");
+                            for (lookup, _) in lookups.iter_mut().zip(goes_on).filter(|(_, goes_on)| *goes_on)
+                            {
+                                table.go_on(lookup);
+                            }
+                            for (tuple, lookup) in tuples.iter().zip(&lookups) {
+                                let found = table.find_likely(tuple, lookup);
+                                assert!(black_box(found).is_some(), "it was entered");
+                            }
+                        } else {
+                            let hashes = tuples.map(|tuple| table.hash(&tuple));
+                            for (tuple, hash) in tuples.iter().zip(hashes) {
+                                assert!(black_box(table.find(tuple, hash)).is_some(), "it was entered");
+                            }
                         }
                         total += begun.elapsed();
                     }

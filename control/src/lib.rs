@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod observe;
 mod output;
+mod patient;
 pub mod realserver;
 pub mod reload;
 pub mod role;

@@ -1,7 +1,7 @@
 //! The `sluice` binary: the director and its commands.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
-    connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run, save, status,
-    sync, top,
+    api, connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run, save,
+    status, sync, top,
 };
 use sluice_dataplane::error_chain;
 
@@ -71,6 +71,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Print the OpenAPI document of the API on the director's socket
+    #[command(name = "openapi")]
+    OpenApi,
     /// Rules that mark packets for services of marks (ipvsadm -f)
     Mark(marks::Arguments),
     /// Make a key for session synchronisation; the peer needs a copy of it
@@ -89,6 +92,8 @@ enum Command {
 
 #[cfg(test)]
 mod command_line_tests;
+#[cfg(test)]
+mod docs_tests;
 
 fn main() -> ExitCode {
     // What ipvsadm takes is none of clap's business.
@@ -116,6 +121,7 @@ fn main() -> ExitCode {
         Command::Save(arguments) => return save::main(&arguments),
         Command::Import(arguments) => return import::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
+        Command::OpenApi => return api::openapi::main(),
         Command::Role(arguments) => return role::main(&arguments),
         Command::Health { health } => return health::main(&health),
         Command::Status { status } => return status::main(&status),
@@ -132,7 +138,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluice: {}", error_chain(error.as_ref()));
+            // Nobody may be able to hear it.
+            let _ = writeln!(std::io::stderr(), "sluice: {}", error_chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -148,6 +155,8 @@ fn log(events: Arc<EventLog>) {
     let printed = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // It would be said there, too, and where the disk is full end the thread that does.
+        .log_internal_errors(false)
         .with_filter(filter);
     tracing_subscriber::registry().with(printed).with(Recorder(events).with_filter(LevelFilter::INFO)).init();
 }

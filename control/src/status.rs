@@ -77,7 +77,11 @@ fn render(status: &Value) -> String {
         let (name, xdp, socket) = (&interface["name"], &interface["xdp"], &interface["socket"]);
         let _ = write!(out, "interface {}: {} XDP, {} sockets", text(name), text(xdp), text(socket));
         let (answers, handed_off) = (&interface["answers"], &interface["handed_off"]);
-        let _ = writeln!(out, ", answers by {}, handed off {}", text(answers), number(handed_off));
+        let _ = write!(out, ", answers by {}, handed off {}", text(answers), number(handed_off));
+        let _ = match number(&interface["missed"]) {
+            0 => writeln!(out),
+            missed => writeln!(out, ", missed {missed}"),
+        };
     }
     if status["offload"].is_object() {
         let offload = &status["offload"];
@@ -141,12 +145,13 @@ mod tests {
                 "socket": "copy",
                 "answers": "rss",
                 "handed_off": 7,
+                "missed": 3,
             }],
             "workers": [{ "received": 5, "transmitted": 3, "drops": { "truncated": 2, "no_route": 0 } }],
         });
         assert_eq!(
             render(&status),
-            "sluice 1.2.3, backup\nproblem: worker 1 does not move\ninterface eth0: native XDP, copy sockets, answers by rss, handed off 7\n\
+            "sluice 1.2.3, backup\nproblem: worker 1 does not move\ninterface eth0: native XDP, copy sockets, answers by rss, handed off 7, missed 3\n\
              worker 0: received 5 transmitted 3 punted 0 handed 0 handed_in 0 held 0 connections 0 expired 0\n  dropped truncated 2\n"
         );
     }

@@ -115,7 +115,7 @@ struct LayoutFields {
     queue: usize,
     frames: usize,
     chunk: usize,
-    ring: u32,
+    rings: [u32; 2],
     interfaces: Vec<String>,
 }
 
@@ -215,7 +215,7 @@ mod tests {
                 queue: 1,
                 frames: 6272,
                 chunk: 2048,
-                ring: 1024,
+                rings: [4096, 1024],
                 interfaces: vec!["eth0".into(), "eth1".into()],
             }),
             Frame::Left(1, Left { free: vec![0xff; 784], with_kernel: vec![[1000, 3], [1024, 0]] }),

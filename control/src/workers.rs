@@ -60,6 +60,19 @@ pub struct Carry {
     pub stale: u64,
 }
 
+/// How workers are made.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// The CPU of each
+    pub cpus: &'a [usize],
+    /// Connections of each at most
+    pub connections: usize,
+    /// What they do when there is nothing to do
+    pub idle: Idle,
+    /// What they need if connections are to be carried in the kernel
+    pub carry: Option<Carry>,
+}
+
 /// When a worker's sockets are opened.
 #[derive(Clone, Copy, Debug)]
 pub enum Sockets<'a> {
@@ -96,18 +109,15 @@ pub struct PortStatus {
 }
 
 impl Workers {
-    /// Opens a port for each CPU and starts a worker pinned to it. `interfaces`
+    /// Opens a port for each CPU of the setup and starts a worker pinned to it. `interfaces`
     /// have the steering program attached, in the mode given; `mtu` is the
     /// largest of theirs.
     pub fn start(
         interfaces: &[(String, Mode)],
-        cpus: &[usize],
-        connections: usize,
         mtu: usize,
-        idle: Idle,
         sockets: Sockets,
+        Setup { cpus, connections, idle, carry }: Setup,
         published: Arc<Published>,
-        carry: Option<Carry>,
     ) -> Result<Self, StartError> {
         let allowed = core_affinity::get_core_ids().unwrap_or_default();
         let mut cores = Vec::new();

@@ -23,6 +23,7 @@
 mod claims;
 mod plan;
 mod pool;
+mod turns;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ use thiserror::Error;
 pub use claims::Claims;
 use plan::Plans;
 use pool::{CHUNKS, Chunk, NONE, Pool};
+use turns::Turns;
 
 use crate::arena::Arena;
 use crate::conn::index::Index;
@@ -139,9 +141,7 @@ pub struct LocalPorts {
     eldest: u32,
     youngest: u32,
     seed: Seed,
-    /// The place in the list of LIPs to begin with, by a hash of the server, so
-    /// that services with connections in turn do not keep each other in step
-    turn: [u32; 256],
+    turns: Turns,
     /// Where the next new pool begins, so that a pair which lost its idle
     /// pool does not begin anew with the ports that it used last
     next_cursor: u32,
@@ -180,7 +180,7 @@ impl LocalPorts {
             eldest: NONE,
             youngest: NONE,
             seed: Seed::new([0x3c; 16]),
-            turn: [0; 256],
+            turns: Turns::new(),
             next_cursor: MIN_LOCAL_PORT.into(),
         }
     }
@@ -230,48 +230,6 @@ impl LocalPorts {
         self.plans.owner(&PoolKey::of(answer), answer.destination_port)
     }
 
-    /// Takes a port of one of `lips` for a connection to `server`. The LIPs of
-    /// the server's address family have their turns; one whose ports are all
-    /// in use is passed over. Where answers land on a queue by the LIP, and
-    /// not by its port, those that lead to this worker come first.
-    pub fn allocate(
-        &mut self,
-        lips: &[Address],
-        server: (Address, u16),
-        protocol: Protocol,
-    ) -> Result<(Address, u16), Exhausted> {
-        let turn = turn_of(server, protocol);
-        let begin = self.turn[turn] as usize;
-        let mut failure = Exhausted::NoAddress;
-        let mut unsuitable = 0;
-        for i in 0..2 * lips.len() {
-            let second = i >= lips.len();
-            if second && unsuitable == 0 {
-                break;
-            }
-            let place = (begin % lips.len() + i) % lips.len();
-            let lip = lips[place];
-            if lip.is_v4() != server.0.is_v4() {
-                continue;
-            }
-            let key = PoolKey { lip, server: server.0, port: server.1, protocol };
-            if self.plans.suits(&key) == second {
-                unsuitable += 1;
-                continue;
-            }
-            match self.take(key) {
-                Ok(port) => {
-                    self.next_cursor = u32::from(port) + 1;
-                    self.turn[turn] = place as u32 + 1;
-                    return Ok((lip, port));
-                }
-                Err(Exhausted::Ports) if failure != Exhausted::NoAddress => {}
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
-    }
-
     /// Takes this very port, for a connection that another director began, to be
     /// given back as any other. Returns false, and takes nothing, where it is in
     /// use, or another worker's by a plan that some worker goes by.
@@ -290,12 +248,13 @@ impl LocalPorts {
         claimed
     }
 
-    fn take(&mut self, key: PoolKey) -> Result<u16, Exhausted> {
+    /// A port of a pair's pool, with the pool.
+    fn take(&mut self, key: PoolKey) -> Result<(u32, u16), Exhausted> {
         let slot = self.pool_for(key).ok_or(Exhausted::Pools)?;
         let Self { plans, pools, chunks, .. } = self;
         let pool = pools.get_mut(slot).ok_or(Exhausted::Pools)?;
         if pool.serial != plans.serial {
-            pool.follow(plans.rules(&key), plans.serial);
+            pool.follow(plans.rules(&key), plans.suits(&key), plans.serial);
         }
         let (was_idle, rules) = (pool.taken == 0, pool.rules);
         let port = pool
@@ -304,7 +263,7 @@ impl LocalPorts {
         if was_idle {
             self.leave_idle(slot);
         }
-        Ok(port)
+        Ok((slot, port))
     }
 
     /// Gives back what [`LocalPorts::allocate`] handed out for the same server
@@ -390,12 +349,13 @@ impl LocalPorts {
             self.release(idle);
             self.lips[place as usize].pools -= 1;
         }
-        let (rules, serial) = (self.plans.rules(&key), self.plans.serial);
+        let (rules, suits, serial) = (self.plans.rules(&key), self.plans.suits(&key), self.plans.serial);
         let slot = self.pools.take()?;
         let pool = self.pools.get_mut(slot)?;
         pool.begin(key, hash, self.next_cursor);
         pool.place_of_lip = place;
-        pool.follow(rules, serial);
+        pool.then = NONE;
+        pool.follow(rules, suits, serial);
         self.lips[place as usize].pools += 1;
         self.by_key.insert(hash, slot);
         self.enter_idle(slot);
@@ -479,13 +439,6 @@ impl std::fmt::Debug for LocalPorts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LocalPorts").field("pools", &self.pools).field("chunks", &self.chunks).finish()
     }
-}
-
-fn turn_of((address, port): (Address, u16), protocol: Protocol) -> usize {
-    let (high, low) = address.words();
-    let mixed = (high ^ low.rotate_left(32) ^ (u64::from(port) << 8) ^ u64::from(protocol.number()))
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed >> 56) as usize
 }
 
 #[cfg(test)]

@@ -35,6 +35,12 @@ pub const STORIES: &[Story] = &[
         tests: &["hostile_servers_cost_neither_time_nor_memory"],
     },
     Story {
+        name: "health-vip",
+        shows: "dr and tun servers are asked for the VIP itself: one without it is down, though it answers",
+        place: end_to_end("health_vip"),
+        tests: &["without_the_vip", "a_check_that_goes_another_way_fails"],
+    },
+    Story {
         name: "health-kinds",
         shows: "TCP, HTTP, HTTPS, gRPC, DNS, UDP, ICMP and commands, with good servers and bad ones",
         place: CONTROL,
@@ -75,6 +81,16 @@ pub const STORIES: &[Story] = &[
         shows: "nonsense, floods and hanging clients at the command socket",
         place: CONTROL,
         tests: &["api::"],
+    },
+    Story {
+        name: "api",
+        shows: "the API by curl, for root and a group only, while clients hang",
+        place: end_to_end("api"),
+        tests: &[
+            "curl_does_what_the_commands_do",
+            "only_root_and_members_of_the_group_are_answered",
+            "clients_that_hang_hold_up_neither_packets_nor_others",
+        ],
     },
     Story {
         name: "hostile-web",

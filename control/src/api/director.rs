@@ -288,7 +288,7 @@ impl<D: DataPlane> Director<D> {
         self.follow();
     }
 
-    /// Answers a request whose answer is one line, and records what it changed.
+    /// Answers a request whose answer has one part, and records what it changed.
     pub(super) async fn answer(&self, request: Request) -> Answer {
         if self.frozen.get() && !request.only_asks() {
             return frozen();
@@ -407,7 +407,6 @@ impl<D: DataPlane> Director<D> {
             | Request::Services { .. }
             | Request::Health
             | Request::Configuration
-            | Request::Connections
             | Request::FindConnections { .. }
             | Request::Overview { .. }
             | Request::Events { .. }

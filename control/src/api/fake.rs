@@ -2,6 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::service::ServiceTable;
@@ -23,6 +25,9 @@ pub struct FakePlane {
     pub stuck_at: Cell<Option<u64>>,
     /// Slices of the listing
     pub slices: RefCell<Vec<Vec<ConnectionRecord>>>,
+    /// A slice that is listed again and again in place of those, and how often
+    /// it was
+    pub endless: RefCell<Option<(Vec<ConnectionRecord>, Arc<AtomicUsize>)>>,
     /// The role that it was given
     pub role: Cell<Role>,
     /// What is seen of it
@@ -39,6 +44,16 @@ impl DataPlane for FakePlane {
     }
 
     fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>> {
+        if let Some((slice, number)) = self.endless.borrow().clone() {
+            let (sender, receiver) = mpsc::channel(1);
+            // As workers do it, on a thread of its own.
+            thread::spawn(move || {
+                while sender.blocking_send(slice.clone()).is_ok() {
+                    number.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            return receiver;
+        }
         let mut slices = self.slices.borrow().clone();
         slices.iter_mut().for_each(|slice| slice.retain(|record| filter.matches(record)));
         let (sender, receiver) = mpsc::channel(slices.len().max(1));

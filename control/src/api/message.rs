@@ -1,11 +1,11 @@
 //! What can be asked of a director, and what it answers.
 //!
-//! The JSON is that of serde for these types: `"flush"`,
-//! `{"delete_service":{"service":{"address":{"protocol":"tcp","address":"192.0.2.10","port":80}}}}`.
+//! [`routes`](super::routes) says how these are told over HTTP.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::ConnectionRecord;
 
@@ -20,9 +20,8 @@ use crate::rules::{
     ServiceName, ServiceSettings, Timeouts,
 };
 
-/// A request: one line from the client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// `ipvsadm -A`
     AddService {
@@ -98,11 +97,8 @@ pub enum Request {
         /// Which service; without one, all that use LIPs
         service: Option<ServiceName>,
     },
-    /// `ipvsadm -L -c`: answered by any number of [`Answer::Connections`],
-    /// then [`Answer::Done`]
-    Connections,
-    /// `sluice connections`: answered as [`Request::Connections`] is, or by
-    /// [`Answer::Count`]
+    /// `ipvsadm -L -c` and `sluice connections`: answered by any number of
+    /// [`Answer::Connections`], then [`Answer::Done`], or by [`Answer::Count`]
     FindConnections {
         /// Which
         query: ConnectionQuery,
@@ -196,7 +192,6 @@ pub enum Request {
         /// Those that it has
         interfaces: Vec<String>,
         /// Whether it can go on with the sockets of the running process
-        #[serde(default)]
         sockets: bool,
     },
     /// `sluice reload`: answered by any number of [`Answer::Changes`], then
@@ -208,13 +203,17 @@ pub enum Request {
 }
 
 impl Request {
+    /// All connections.
+    pub fn connections() -> Self {
+        Request::FindConnections { query: ConnectionQuery::default(), limit: None, count: false }
+    }
+
     /// Whether it leaves the rules as they are.
     pub fn only_asks(&self) -> bool {
         matches!(
             self,
             Request::Services { .. }
                 | Request::LocalAddresses { .. }
-                | Request::Connections
                 | Request::FindConnections { .. }
                 | Request::Timeouts
                 | Request::Daemons
@@ -230,9 +229,8 @@ impl Request {
     }
 }
 
-/// An answer, or a part of one: one line to the client.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// An answer, or a part of one.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// It is done, or all parts have been sent
     Done,
@@ -247,7 +245,7 @@ pub enum Answer {
     Service(ServiceListing),
     /// Part of the answer to [`Request::Health`]
     Health(ServiceHealth),
-    /// Part of the answer to [`Request::Connections`]
+    /// Part of the answer to [`Request::FindConnections`]
     Connections(Vec<ConnectionListing>),
     /// To [`Request::FindConnections`]: how many there are
     Count(u64),
@@ -284,7 +282,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Whether no further line follows.
+    /// Whether nothing follows.
     pub fn is_final(&self) -> bool {
         !matches!(
             self,
@@ -316,7 +314,7 @@ impl From<RulesError> for Answer {
 }
 
 /// A connection in a listing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionListing {
     /// Transport protocol
     pub protocol: Protocol,
@@ -346,7 +344,7 @@ pub struct ConnectionListing {
 }
 
 /// What a persistence engine tells a template by.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EngineData {
     /// Name of the engine (`PEName`)
     pub name: String,
@@ -377,7 +375,7 @@ impl From<ConnectionRecord> for ConnectionListing {
 }
 
 /// The LIPs that a service's FULLNAT servers are reached from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalAddressUse {
     /// The service
     pub service: ServiceName,

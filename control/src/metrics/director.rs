@@ -108,6 +108,11 @@ fn encode_interfaces(observatory: &Observatory, encoder: &mut DescriptorEncoder<
     )?;
     Family::new("interface_up", "Whether an interface is there and its link is up.")
         .gauges(encoder, each().map(|(labels, state)| (labels, u64::from(state.up))))?;
+    Family::new(
+        "interface_missed_packets",
+        "Frames that the kernel dropped as workers did not come in time.",
+    )
+    .counters(encoder, each().map(|(labels, state)| (labels, state.missed)))?;
     let sums: [InterfaceFamily; 3] = [
         ("interface_received_packets", "Frames that workers received.", WorkerCounters::received_on),
         ("interface_transmitted_packets", "Frames that workers sent.", WorkerCounters::transmitted_on),

@@ -94,6 +94,7 @@ impl Sample {
                     socket: "copy".into(),
                     answers: "rss".into(),
                     up: name == "eth0",
+                    missed: 0,
                 })
                 .to_vec(),
         );

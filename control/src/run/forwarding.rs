@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
 use sluice_dataplane::link::Link;
 use sluice_dataplane::neigh::Prefix;
+use sluice_dataplane::port::afxdp;
 use sluice_dataplane::service::{Method, ServiceKey, ServiceTable};
 use sluice_dataplane::stats::{DropReason, WorkerCounters};
 use sluice_dataplane::steer::{Loaded, ModeChoice, Presence, Steering, SteeringRules, WithoutSocket};
@@ -210,6 +211,7 @@ impl Forwarding {
                 socket: if self.is_zero_copy(name) { "zero-copy" } else { "copy" }.into(),
                 answers: self.answers(place).into(),
                 up: Link::new(name).and_then(|link| link.is_up()).unwrap_or(false),
+                missed: afxdp::missed(name),
             }
         });
         self.observatory.set_interfaces(interfaces.collect());
@@ -397,6 +399,7 @@ impl DataPlane for Forwarding {
                     "received": sum(WorkerCounters::received_on),
                     "transmitted": sum(WorkerCounters::transmitted_on),
                     "handed_off": sum(WorkerCounters::handed_off),
+                    "missed": state.missed,
                 })
             })
             .collect();

@@ -34,7 +34,7 @@ use crate::role::Role;
 use crate::rules::Rules;
 use crate::sync::{Sync, lvs};
 use crate::web::Observer;
-use crate::workers::{Sockets, Workers};
+use crate::workers::{Setup, Sockets, Workers};
 use forwarding::Forwarding;
 use predecessor::Predecessor;
 
@@ -76,9 +76,18 @@ async fn direct(
     let settings = &config.director;
     let client = api::Client::new(socket.or_else(|| settings.socket.clone()).as_deref());
     let socket = client.path().to_owned();
-    let predecessor = takeover.then(|| Predecessor::ask(client)).transpose()?;
+    let api_group = settings.api_group.as_deref().map(api::group).transpose().map_err(|why| anyhow!(why))?;
+    let open = |listener: api::Listener, group: Option<_>| match group {
+        Some(group) => listener.open_to(group),
+        None => Ok(listener),
+    };
+    let predecessor = match takeover {
+        // Its clients wait in a thread of their own, and signals do not.
+        true => Some(tokio::task::spawn_blocking(move || Predecessor::ask(client)).await??),
+        false => None,
+    };
     let listener = match predecessor {
-        None => Some(api::Listener::bind(&socket)?),
+        None => Some(open(api::Listener::bind(&socket)?, api_group)?),
         Some(_) => None,
     };
     let mtu = check_interfaces(settings)?;
@@ -127,16 +136,13 @@ async fn direct(
         hops.hops.store(snapshot);
     };
     let next_hops = netlink::start(&settings.interfaces, settings.workers.len(), publish).await?;
-    let workers = Workers::start(
-        &modes,
-        &settings.workers,
-        settings.connections_per_worker as usize,
-        mtu,
-        settings.idle,
-        sockets,
-        Arc::clone(&published),
-        offload.as_ref().map(offload::Loaded::carry),
-    )?;
+    let setup = Setup {
+        cpus: &settings.workers,
+        connections: settings.connections_per_worker as usize,
+        idle: settings.idle,
+        carry: offload.as_ref().map(offload::Loaded::carry),
+    };
+    let workers = Workers::start(&modes, mtu, sockets, setup, Arc::clone(&published))?;
     let offload = offload.map(|offload| offload.start(&workers)).transpose()?;
     for port in workers.ports() {
         tracing::info!(
@@ -201,7 +207,7 @@ async fn direct(
             let predecessor = predecessor.context("without one there is a listener")?;
             let parting = predecessor.take(&director).await?;
             // Before the other ends, so that there is somebody to ask at any time.
-            let listener = api::Listener::replace(&socket)?;
+            let listener = open(api::Listener::replace(&socket)?, api_group)?;
             parting.farewell().await?;
             synchronise(director.plane())?;
             listener
@@ -211,7 +217,7 @@ async fn direct(
     let _observer = Observer::start(observatory, config.web.clone(), &settings.workers)
         .context("the web page's thread")?;
 
-    println!("ready");
+    crate::output::print("ready\n");
     tracing::info!(socket = %socket.display(), services = config.services.len(), "ready");
     let ready = [sd_notify::NotifyState::MainPid(std::process::id()), sd_notify::NotifyState::Ready];
     if let Err(error) = sd_notify::notify(&ready) {

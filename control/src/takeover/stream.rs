@@ -132,7 +132,7 @@ mod tests {
             queue,
             frames: 64,
             chunk: 2048,
-            ring: 1024,
+            rings: [4096, 1024],
             interfaces: vec!["eth0".into(), "eth1".into()],
         };
         for queue in 0..2 {

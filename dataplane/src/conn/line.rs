@@ -1,6 +1,7 @@
 //! A connection as the table keeps it: one cache line.
 
-use super::{Entry, Side, State, TemplateId, Tuple};
+use super::tuple::rest;
+use super::{Entry, Seed, Side, State, TemplateId, Tuple};
 use crate::ftp::Role;
 use crate::neigh::HopId;
 use crate::service::{Method, Protocol, ServerId};
@@ -55,6 +56,24 @@ pub struct Line {
     pub offload: u8,
 }
 
+/// What there is to say of a connection with its first packet, beside addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Begin {
+    /// How packets reach the server
+    pub method: Method,
+    /// State after the packet
+    pub state: State,
+    /// The real server
+    pub server_id: ServerId,
+    /// Next hop towards the server
+    pub hop: HopId,
+    /// Generation of the next hops that it belongs to
+    pub hop_generation: u32,
+    /// What the rewriting of a client's packet adds to the sums of its IP header
+    /// and of its transport header
+    pub deltas: [Delta; 2],
+}
+
 /// Addresses and ports of a tuple, by their last four bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
@@ -78,12 +97,17 @@ impl Kind {
 
     #[inline]
     fn of(tuple: &Tuple) -> Self {
-        let protocol = match tuple.protocol {
+        let Kind(protocol) = Kind::of_v4(tuple.protocol);
+        Kind(protocol | if tuple.is_v4() { 0 } else { Kind::WIDE })
+    }
+
+    #[inline]
+    fn of_v4(protocol: Protocol) -> Self {
+        Kind(match protocol {
             Protocol::Tcp => 1,
             Protocol::Udp => 2,
             Protocol::Sctp => 3,
-        };
-        Kind(protocol | if tuple.is_v4() { 0 } else { Kind::WIDE })
+        })
     }
 
     #[inline]
@@ -109,6 +133,10 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// That of no connection.
+    pub(super) const NONE: Key =
+        Key { ends: Ends { source: 0, destination: 0, ports: [0; 2] }, kind: Kind::NONE };
+
     #[inline]
     pub(super) fn of(tuple: &Tuple) -> Self {
         let ends = Ends {
@@ -117,6 +145,13 @@ impl Key {
             ports: [tuple.source_port, tuple.destination_port],
         };
         Key { ends, kind: Kind::of(tuple) }
+    }
+
+    /// [`Tuple::hash`] of its tuple, where no address is of IPv6.
+    #[inline]
+    pub(super) fn narrow_hash(self, seed: Seed) -> u64 {
+        let Ends { source, destination, ports } = self.ends;
+        seed.hash_v4(u64::from(source) << 32 | u64::from(destination), rest(ports, self.kind.protocol()))
     }
 
     /// Whether it says less than the tuple.
@@ -172,6 +207,41 @@ impl Line {
             ftp: entry.ftp,
             offload: 0,
         }
+    }
+
+    /// The line of a new connection of which no address is of IPv6: `client` is as
+    /// its packets arrive, and a server's are from `server` to `local`, which is
+    /// the client itself but for FULLNAT.
+    #[inline]
+    pub fn begun(client: &Tuple, [server, local]: [(u32, u16); 2], begin: &Begin) -> Self {
+        let kind = Kind::of_v4(client.protocol);
+        let replies = Ends { source: server.0, destination: local.0, ports: [server.1, local.1] };
+        let [ip_delta, transport_delta] = begin.deltas;
+        Line {
+            ends: [Key::of(client).ends, replies],
+            kinds: [kind; 2],
+            method: begin.method,
+            state: begin.state,
+            server_id: begin.server_id,
+            hops: [begin.hop, NO_HOP],
+            hop_generation: begin.hop_generation,
+            deadline: 0,
+            packets: 1,
+            ip_delta,
+            transport_delta,
+            template: super::NO_TEMPLATE,
+            active: begin.state.is_active(),
+            one_packet: false,
+            ftp: Role::None,
+            offload: 0,
+        }
+    }
+
+    /// [`Tuple::hash`] of a server's packets, where no address is of IPv6.
+    #[inline]
+    pub(super) fn hash_of_replies(&self, seed: Seed) -> u64 {
+        let (ends, kind) = (self.ends[Side::Server as usize], self.kinds[Side::Server as usize]);
+        Key { ends, kind }.narrow_hash(seed)
     }
 
     /// The entry that the line is of, whose wide addresses `wide` knows.

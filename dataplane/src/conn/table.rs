@@ -1,17 +1,12 @@
 //! The connection table of one worker.
 
-use std::collections::VecDeque;
-
 use super::index::{Guess, Index};
+use super::late::Late;
 use super::line::{Key, Wide};
 use super::timer::{Deadlines, Wheel};
 use super::{Entry, Line, Seed, Side, Tuple};
 use crate::memory;
 use crate::prefetch::prefetch;
-
-/// References on their way into the index, each of which waits for its bucket to
-/// come into the cache.
-const LATE: usize = 16;
 
 /// The connection that is so many ahead in the list of free ones is asked for.
 const AHEAD: usize = 8;
@@ -24,7 +19,7 @@ pub type EntryId = u32;
 ///
 /// Connections lie in one array and are numbered; the index maps a tuple's hash
 /// to a connection's number and side. Nothing grows: the memory is taken at the
-/// start, 90 bytes a connection, and in huge pages where the kernel has any;
+/// start, 98 bytes a connection, and in huge pages where the kernel has any;
 /// only that for addresses of IPv6, of 64 bytes, comes as it is used. A packet
 /// of IPv4 touches one cache line of the index and one of its connection, one of
 /// IPv6 another with the addresses.
@@ -52,10 +47,8 @@ pub struct Table {
     free: Vec<EntryId>,
     capacity: usize,
     index: Index,
-    /// References that are not in the index yet, with their hashes. The bucket of
-    /// a client's tuple was looked at just before, that of a server's is one
-    /// that nobody could ask for earlier.
-    late: VecDeque<(u64, Reference)>,
+    /// References that are not in the index yet
+    late: Late,
     seed: Seed,
 }
 
@@ -82,16 +75,13 @@ impl Deadlines for Vec<Line> {
 
 /// A connection's number and, in the lowest bit, a side of it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Reference(u32);
+pub(super) struct Reference(u32);
 
 impl Reference {
-    /// None, as numbers have 31 bits and the highest ones are not used.
-    const NONE: Reference = Reference(u32::MAX);
-    /// None, but there may be one behind the bucket that was looked at.
-    const BEYOND: Reference = Reference(u32::MAX - 1);
-
+    /// None, as numbers have 31 bits and the highest one is not used.
+    pub(super) const NONE: Reference = Reference(u32::MAX);
     #[inline]
-    fn new(id: EntryId, side: Side) -> Self {
+    pub(super) fn new(id: EntryId, side: Side) -> Self {
         Reference(id << 1 | side as u32)
     }
 
@@ -106,21 +96,33 @@ impl Reference {
     }
 }
 
-/// The connection that a packet most likely belongs to.
+/// A look-up that is under way.
 #[derive(Clone, Copy)]
-pub struct Likely(Reference);
+pub struct Lookup {
+    hash: u64,
+    key: Key,
+    /// The connection that is most likely meant
+    likely: Reference,
+}
 
-impl Likely {
-    /// There is no likely one.
-    pub const NONE: Likely = Likely(Reference::NONE);
+impl Lookup {
+    /// One of nothing.
+    pub const NONE: Lookup = Lookup { hash: 0, key: Key::NONE, likely: Reference::NONE };
 
+    /// [`Table::hash`] of what is looked up.
     #[inline]
-    fn of(guess: Guess) -> Self {
-        match guess {
-            Guess::Here(reference) => Likely(Reference(reference)),
-            Guess::Beyond => Likely(Reference::BEYOND),
-            Guess::Nowhere => Likely::NONE,
-        }
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// Returns whether it has to go on.
+    #[inline]
+    fn take(&mut self, guess: Guess) -> bool {
+        self.likely = match guess {
+            Guess::Here(reference) => Reference(reference),
+            Guess::Beyond | Guess::Nowhere => Reference::NONE,
+        };
+        guess == Guess::Beyond
     }
 }
 
@@ -143,7 +145,7 @@ impl Table {
             free,
             capacity,
             index: Index::new(2 * capacity),
-            late: VecDeque::with_capacity(LATE),
+            late: Late::new(),
             seed,
         }
     }
@@ -177,13 +179,14 @@ impl Table {
     /// The connection that a packet belongs to, and who sent the packet.
     #[inline]
     pub fn find(&self, tuple: &Tuple, hash: u64) -> Option<(EntryId, Side)> {
-        let key = Key::of(tuple);
+        self.find_by(Key::of(tuple), tuple, hash)
+    }
+
+    #[inline(never)]
+    fn find_by(&self, key: Key, tuple: &Tuple, hash: u64) -> Option<(EntryId, Side)> {
         let is_it = |reference| self.is(Reference(reference), key, tuple);
         let found = self.index.find(hash, is_it).map(Reference);
-        let found = found.or_else(|| {
-            let mut late = self.late.iter().filter(|(other, _)| *other == hash);
-            late.find(|(_, reference)| is_it(reference.0)).map(|(_, reference)| *reference)
-        })?;
+        let found = found.or_else(|| self.late.find(hash, |reference| is_it(reference.0)))?;
         Some((found.entry(), found.side()))
     }
 
@@ -191,34 +194,36 @@ impl Table {
     /// all packets under way at once: then comes [`Table::likely`] for each (and
     /// [`Table::go_on`]), and [`Table::find_likely`].
     #[inline]
-    pub fn prefetch(&self, hash: u64) {
+    pub fn begin(&self, tuple: &Tuple) -> Lookup {
+        let key = Key::of(tuple);
+        let hash = if key.is_wide() { self.hash(tuple) } else { key.narrow_hash(self.seed) };
         self.index.prefetch(hash);
+        Lookup { hash, key, likely: Reference::NONE }
     }
 
-    /// The second step: the connection that is most likely meant, which the cache
-    /// is asked for.
+    /// The second step: finds the connection that is most likely meant, which the
+    /// cache is asked for. Returns whether it has to go on.
     #[inline]
-    pub fn likely(&self, tuple: &Tuple, hash: u64) -> Likely {
-        Likely::of(self.index.likely(hash, |reference| self.prefetch_line(tuple, Reference(reference))))
+    pub fn likely(&self, lookup: &mut Lookup) -> bool {
+        let wide = lookup.key.is_wide();
+        lookup
+            .take(self.index.likely(lookup.hash, |reference| self.prefetch_line(wide, Reference(reference))))
     }
 
     /// Goes on with the second step, where it did not come to an end.
     #[inline]
-    pub fn go_on(&self, tuple: &Tuple, hash: u64, likely: &mut Likely) {
-        if likely.0 == Reference::BEYOND {
-            let ask = |reference| self.prefetch_line(tuple, Reference(reference));
-            *likely = Likely::of(self.index.likely_beyond(hash, ask));
-        }
+    pub fn go_on(&self, lookup: &mut Lookup) {
+        let wide = lookup.key.is_wide();
+        let ask = |reference| self.prefetch_line(wide, Reference(reference));
+        lookup.take(self.index.likely_beyond(lookup.hash, ask));
     }
 
     #[inline]
-    fn prefetch_line(&self, tuple: &Tuple, reference: Reference) {
+    fn prefetch_line(&self, wide: bool, reference: Reference) {
         if let Some(line) = self.lines().get(reference.entry() as usize) {
             prefetch(line);
         }
-        if !tuple.is_v4()
-            && let Some(wide) = self.wide.get(reference.entry() as usize)
-        {
+        if wide && let Some(wide) = self.wide.get(reference.entry() as usize) {
             prefetch(wide);
         }
     }
@@ -226,11 +231,11 @@ impl Table {
     /// The third step: as [`Table::find`], which it is quicker than if the likely
     /// one is it.
     #[inline]
-    pub fn find_likely(&self, tuple: &Tuple, hash: u64, likely: Likely) -> Option<(EntryId, Side)> {
-        if self.is(likely.0, Key::of(tuple), tuple) {
-            return Some((likely.0.entry(), likely.0.side()));
+    pub fn find_likely(&self, tuple: &Tuple, lookup: &Lookup) -> Option<(EntryId, Side)> {
+        if self.is(lookup.likely, lookup.key, tuple) {
+            return Some((lookup.likely.entry(), lookup.likely.side()));
         }
-        self.find(tuple, hash)
+        self.find_by(lookup.key, tuple, lookup.hash)
     }
 
     /// Whether a reference is to a tuple, of which this is the key.
@@ -270,36 +275,50 @@ impl Table {
     /// can reach one server from one client port by NAT: either of them is found
     /// then, until one is removed.
     pub fn insert(&mut self, entry: Entry) -> Result<EntryId, Full> {
+        let id = self.place(Line::of(&entry))?;
+        if !(entry.client.is_v4() && entry.server.is_v4()) {
+            self.wide[id as usize] = [&entry.client, &entry.server].map(wide_addresses);
+        }
+        self.index(self.hash(&entry.client), Reference::new(id, Side::Client));
+        if entry.method.has_replies() {
+            self.index_late(self.hash(&entry.server), Reference::new(id, Side::Server));
+        }
+        Ok(id)
+    }
+
+    /// The same for a connection of which no address is of IPv6, by its line and
+    /// the hash of its client's tuple.
+    #[inline]
+    pub fn insert_line(&mut self, line: Line, client_hash: u64) -> Result<EntryId, Full> {
+        let replies = line.method.has_replies().then(|| line.hash_of_replies(self.seed));
+        let id = self.place(line)?;
+        self.index(client_hash, Reference::new(id, Side::Client));
+        if let Some(hash) = replies {
+            self.index_late(hash, Reference::new(id, Side::Server));
+        }
+        Ok(id)
+    }
+
+    /// Gives a line a number.
+    #[inline]
+    fn place(&mut self, line: Line) -> Result<EntryId, Full> {
         let capacity = self.capacity;
         let free = self.free.pop();
         if let Some(later) = self.free.len().checked_sub(AHEAD) {
             self.wheel.prefetch(self.free[later]);
         }
         let lines = self.wheel.entries_mut();
-        let id = match free {
+        match free {
             Some(id) => {
-                lines[id as usize] = Line::of(&entry);
-                id
+                lines[id as usize] = line;
+                Ok(id)
             }
             None if lines.len() < capacity => {
-                lines.push(Line::of(&entry));
-                (lines.len() - 1) as EntryId
+                lines.push(line);
+                Ok((lines.len() - 1) as EntryId)
             }
-            None => return Err(Full),
-        };
-        if !(entry.client.is_v4() && entry.server.is_v4()) {
-            self.wide[id as usize] = [&entry.client, &entry.server].map(wide_addresses);
+            None => Err(Full),
         }
-        self.index(self.hash(&entry.client), Reference::new(id, Side::Client));
-        if entry.method.has_replies() {
-            let hash = self.hash(&entry.server);
-            self.index.prefetch(hash);
-            if self.late.len() == LATE {
-                self.index_oldest();
-            }
-            self.late.push_back((hash, Reference::new(id, Side::Server)));
-        }
-        Ok(id)
     }
 
     #[inline]
@@ -308,12 +327,13 @@ impl Table {
         debug_assert!(entered, "the index has room for two references of each entry");
     }
 
-    /// Enters the oldest of those on their way; returns false if there are none.
+    /// Enters a reference once its bucket has come into the cache.
     #[inline]
-    fn index_oldest(&mut self) -> bool {
-        let Some((hash, reference)) = self.late.pop_front() else { return false };
-        self.index(hash, reference);
-        true
+    fn index_late(&mut self, hash: u64, reference: Reference) {
+        self.index.prefetch(hash);
+        if let Some((hash, reference)) = self.late.push(hash, reference) {
+            self.index(hash, reference);
+        }
     }
 
     fn unindex_side(&mut self, id: EntryId, entry: &Entry, side: Side) {
@@ -324,7 +344,9 @@ impl Table {
     /// Takes a connection out, with its deadline.
     pub fn remove(&mut self, id: EntryId) -> Option<Entry> {
         let entry = self.get(id)?;
-        while self.index_oldest() {}
+        while let Some((hash, reference)) = self.late.pop() {
+            self.index(hash, reference);
+        }
         self.wheel.cancel(id);
         self.unindex_side(id, &entry, Side::Client);
         if entry.method.has_replies() {
@@ -448,12 +470,14 @@ mod tests {
     }
 
     fn find(table: &Table, tuple: &Tuple) -> Option<(EntryId, Side)> {
-        let hash = table.hash(tuple);
-        let found = table.find(tuple, hash);
-        assert_eq!(table.find_likely(tuple, hash, Likely::NONE).is_some(), found.is_some());
-        let mut likely = table.likely(tuple, hash);
-        table.go_on(tuple, hash, &mut likely);
-        let likely = table.find_likely(tuple, hash, likely);
+        let found = table.find(tuple, table.hash(tuple));
+        let mut lookup = table.begin(tuple);
+        assert_eq!(lookup.hash(), table.hash(tuple));
+        assert_eq!(table.find_likely(tuple, &lookup).is_some(), found.is_some());
+        if table.likely(&mut lookup) {
+            table.go_on(&mut lookup);
+        }
+        let likely = table.find_likely(tuple, &lookup);
         assert_eq!(likely.is_some(), found.is_some());
         likely
     }

@@ -42,13 +42,9 @@ impl Tuple {
     pub fn hash(&self, seed: Seed) -> u64 {
         let (source_high, source_low) = self.source.words();
         let (destination_high, destination_low) = self.destination.words();
-        let rest = u64::from(self.source_port) << 32
-            | u64::from(self.destination_port) << 16
-            | u64::from(self.protocol.number());
+        let rest = rest([self.source_port, self.destination_port], self.protocol);
         if self.is_v4() {
-            let addresses = source_low << 32 | u64::from(destination_low as u32);
-            let mixed = folded(addresses ^ seed.0, rest ^ seed.1);
-            return folded(mixed ^ seed.1, SPREAD ^ seed.0);
+            return seed.hash_v4(source_low << 32 | u64::from(destination_low as u32), rest);
         }
         let a = folded(source_high ^ seed.0, source_low ^ seed.1);
         let b = folded(destination_high ^ seed.1.rotate_left(32), destination_low ^ seed.0.rotate_left(32));
@@ -65,6 +61,13 @@ impl Seed {
     /// Some of its randomness, for what need not be secret.
     pub fn word(self) -> u32 {
         (self.0 >> 32) as u32
+    }
+
+    /// [`Tuple::hash`] of two IPv4 addresses, side by side, and the [`rest`].
+    #[inline]
+    pub(super) fn hash_v4(self, addresses: u64, rest: u64) -> u64 {
+        let mixed = folded(addresses ^ self.0, rest ^ self.1);
+        folded(mixed ^ self.1, SPREAD ^ self.0)
     }
 
     /// A hash of bytes, that goes on from another one. As a tuple's, it cannot be
@@ -93,6 +96,12 @@ impl Seed {
 
 /// Bits without a pattern, for seeds that have one: the golden ratio's.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What a hash is of beside addresses.
+#[inline]
+pub(super) fn rest([source, destination]: [u16; 2], protocol: Protocol) -> u64 {
+    u64::from(source) << 32 | u64::from(destination) << 16 | u64::from(protocol.number())
+}
 
 #[inline]
 fn folded(a: u64, b: u64) -> u64 {

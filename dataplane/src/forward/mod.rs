@@ -134,6 +134,13 @@ impl Plan {
     }
 }
 
+/// The deltas of a [`Plan`] where no address is of IPv6, in host order. `local` is
+/// the client's own address and port but for FULLNAT.
+#[inline]
+pub fn deltas_v4(method: Method, client: &Tuple, server: (u32, u16), local: (u32, u16)) -> [Delta; 2] {
+    if method.has_replies() { nat::deltas_v4(client, local, server) } else { [Delta::default(); 2] }
+}
+
 /// What is done to a packet from `side` of a connection. A tunnel starts at
 /// `outer_source`, is of the kind `encapsulation`, and with `pmtu_disc` lets
 /// clients know of its MTU.
@@ -148,8 +155,27 @@ pub fn rewrite(
     match entry.method {
         Method::Nat | Method::FullNat => nat::rewrite(entry, side),
         Method::DirectRoute => Rewrite::Keep,
-        Method::Tunnel => tun::rewrite(entry, outer_source, encapsulation, pmtu_disc),
+        Method::Tunnel => tunnel(&entry.client, entry.server.source, outer_source, encapsulation, pmtu_disc),
     }
+}
+
+/// The same for a connection by a tunnel to `server`, whose client's packets arrive
+/// as `client`.
+#[inline]
+pub fn tunnel(
+    client: &Tuple,
+    server: Address,
+    outer_source: Address,
+    encapsulation: Encapsulation,
+    pmtu_disc: bool,
+) -> Rewrite {
+    tun::rewrite(client, server, outer_source, encapsulation, pmtu_disc)
+}
+
+/// Bytes that a packet grows by in a tunnel to `server`.
+#[inline]
+pub fn tunnel_overhead(encapsulation: Encapsulation, server: Address) -> u16 {
+    tun::overhead(encapsulation, server)
 }
 
 /// Applies a rewrite to a packet that will leave over a link with `mtu`,

@@ -17,6 +17,16 @@ pub(super) fn plan(client: Tuple, server: (Address, u16)) -> Plan {
     replacing(client, (client.source, client.source_port), server)
 }
 
+/// What rewriting adds to the sums of the IP header and of the transport header of
+/// a client's packet that reaches `server` from `source`, all of IPv4.
+#[inline]
+pub(super) fn deltas_v4(client: &Tuple, source: (u32, u16), server: (u32, u16)) -> [Delta; 2] {
+    let before = [client.source, client.destination].map(|address| address.words().1 as u32);
+    let addresses = Delta::of_v4(before, [source.0, server.0]);
+    let ports = Delta::new(client.source_port, source.1).and(Delta::new(client.destination_port, server.1));
+    [addresses, addresses.and(ports)]
+}
+
 /// The plan for packets of the client that reach `server` from `source`.
 pub(super) fn replacing(client: Tuple, source: (Address, u16), server: (Address, u16)) -> Plan {
     let (ip_delta, transport_delta) = deltas(

@@ -5,7 +5,7 @@
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{Plan, Refused, Rewrite, Rewritten, dr};
-use crate::conn::{Entry, Seed, Tuple};
+use crate::conn::{Seed, Tuple};
 use crate::packet::Packet;
 use crate::port::Frame;
 use crate::service::Encapsulation;
@@ -97,19 +97,20 @@ pub(super) fn plan(client: Tuple, server: (Address, u16)) -> Plan {
 
 #[inline]
 pub(super) fn rewrite(
-    entry: &Entry,
+    client: &Tuple,
+    server: Address,
     outer_source: Address,
     encapsulation: Encapsulation,
     copy_dont_fragment: bool,
 ) -> Rewrite {
     let source_port = match encapsulation {
-        Encapsulation::Gue { .. } => source_port(&entry.client),
+        Encapsulation::Gue { .. } => source_port(client),
         Encapsulation::Ipip | Encapsulation::Gre { .. } => 0,
     };
     Rewrite::Encapsulate {
         encapsulation,
         source: outer_source,
-        destination: entry.server.source,
+        destination: server,
         source_port,
         copy_dont_fragment,
     }

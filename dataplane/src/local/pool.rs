@@ -5,6 +5,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::PoolKey;
 use super::plan::{MOST_PLANS, Rule};
 use crate::arena::Arena;
+use crate::prefetch::prefetch;
 use crate::rss::FIRST_WORD;
 use crate::service::Protocol;
 use crate::wire::Address;
@@ -35,23 +36,32 @@ pub(super) const NONE: u32 = u32::MAX;
 pub(super) struct Pool {
     lip: Address,
     server: Address,
-    /// A bit for each word that has no port to be taken
-    full: [u64; WORDS / 64],
+    port: u16,
+    protocol: u16,
+    pub(super) taken: u32,
     /// Which ports of the word looked at last are the worker's
     seen_ports: u64,
-    /// Of its key
-    pub(super) hash: u64,
-    /// One more than the place of each chunk, or 0
-    chunks: [u32; CHUNKS],
-    /// What tells whose a port is, by each plan that counts
-    pub(super) rules: [Rule; MOST_PLANS],
     /// One more than the word looked at last, or 0
     seen: u32,
-    pub(super) taken: u32,
     /// Where the search begins: after the port taken last
     pub(super) cursor: u32,
     /// When the rules were worked out
     pub(super) serial: u32,
+    /// The pool that ports were taken of after this one, most likely
+    pub(super) then: u32,
+    // Up to here is one cache line: what is looked at for every port taken.
+    /// One more than the place of each chunk, or 0
+    chunks: [u32; CHUNKS],
+    /// Ports in use in each chunk
+    counts: [u16; CHUNKS],
+    /// What tells whose a port is, by each plan that counts
+    pub(super) rules: [Rule; MOST_PLANS],
+    /// A bit for each word that has no port to be taken
+    full: [u64; WORDS / 64],
+    /// Of its key
+    pub(super) hash: u64,
+    /// Whether answers land on the worker's queue, if the rules are of today
+    pub(super) suits: u32,
     /// The place of what is known of its LIP
     pub(super) place_of_lip: u32,
     /// Neighbours in the list of its LIP's idle pools, while `taken` is 0
@@ -60,12 +70,8 @@ pub(super) struct Pool {
     /// Neighbours in the list of all idle pools
     pub(super) elder: u32,
     pub(super) younger: u32,
-    /// Ports in use in each chunk
-    counts: [u16; CHUNKS],
-    port: u16,
-    protocol: u16,
     /// A page holds a whole number of pools
-    _rest: [u64; 21],
+    _rest: [u64; 20],
 }
 
 const _: () = assert!(size_of::<Pool>() == 512);
@@ -92,11 +98,51 @@ impl Pool {
         Some(PoolKey { lip: self.lip, server: self.server, port: self.port, protocol })
     }
 
-    /// Takes up other rules for whose a port is.
-    pub(super) fn follow(&mut self, rules: [Rule; MOST_PLANS], serial: u32) {
-        (self.rules, self.serial) = (rules, serial);
+    /// Takes up other rules for whose a port is, and whether answers land on the
+    /// worker's queue.
+    pub(super) fn follow(&mut self, rules: [Rule; MOST_PLANS], suits: bool, serial: u32) {
+        (self.rules, self.suits, self.serial) = (rules, suits.into(), serial);
         self.full = [0; WORDS / 64];
         self.seen = 0;
+    }
+
+    /// Asks the cache for what taking a port changes.
+    #[inline]
+    pub(super) fn prefetch(&self, chunks: &Arena<Chunk>) {
+        prefetch(&self.counts);
+        let word = self.cursor as usize / 64;
+        let chunk = self.chunks.get(word / WORDS_PER_CHUNK).and_then(|place| place.checked_sub(1));
+        if let Some(chunk) = chunk.and_then(|place| chunks.get(place)) {
+            prefetch(&chunk[word % WORDS_PER_CHUNK]);
+        }
+    }
+
+    /// As [`Pool::take`], if there is a free port in the word looked at last; that
+    /// is likely, and then quick.
+    #[inline]
+    pub(super) fn take_here(
+        &mut self,
+        chunks: &mut Arena<Chunk>,
+        strays: impl Fn(usize) -> u64,
+    ) -> Option<u16> {
+        let (word, bit) = (self.cursor as usize / 64, self.cursor % 64);
+        if self.seen != word as u32 + 1 {
+            return None;
+        }
+        let place = word / WORDS_PER_CHUNK;
+        let chunk = chunks.get_mut(self.chunks.get(place)?.checked_sub(1)?)?;
+        let used = &mut chunk[word % WORDS_PER_CHUNK];
+        let free = self.seen_ports & !*used & (u64::MAX << bit);
+        let free = if free == 0 { 0 } else { free & !strays(word) };
+        if free == 0 {
+            return None;
+        }
+        let bit = free.trailing_zeros();
+        *used |= 1 << bit;
+        self.counts[place] += 1;
+        self.taken += 1;
+        self.cursor = (word * 64) as u32 + bit + 1;
+        Some((word * 64) as u16 + bit as u16)
     }
 
     /// Takes the first free port from the cursor on, around the end once.

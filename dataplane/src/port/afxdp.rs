@@ -41,13 +41,26 @@ use super::{BURST, Frame, Port};
 use crate::steer::Mode;
 use frames::{Buffer, Frames, RESERVED};
 pub use handover::{Layout, Left, Offered};
+pub use sockets::missed;
 pub(crate) use sockets::sockets_of;
 use sockets::{Opened, Pending, Sockets};
 
-/// Frames of each ring. Small enough that the frames in flight stay in the
-/// second-level cache, large enough for what arrives while a worker is away
-/// for a fraction of a millisecond.
+/// Frames of each ring on the transmit side, and of those that a busy worker has
+/// ready for what comes: few enough that all in flight stay in the second-level
+/// cache.
 const RING: u32 = 1024;
+
+/// Places of each ring on the receive side.
+const RECEIVE_RING: u32 = 4096;
+
+/// Frames that a worker has ready for what comes when nothing did lately. Nothing
+/// is on its way out then, so that they are there. It takes the burst of a failover
+/// that way, when all that was silent speaks at once, and the worker may be on its
+/// way back to the CPU.
+const READY: usize = 3584;
+
+/// Frames for each interface.
+const FRAMES: usize = 4 * RING as usize;
 
 /// A frame in the memory of an [`AfXdpPort`].
 pub struct AfXdpFrame(Buffer);
@@ -161,7 +174,7 @@ impl AfXdpPort {
         // Chunks of 2 KiB spread packet headers over twice as many cache sets
         // as those of 4 KiB would.
         let chunk = if mtu + 32 + super::TAIL_ROOM + RESERVED <= 2048 { 2048 } else { 4096 };
-        let count = interfaces.len() * 3 * RING as usize + 2 * BURST;
+        let count = interfaces.len() * FRAMES + 2 * BURST;
         let (frames, free) = Frames::new(count, chunk).ok_or(OpenError::Memory(count, chunk))?;
         let with_punt = interfaces.iter().map(|(name, mode)| {
             let punt = Punt::open(name, *mode == Mode::Generic)?;
@@ -197,7 +210,7 @@ impl AfXdpPort {
         let (queue, name) = (self.queue, self.interfaces[index].name.clone());
         let _one_at_a_time = OPENING.lock().unwrap_or_else(PoisonError::into_inner);
         let before = xdp_sockets();
-        let registered = Umem::new(self.frames.area(), RING, RING);
+        let registered = Umem::new(self.frames.area(), RING, RECEIVE_RING);
         let (umem, completion, fill) = registered.map_err(|error| OpenError::Register {
             interface: name.clone(),
             queue,
@@ -207,8 +220,8 @@ impl AfXdpPort {
             },
         })?;
         let fd = xdp_sockets().difference(&before).next().copied();
-        let (_, rx, tx) =
-            Socket::new(umem, &name, queue, RING, RING, SocketOptions::default()).map_err(|error| {
+        let (_, rx, tx) = Socket::new(umem, &name, queue, RECEIVE_RING, RING, SocketOptions::default())
+            .map_err(|error| {
                 let source = match error {
                     SocketNewError::Create(error) => positive(error),
                     SocketNewError::RingNotPowerOfTwo => io::Error::from_raw_os_error(libc::EINVAL),

@@ -36,6 +36,13 @@ pub const fn fold(total: u64) -> u16 {
     total as u16
 }
 
+/// The same of a sum of two folded ones.
+#[inline]
+const fn fold_two(a: u16, b: u16) -> u16 {
+    let total = a as u32 + b as u32;
+    (total + (total >> 16)) as u16
+}
+
 /// Sum of the IPv4 pseudo header of TCP and UDP.
 pub fn pseudo_v4(source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) -> u16 {
     let mut total = u64::from(u32::from_be_bytes(source)) + u64::from(u32::from_be_bytes(destination));
@@ -60,19 +67,29 @@ impl Delta {
     /// The change of one word.
     #[inline]
     pub const fn new(before: u16, after: u16) -> Self {
-        Delta(fold(!before as u64 + after as u64))
+        Delta(fold_two(!before, after))
     }
 
     /// The change of as many bytes as both have: an even number.
+    #[inline]
     pub fn of_bytes(before: &[u8], after: &[u8]) -> Self {
         debug_assert!(before.len() == after.len() && before.len().is_multiple_of(2));
-        Delta(fold(u64::from(!sum(0, before)) + u64::from(sum(0, after))))
+        Delta(fold_two(!sum(0, before), sum(0, after)))
+    }
+
+    /// The change of the IPv4 addresses of a packet. Even where none changes this
+    /// is not 0, as [`Delta::of_bytes`] of IPv4-mapped addresses.
+    #[inline]
+    pub fn of_v4(before: [u32; 2], after: [u32; 2]) -> Self {
+        let [a, b] = before.map(|address| u64::from(!address));
+        let [c, d] = after.map(u64::from);
+        Delta(fold(0xffff + a + b + c + d))
     }
 
     /// Both changes.
     #[inline]
     pub fn and(self, other: Delta) -> Self {
-        Delta(fold(u64::from(self.0) + u64::from(other.0)))
+        Delta(fold_two(self.0, other.0))
     }
 
     /// The change back.
@@ -89,7 +106,7 @@ impl Delta {
     /// The checksum field after the change.
     #[inline]
     pub fn apply(self, checksum: u16) -> u16 {
-        !fold(u64::from(!checksum) + u64::from(self.0))
+        !fold_two(!checksum, self.0)
     }
 
     /// The UDP checksum field after the change: 0 stays 0, since none was
@@ -111,6 +128,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn two_sums_are_folded_as_any() {
+        for a in (0..=u16::MAX).step_by(255) {
+            for b in [0, 1, 2, 0x7fff, 0x8000, a, !a, 0xfffe, 0xffff] {
+                assert_eq!(fold_two(a, b), fold(u64::from(a) + u64::from(b)), "{a:x} {b:x}");
+            }
+        }
+    }
 
     #[test]
     fn the_example_of_rfc_1071() {

@@ -63,6 +63,12 @@ impl Overload {
         self.secure_tcp
     }
 
+    /// Whether some of the packets that begin connections are dropped.
+    #[inline]
+    pub(super) fn may_drop(&self) -> bool {
+        self.rate != 0
+    }
+
     /// Whether a packet that begins a connection is dropped.
     #[inline]
     pub(super) fn drops(&mut self) -> bool {

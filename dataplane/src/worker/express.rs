@@ -7,24 +7,12 @@
 //! would do the same with the others.
 
 use super::flow::{Flows, View, deadline};
-use crate::conn::{Ends, EntryId, Side, State};
+use super::plain::{Way, carry, is_plain};
+use crate::conn::{EntryId, Side, State};
 use crate::ftp::Role;
 use crate::packet::Packet;
 use crate::port::Frame;
-use crate::service::{Method, Protocol};
-use crate::wire::checksum::Delta;
-use crate::wire::{ethernet, ipv4, tcp};
-
-/// Where the transport header is: behind an untagged Ethernet header and one of
-/// IPv4 without options.
-const TRANSPORT: usize = ethernet::LEN + ipv4::LEN;
-/// Where the checksum is in the header of TCP and in that of UDP.
-const TCP_CHECKSUM: usize = TRANSPORT + 16;
-const UDP_CHECKSUM: usize = TRANSPORT + 6;
-/// Bytes up to the end of the ports.
-const HEAD: usize = TRANSPORT + 4;
-/// What a hop less adds to the sum of the header: 0x0100 less.
-const HOP: Delta = Delta::new(0x0100, 0);
+use crate::wire::tcp;
 
 impl Flows {
     /// Rewrites a packet of a connection and puts the next hop's link-layer header
@@ -47,57 +35,20 @@ impl Flows {
             }
             _ => false,
         };
-        let whole = packet.is_v4 && usize::from(packet.transport) == TRANSPORT && !packet.partial;
-        let ordinary = line.ftp == Role::None && !line.one_packet && packet.ttl > 1;
-        if !(stays && whole && ordinary) {
+        let ordinary = line.ftp == Role::None && !line.one_packet;
+        if !(stays && is_plain(packet) && ordinary) {
             return None;
         }
         let server = view.services.server(line.server_id).filter(|server| server.available)?;
         let hop = view.hops.hop(line.hops[side as usize])?;
-        let mac = hop.mac?;
-        let known = line.hop_generation == view.hops.generation() as u32 && hop.vlan.is_none();
-        if !known || packet.length > hop.mtu {
+        if line.hop_generation != view.hops.generation() as u32 {
             return None;
         }
-        let length = ethernet::LEN + usize::from(packet.length);
-        let checksum_at = if packet.tuple.protocol == Protocol::Tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
-        let bytes = frame.bytes_mut();
-        if length < checksum_at + 2 || length > bytes.len() {
-            return None;
-        }
-        let (head, rest) = bytes.split_first_chunk_mut::<HEAD>()?;
-        let field = rest.get_mut(checksum_at - HEAD..)?.first_chunk_mut::<2>()?;
-        match line.method {
-            Method::Tunnel => return None,
-            Method::DirectRoute => hop_off(head, HOP),
-            Method::Nat | Method::FullNat => {
-                let (other, ip_delta, transport_delta) = match side {
-                    Side::Client => (Side::Server, line.ip_delta, line.transport_delta),
-                    Side::Server => (Side::Client, line.ip_delta.reversed(), line.transport_delta.reversed()),
-                };
-                // The addresses and ports of the other side's packets, turned round.
-                let Ends { source, destination, ports: [source_port, destination_port] } =
-                    *line.narrow(other)?;
-                put(head, ethernet::LEN + 12, destination.to_be_bytes());
-                put(head, ethernet::LEN + 16, source.to_be_bytes());
-                put(head, TRANSPORT, destination_port.to_be_bytes());
-                put(head, TRANSPORT + 2, source_port.to_be_bytes());
-                hop_off(head, ip_delta.and(HOP));
-                let before = u16::from_be_bytes(*field);
-                let after = match packet.tuple.protocol {
-                    Protocol::Udp => transport_delta.apply_udp(before),
-                    Protocol::Tcp | Protocol::Sctp => transport_delta.apply(before),
-                };
-                *field = after.to_be_bytes();
-            }
-        }
+        let way = Way { server, hop, mac: hop.mac?, tunables: view.services.tunables() };
+        carry(frame, packet, line, side, &way, &mut self.packet_id)?;
         if self.sync.is_on() {
             self.sync.packet(id, line.template, false);
         }
-        put(head, 0, mac);
-        put(head, 6, hop.source_mac);
-        frame.set_len(length);
-
         server.count(self.worker, side, 1, packet.length.into());
         if side == Side::Client {
             line.packets = line.packets.wrapping_add(1);
@@ -112,21 +63,6 @@ impl Flows {
         }
         Some(hop.interface.into())
     }
-}
-
-/// Takes a hop off, with the checksum changed by what is rewritten in all.
-#[inline(always)]
-fn hop_off(head: &mut [u8; HEAD], delta: Delta) {
-    const TTL: usize = ethernet::LEN + 8;
-    const CHECKSUM: usize = ethernet::LEN + 10;
-    head[TTL] -= 1;
-    let before = u16::from_be_bytes([head[CHECKSUM], head[CHECKSUM + 1]]);
-    put(head, CHECKSUM, delta.apply(before).to_be_bytes());
-}
-
-#[inline(always)]
-fn put<const N: usize>(head: &mut [u8; HEAD], at: usize, bytes: [u8; N]) {
-    head[at..at + N].copy_from_slice(&bytes);
 }
 
 #[cfg(test)]

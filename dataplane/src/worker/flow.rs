@@ -8,6 +8,7 @@ use super::defense::Overload;
 use super::offload::Carrying;
 use super::owners::Owners;
 use super::persist::{Kept, Unserved, Wanted};
+use super::recent::Recent;
 use super::sweep::Sweep;
 use super::sync::Syncing;
 use crate::conn::timer::ticks;
@@ -63,6 +64,18 @@ pub(super) enum Verdict {
     Unclaimed,
 }
 
+impl Verdict {
+    /// No server takes the connection that a packet would begin.
+    #[cold]
+    pub(super) fn no_server(tuple: &Tuple) -> Self {
+        Verdict::Answer {
+            error: icmp::Error::PortUnreachable,
+            reason: DropReason::NoServer,
+            source: Some(tuple.destination),
+        }
+    }
+}
+
 /// Connections of one worker and all that belongs to them.
 pub(super) struct Flows {
     pub(super) table: Table,
@@ -75,6 +88,7 @@ pub(super) struct Flows {
     pub(super) carrying: Carrying,
     pub(super) owners: Arc<Owners>,
     pub(super) schedulers: Schedulers,
+    pub(super) recent: Recent,
     pub(super) adoption: Option<Adoption>,
     /// Whether another director has the VIPs: connections are not begun here
     pub(super) standby: bool,
@@ -82,7 +96,7 @@ pub(super) struct Flows {
     pub(super) workers: usize,
     pub(super) capacity: usize,
     /// Identification of the next packet of our own
-    packet_id: u16,
+    pub(super) packet_id: u16,
 }
 
 impl Flows {
@@ -106,6 +120,7 @@ impl Flows {
             ftp: Sessions::new(capacity),
             owners,
             schedulers: Schedulers::default(),
+            recent: Recent::new(),
             adoption: None,
             standby: false,
             worker,
@@ -199,7 +214,7 @@ impl Flows {
 
     /// Sends a packet of a connection on its way.
     #[inline]
-    fn forward<F: Frame>(
+    pub(super) fn forward<F: Frame>(
         &mut self,
         view: &View,
         frame: &mut F,
@@ -402,16 +417,23 @@ impl Flows {
                 .schedule(view, service_id, service, &tuple, now)
                 .map(|server| Kept { server, template: NO_TEMPLATE }),
         };
-        let chosen =
-            chosen.and_then(|kept| Some((kept.server, services.server(kept.server)?, kept.template)));
-        let Some((server_id, server, template)) = chosen else {
-            return Err(Verdict::Answer {
-                error: icmp::Error::PortUnreachable,
-                reason: DropReason::NoServer,
-                source: Some(tuple.destination),
-            });
-        };
+        let kept = chosen.ok_or_else(|| Verdict::no_server(&tuple))?;
+        let id = self.connect_to(view, service, kept, packet, now)?;
+        services.marks().count(&tuple, interface, self.worker);
+        Ok(id)
+    }
 
+    /// Makes the connection that a packet begins, to a server that was chosen.
+    pub(super) fn connect_to(
+        &mut self,
+        view: &View,
+        service: &VirtualService,
+        kept: Kept,
+        packet: &Packet,
+        now: u32,
+    ) -> Result<EntryId, Verdict> {
+        let tuple = packet.tuple;
+        let Some(server) = view.services.server(kept.server) else { return Err(Verdict::no_server(&tuple)) };
         // A mark may bind what FULLNAT does not forward.
         if server.method == Method::FullNat && tuple.protocol == Protocol::Sctp {
             return Err(Verdict::Unclaimed);
@@ -429,10 +451,7 @@ impl Flows {
                 .map_err(|_| Verdict::Drop(DropReason::NoLocalPort))?,
             Method::Nat | Method::DirectRoute | Method::Tunnel => (tuple.source, tuple.source_port),
         };
-        let kept = Kept { server: server_id, template };
-        let id = self.enter(view, service, kept, tuple, [destination, local], now)?;
-        services.marks().count(&tuple, interface, self.worker);
-        Ok(id)
+        self.enter(view, service, kept, tuple, [destination, local], now)
     }
 
     /// Enters a connection to a server at `ends[0]`, from `ends[1]` by FULLNAT.
@@ -514,7 +533,7 @@ pub(super) fn deadline(now: u32, seconds: u32) -> u32 {
 
 /// The server's port: its own, or the packet's where it takes all.
 #[inline]
-fn rport(server: &RealServer, port: u16) -> u16 {
+pub(super) fn rport(server: &RealServer, port: u16) -> u16 {
     if server.port == 0 { port } else { server.port }
 }
 

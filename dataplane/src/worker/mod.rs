@@ -18,10 +18,13 @@ mod handoff;
 mod held;
 mod listing;
 mod offload;
+mod opening;
 mod owners;
 mod pages;
 pub(crate) mod persist;
 mod pieces;
+mod plain;
+mod recent;
 mod related;
 mod sip;
 mod snapshot;
@@ -35,7 +38,7 @@ use std::time::Duration;
 
 use crossbeam::channel::Sender;
 
-use crate::conn::{Likely, Seed, Tuple, timer::TICKS_PER_SECOND};
+use crate::conn::{Lookup, Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
 use crate::packet::{Packet, Unparsed};
@@ -99,8 +102,10 @@ pub struct Worker<P: Port> {
     /// How many frames of the burst came from which interface, in order
     parts: Vec<(usize, usize)>,
     parsed: Vec<Result<Packet, Unparsed>>,
-    /// Hash and likely connection of each
-    lookups: Vec<(u64, Likely)>,
+    /// What is known of the connection of each
+    lookups: Vec<Lookup>,
+    /// Those that did not come to an end in one step
+    going_on: Vec<u16>,
     /// Frames to be sent, by interface
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
@@ -148,6 +153,7 @@ impl<P: Port> Worker<P> {
             parts: Vec::with_capacity(interfaces),
             parsed: Vec::with_capacity(2 * BURST),
             lookups: Vec::with_capacity(2 * BURST),
+            going_on: Vec::with_capacity(2 * BURST),
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
@@ -276,27 +282,26 @@ impl<P: Port> Worker<P> {
         }
         let table = &self.flows.table;
         self.lookups.clear();
-        self.lookups.extend(self.parsed.iter().map(|parsed| {
-            let Ok(packet) = parsed else { return (0, Likely::NONE) };
-            let hash = table.hash(&packet.tuple);
-            table.prefetch(hash);
-            (hash, Likely::NONE)
+        self.lookups.extend(self.parsed.iter().map(|parsed| match parsed {
+            Ok(packet) => table.begin(&packet.tuple),
+            Err(_) => Lookup::NONE,
         }));
-        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
-            if let Ok(packet) = parsed {
-                *likely = table.likely(&packet.tuple, *hash);
+        self.going_on.clear();
+        for (place, lookup) in (0..).zip(&mut self.lookups) {
+            if table.likely(lookup) {
+                self.going_on.push(place);
             }
         }
-        for (parsed, (hash, likely)) in self.parsed.iter().zip(&mut self.lookups) {
-            if let Ok(packet) = parsed {
-                table.go_on(&packet.tuple, *hash, likely);
+        for place in &self.going_on {
+            if let Some(lookup) = self.lookups.get_mut(usize::from(*place)) {
+                table.go_on(lookup);
             }
         }
         let parsed = std::mem::take(&mut self.parsed);
         let lookups = std::mem::take(&mut self.lookups);
         let mut parts = parts.iter();
         let (mut interface, mut left) = (0, 0);
-        for ((mut frame, parsed), (hash, likely)) in burst.drain(..).zip(&parsed).zip(&lookups) {
+        for ((mut frame, parsed), lookup) in burst.drain(..).zip(&parsed).zip(&lookups) {
             while left == 0 {
                 let Some(part) = parts.next() else { break };
                 (interface, left) = *part;
@@ -311,12 +316,20 @@ impl<P: Port> Worker<P> {
             };
             // Not before its turn: an earlier packet of this burst may have made the
             // connection, or ended it.
-            let found = self.flows.table.find_likely(&packet.tuple, *hash, *likely);
-            if let Some(found) = found
-                && let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now))
+            let found = self.flows.table.find_likely(&packet.tuple, lookup);
+            if let Some(found) = found {
+                if let Some(out) = self.flows.express(&self.view, &mut frame, packet, found, tick(now)) {
+                    self.flows.sent(&self.view, found.0, packet);
+                    self.send(out, frame);
+                    continue;
+                }
+            } else if let Some(opened) =
+                self.flows.open(&self.view, &mut frame, packet, lookup.hash(), tick(now))
             {
-                self.flows.sent(&self.view, found.0, packet);
-                self.send(out, frame);
+                match opened {
+                    Ok(out) => self.send(out, frame),
+                    Err(verdict) => self.carry_out(verdict, frame, packet, interface, visits, now),
+                }
                 continue;
             }
             let verdict = self.flows.process(&self.view, &mut frame, packet, interface, found, tick(now));

@@ -366,7 +366,7 @@ impl Flows {
     /// goes on.
     #[inline]
     pub(super) fn was_carried(&mut self, view: &View, id: EntryId, now: u32) -> bool {
-        if self.carrying.lane.is_none() || !self.table.line(id).is_some_and(|line| line.offload == CARRIED) {
+        if self.carrying.lane.is_none() || self.table.line(id).is_none_or(|line| line.offload != CARRIED) {
             return false;
         }
         let Some(place) = self.carrying.place_of(id) else { return false };

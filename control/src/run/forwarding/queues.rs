@@ -5,13 +5,15 @@ use std::time::Duration;
 use crossbeam::channel::Receiver;
 use sluice_dataplane::port::afxdp::{Left, Offered};
 use sluice_dataplane::steer::Loaded;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::Forwarding;
 use crate::takeover::TakeoverError;
 
-/// Between two looks for workers' answers.
-const PAUSE: Duration = Duration::from_micros(500);
+/// Between two looks for workers' answers, which mostly come within the first of these.
+const SPIN: Duration = Duration::from_millis(3);
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How long workers may take to open or close their sockets.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -159,6 +161,8 @@ async fn answer<T>(from: &Receiver<T>, what: &str) -> Result<T, TakeoverError> {
     loop {
         match from.try_recv() {
             Ok(answer) => return Ok(answer),
+            // Nothing is forwarded meanwhile, and a sleep is a millisecond at least.
+            Err(_) if begun.elapsed() < SPIN => yield_now().await,
             Err(_) if begun.elapsed() < LIMIT => sleep(PAUSE).await,
             Err(_) => return Err(TakeoverError::Workers(format!("a worker {what}"))),
         }

@@ -12,7 +12,7 @@
 use std::os::fd::OwnedFd;
 
 use super::sockets::Sockets;
-use super::{AfXdpPort, RING};
+use super::{AfXdpPort, RECEIVE_RING, RING};
 #[cfg(doc)]
 use crate::port::Port;
 
@@ -36,8 +36,8 @@ pub struct Layout {
     pub frames: usize,
     /// Bytes from one frame to the next
     pub chunk: usize,
-    /// Elements of each ring
-    pub ring: u32,
+    /// Elements of each ring on the receive side, and on the transmit side
+    pub rings: [u32; 2],
     /// Names of the interfaces, in order
     pub interfaces: Vec<String>,
 }
@@ -60,7 +60,7 @@ impl AfXdpPort {
             queue: self.queue,
             frames: self.frames.count(),
             chunk: self.frames.chunk(),
-            ring: RING,
+            rings: [RECEIVE_RING, RING],
             interfaces: self.interfaces.iter().map(|interface| interface.name.clone()).collect(),
         }
     }

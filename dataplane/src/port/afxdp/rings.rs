@@ -24,19 +24,20 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    /// Maps those of a bound socket, of `size` elements each. They are used by
-    /// this process from the moment on that the other one has left off.
-    pub(super) fn map(socket: BorrowedFd, size: u32) -> io::Result<Self> {
+    /// Maps those of a bound socket, of so many elements each on the receive and on
+    /// the transmit side. They are used by this process from the moment on that the
+    /// other one has left off.
+    pub(super) fn map(socket: BorrowedFd, [incoming, outgoing]: [u32; 2]) -> io::Result<Self> {
         let offsets = offsets(socket)?;
         Ok(Rings {
-            receive: Ring::map(socket, &offsets.rx, libc::XDP_PGOFF_RX_RING, size)?,
-            transmit: Ring::map(socket, &offsets.tx, libc::XDP_PGOFF_TX_RING, size)?,
-            fill: Ring::map(socket, &offsets.fr, libc::XDP_UMEM_PGOFF_FILL_RING as libc::off_t, size)?,
+            receive: Ring::map(socket, &offsets.rx, libc::XDP_PGOFF_RX_RING, incoming)?,
+            transmit: Ring::map(socket, &offsets.tx, libc::XDP_PGOFF_TX_RING, outgoing)?,
+            fill: Ring::map(socket, &offsets.fr, libc::XDP_UMEM_PGOFF_FILL_RING as libc::off_t, incoming)?,
             completion: Ring::map(
                 socket,
                 &offsets.cr,
                 libc::XDP_UMEM_PGOFF_COMPLETION_RING as libc::off_t,
-                size,
+                outgoing,
             )?,
         })
     }

@@ -14,7 +14,7 @@ use arraydeque::{ArrayDeque, Wrapping};
 
 use super::frames::{Buffer, Frames};
 use super::rings::Rings;
-use super::{AfXdpFrame, BURST, RING};
+use super::{AfXdpFrame, BURST, READY, RECEIVE_RING, RING};
 
 /// Frames that the kernel takes for one wake-up in copy mode.
 const COPY_BATCH: usize = 32;
@@ -28,7 +28,9 @@ pub(super) struct Sockets {
     rings: Kind,
     fd: RawFd,
     pub(super) zero_copy: bool,
-    /// Frames in the fill ring
+    /// Whether nothing came when it was looked for last
+    idle: bool,
+    /// Frames in the fill ring, and in the receive ring
     filled: usize,
     /// Frames sent and not yet completed
     in_flight: usize,
@@ -58,6 +60,7 @@ impl Sockets {
             rings: Kind::Opened(opened),
             fd,
             zero_copy: is_zero_copy(fd),
+            idle: true,
             filled: 0,
             in_flight: 0,
         }
@@ -65,13 +68,14 @@ impl Sockets {
 
     /// One that another process opened there.
     pub(super) fn taken(interface: &str, queue: usize, socket: OwnedFd) -> io::Result<Self> {
-        let rings = Rings::map(socket.as_fd(), RING)?;
+        let rings = Rings::map(socket.as_fd(), [RECEIVE_RING, RING])?;
         let fd = socket.as_raw_fd();
         Ok(Sockets {
             _listed: Listed::new(interface, queue, fd),
             rings: Kind::Taken(rings, socket),
             fd,
             zero_copy: is_zero_copy(fd),
+            idle: true,
             filled: 0,
             in_flight: 0,
         })
@@ -119,6 +123,7 @@ impl Sockets {
                 burst.len() - before
             }
         };
+        self.idle = received == 0;
         self.filled -= received.min(self.filled);
         received
     }
@@ -161,7 +166,12 @@ impl Sockets {
         }
         // In portions: a store to the shared index for every frame would
         // have the kernel's core fetch the line each time.
-        let missing = RING as usize - self.filled;
+        let mut missing = (RING as usize).saturating_sub(self.filled);
+        if self.idle {
+            // What others send, and packets of the worker's own, need some.
+            let spare = free.len().saturating_sub(RING as usize / 2);
+            missing = missing.max(READY.saturating_sub(self.filled).min(spare));
+        }
         if missing >= BURST {
             self.filled += match &mut self.rings {
                 Kind::Opened(opened) => opened.fill.fill(free, missing).unwrap_or(0),
@@ -273,6 +283,28 @@ impl Drop for Listed {
 pub(crate) fn sockets_of(interface: &str) -> Vec<(u32, RawFd)> {
     let listed = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
     listed.iter().filter(|((of, _), _)| of == interface).map(|((_, queue), fd)| (*queue, *fd)).collect()
+}
+
+/// Packets that came for this process's sockets on an interface and that the kernel
+/// dropped, for there was no free frame or no room in the receive ring: the worker
+/// did not come round in time (`rx_dropped` and `rx_ring_full` of XDP_STATISTICS).
+/// Counted since a socket was opened, whoever opened it.
+#[allow(unsafe_code)]
+pub fn missed(interface: &str) -> u64 {
+    // A socket is taken off the list before it is closed.
+    let listed = LISTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let of_socket = |socket: RawFd| {
+        // SAFETY: all of its fields are integers.
+        let mut counted: libc::xdp_statistics = unsafe { std::mem::zeroed() };
+        let mut length = size_of::<libc::xdp_statistics>() as libc::socklen_t;
+        let to = (&raw mut counted).cast();
+        // SAFETY: at most `length` bytes are written to `counted`.
+        match unsafe { libc::getsockopt(socket, libc::SOL_XDP, libc::XDP_STATISTICS, to, &mut length) } {
+            0 => counted.rx_dropped + counted.rx_ring_full,
+            _ => 0,
+        }
+    };
+    listed.iter().filter(|((of, _), _)| of == interface).map(|(_, socket)| of_socket(*socket)).sum()
 }
 
 #[allow(unsafe_code)]

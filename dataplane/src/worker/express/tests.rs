@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::super::plain::TRANSPORT;
 use super::*;
 use crate::conn::{Seed, Tuple};
 use crate::forward::put_link_header;
@@ -13,11 +14,11 @@ use crate::neigh::{Egress, NextHops, NextHopsBuilder, Prefix};
 use crate::port::Port;
 use crate::port::memory::{MemoryFrame, MemoryPort};
 use crate::service::{
-    Encapsulation, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey,
-    ServiceOptions, ServiceTable, ServiceTableBuilder, Thresholds, VirtualService,
+    Encapsulation, Method, Protocol, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId,
+    ServiceKey, ServiceOptions, ServiceTable, ServiceTableBuilder, Thresholds, VirtualService,
 };
 use crate::stats::{ServerCounters, Traffic, TrafficCounters};
-use crate::wire::{Address, checksum};
+use crate::wire::{Address, checksum, ethernet, ipv4};
 use crate::worker::flow::Verdict;
 use crate::worker::owners::Owners;
 
@@ -25,7 +26,51 @@ const CLIENT: ([u8; 4], u16) = ([198, 51, 100, 7], 40000);
 const VIP: ([u8; 4], u16) = ([192, 0, 2, 10], 53);
 const RIP: ([u8; 4], u16) = ([10, 0, 2, 1], 5353);
 const LIP: [u8; 4] = [10, 0, 2, 200];
+const RIP_V6: Address = Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+const LIP_V6: Address = Address::from_v6([0x20, 1, 0xd, 0xb8, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 200]);
 const MTU: u16 = 100;
+
+/// What the way to the server is.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    method: Method,
+    protocol: Protocol,
+    vlan: Option<u16>,
+    encapsulation: Encapsulation,
+    /// The address that the way to the server prefers
+    source: Option<Address>,
+    /// Whether the server is one of IPv6
+    v6: bool,
+}
+
+impl Shape {
+    fn new(method: Method, protocol: Protocol) -> Self {
+        Shape { method, protocol, vlan: None, encapsulation: Encapsulation::Ipip, source: None, v6: false }
+    }
+
+    fn server(&self) -> Address {
+        if self.v6 { RIP_V6 } else { Address::from_v4(RIP.0) }
+    }
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let methods =
+        prop::sample::select(vec![Method::Nat, Method::FullNat, Method::DirectRoute, Method::Tunnel]);
+    let protocol = prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]);
+    let vlan = prop::sample::select(vec![None, None, Some(7)]);
+    let gue = |checksum| Encapsulation::Gue { port: 6080, checksum };
+    let gre = |checksum| Encapsulation::Gre { checksum };
+    let encapsulation =
+        prop::sample::select(vec![Encapsulation::Ipip, gue(false), gue(true), gre(false), gre(true)]);
+    (methods, protocol, vlan, encapsulation, any::<[bool; 2]>()).prop_map(
+        |(method, protocol, vlan, encapsulation, [source, v6])| {
+            let v6 = v6 && matches!(method, Method::FullNat | Method::Tunnel);
+            let preferred = if v6 { LIP_V6 } else { Address::from_v4([10, 0, 2, 254]) };
+            let source = source.then_some(preferred);
+            Shape { method, protocol, vlan, encapsulation, source, v6 }
+        },
+    )
+}
 
 /// A director of one service with one server.
 struct Director {
@@ -34,11 +79,14 @@ struct Director {
     port: MemoryPort,
     counters: Arc<ServerCounters>,
     short: bool,
-    /// Packets that went the short way
+    /// Packets that went the short way of established connections
     quick: usize,
+    /// Packets that began a connection by the short way
+    opened: usize,
 }
 
-fn services(method: Method, protocol: Protocol, counters: &Arc<ServerCounters>) -> ServiceTable {
+fn services(shape: Shape, counters: &Arc<ServerCounters>) -> ServiceTable {
+    let Shape { method, protocol, encapsulation, .. } = shape;
     let key = ServiceKey::Address { protocol, address: Address::from_v4(VIP.0), port: VIP.1 };
     let service_counters = Arc::new(TrafficCounters::new(1));
     let mut builder = ServiceTableBuilder::new(1);
@@ -47,10 +95,10 @@ fn services(method: Method, protocol: Protocol, counters: &Arc<ServerCounters>) 
         RealServer {
             service: ServiceId(0),
             service_key: key,
-            address: Address::from_v4(RIP.0),
+            address: shape.server(),
             port: RIP.1,
             method,
-            encapsulation: Encapsulation::Ipip,
+            encapsulation,
             weight: 1,
             last_weight: 1,
             timeouts: None,
@@ -68,7 +116,7 @@ fn services(method: Method, protocol: Protocol, counters: &Arc<ServerCounters>) 
             scheduler: SchedulerKind::Rr,
             scheduler_flags: SchedulerFlags::default(),
             servers: vec![ServerId(0)],
-            local_addresses: vec![Address::from_v4(LIP)],
+            local_addresses: vec![Address::from_v4(LIP), LIP_V6],
             options: ServiceOptions::default(),
             counters: service_counters,
         },
@@ -76,29 +124,31 @@ fn services(method: Method, protocol: Protocol, counters: &Arc<ServerCounters>) 
     builder.build()
 }
 
-fn hops(vlan: Option<u16>) -> NextHops {
+fn hops(shape: Shape) -> NextHops {
+    let Shape { vlan, source, .. } = shape;
     let mut hops = NextHopsBuilder::new(1);
     let clients = hops.egress(Egress { mtu: MTU, ..Egress::new(0, [2, 0, 0, 0, 1, 254]) });
-    let servers = hops.egress(Egress { mtu: MTU, vlan, ..Egress::new(1, [2, 0, 0, 0, 2, 254]) });
-    hops.neighbour(servers, Address::from_v4(RIP.0), Some([2, 0, 0, 0, 2, 1]));
+    let servers = hops.egress(Egress { mtu: MTU, vlan, source, ..Egress::new(1, [2, 0, 0, 0, 2, 254]) });
+    hops.neighbour(servers, shape.server(), Some([2, 0, 0, 0, 2, 1]));
     hops.neighbour(clients, Address::from_v4(CLIENT.0), Some([2, 0, 0, 0, 1, 7]));
     let prefix = |text: &str| text.parse::<Prefix>().unwrap();
     hops.connected(prefix("198.51.100.0/24"), clients);
     hops.connected(prefix("10.0.2.0/24"), servers);
+    hops.connected(prefix("2001:db8:2::/64"), servers);
     hops.build()
 }
 
 impl Director {
-    fn new(method: Method, protocol: Protocol, vlan: Option<u16>, short: bool) -> Self {
+    fn new(shape: Shape, short: bool) -> Self {
         let counters = Arc::new(ServerCounters::new(1));
-        let services = Arc::new(services(method, protocol, &counters));
+        let services = Arc::new(services(shape, &counters));
         let claims = vec![Arc::<Claims>::default()];
         let seed = Seed::new([3; 16]);
         let mut flows = Flows::new(0, claims, Arc::new(Owners::new(1, 8, seed)), 8, seed, 0);
         flows.begin_adoption(Arc::default());
         assert!(flows.adopt(&services, 0), "one portion will do");
-        let view = View { services, hops: Arc::new(hops(vlan)) };
-        Director { flows, view, port: MemoryPort::new(1, 2), counters, short, quick: 0 }
+        let view = View { services, hops: Arc::new(hops(shape)) };
+        Director { flows, view, port: MemoryPort::new(1, 2), counters, short, quick: 0, opened: 0 }
     }
 
     fn frame(&mut self, bytes: &[u8]) -> MemoryFrame {
@@ -119,18 +169,27 @@ impl Director {
 
     fn carry(&mut self, frame: &mut MemoryFrame, now: u32) -> Result<usize, String> {
         let packet = Packet::parse(frame.bytes()).map_err(|error| format!("{error:?}"))?;
-        let found = self.flows.table.find(&packet.tuple, self.flows.table.hash(&packet.tuple));
-        if self.short
-            && let Some(found) = found
-        {
+        let hash = self.flows.table.hash(&packet.tuple);
+        let found = self.flows.table.find(&packet.tuple, hash);
+        if self.short {
             let before = frame.bytes().to_vec();
-            if let Some(out) = self.flows.express(&self.view, frame, &packet, found, now) {
-                self.quick += 1;
-                return Ok(out);
+            if let Some(found) = found {
+                if let Some(out) = self.flows.express(&self.view, frame, &packet, found, now) {
+                    self.quick += 1;
+                    return Ok(out);
+                }
+            } else if let Some(opened) = self.flows.open(&self.view, frame, &packet, hash, now) {
+                self.opened += usize::from(opened.is_ok());
+                return opened.or_else(|verdict| self.carry_out(frame, verdict));
             }
             assert_eq!(before, frame.bytes(), "what is refused is as it was");
         }
-        match self.flows.process(&self.view, frame, &packet, 0, found, now) {
+        let verdict = self.flows.process(&self.view, frame, &packet, 0, found, now);
+        self.carry_out(frame, verdict)
+    }
+
+    fn carry_out(&self, frame: &mut MemoryFrame, verdict: Verdict) -> Result<usize, String> {
+        match verdict {
             Verdict::Send(rewritten, hop) => {
                 let hop = self.view.hops.hop(hop).unwrap();
                 put_link_header(frame, rewritten, hop, hop.mac.unwrap()).unwrap();
@@ -236,16 +295,12 @@ fn client(protocol: Protocol) -> Tuple {
 proptest! {
     #[test]
     fn both_ways_do_the_same(
-        method in prop::sample::select(vec![
-            Method::Nat, Method::FullNat, Method::DirectRoute, Method::Tunnel,
-        ]),
-        protocol in prop::sample::select(vec![Protocol::Tcp, Protocol::Udp]),
-        vlan in prop::sample::select(vec![None, None, Some(7)]),
+        shape in shape(),
         packets in prop::collection::vec(sent(), 1..30),
     ) {
-        let mut long = Director::new(method, protocol, vlan, false);
-        let mut short = Director::new(method, protocol, vlan, true);
-        let client = client(protocol);
+        let mut long = Director::new(shape, false);
+        let mut short = Director::new(shape, true);
+        let client = client(shape.protocol);
         let mut now = 0;
         for sent in packets {
             now += sent.after;
@@ -260,18 +315,26 @@ proptest! {
 
 #[test]
 fn established_connections_go_the_short_way() {
-    for (method, protocol, vlan, expected) in [
-        (Method::Nat, Protocol::Tcp, None, 2),
-        (Method::FullNat, Protocol::Tcp, None, 2),
-        (Method::FullNat, Protocol::Udp, None, 2),
-        (Method::DirectRoute, Protocol::Tcp, None, 2),
-        (Method::DirectRoute, Protocol::Tcp, Some(7), 0),
-        (Method::Tunnel, Protocol::Tcp, None, 0),
+    let gue = Encapsulation::Gue { port: 6080, checksum: true };
+    let tunnel = Shape::new(Method::Tunnel, Protocol::Tcp);
+    let v6 = Some(LIP_V6);
+    for (shape, opened, quick) in [
+        (Shape::new(Method::Nat, Protocol::Tcp), 1, 2),
+        (Shape::new(Method::FullNat, Protocol::Tcp), 1, 2),
+        (Shape::new(Method::FullNat, Protocol::Udp), 1, 2),
+        (Shape { v6: true, ..Shape::new(Method::FullNat, Protocol::Udp) }, 0, 0),
+        (Shape::new(Method::DirectRoute, Protocol::Tcp), 1, 2),
+        (Shape { vlan: Some(7), ..Shape::new(Method::DirectRoute, Protocol::Tcp) }, 0, 0),
+        (tunnel, 1, 2),
+        (Shape { encapsulation: gue, ..tunnel }, 1, 2),
+        (Shape { vlan: Some(7), ..tunnel }, 0, 0),
+        // Its address is in a place of its own when the connection begins.
+        (Shape { v6: true, source: v6, ..tunnel }, 0, 2),
     ] {
-        let mut director = Director::new(method, protocol, vlan, true);
-        let client = client(protocol);
+        let mut director = Director::new(shape, true);
+        let client = client(shape.protocol);
         // UDP is there with its first packet, TCP with that which answers the answer.
-        let packets: &[u8] = match protocol {
+        let packets: &[u8] = match shape.protocol {
             Protocol::Udp => &[0, 0, 0],
             _ => &[tcp::SYN, tcp::ACK, tcp::ACK, tcp::ACK],
         };
@@ -280,15 +343,15 @@ fn established_connections_go_the_short_way() {
                 from_server: false,
                 flags: *flags,
                 ttl: 64,
-                data: 10,
+                data: 0,
                 padding: 0,
                 dont_fragment: true,
                 without_checksum: false,
                 after: 0,
             };
             let forwarded = director.forward(&bytes(sent, &client), 1);
-            assert!(forwarded.is_ok(), "{method:?} {protocol:?} {vlan:?}: {forwarded:?}");
+            assert!(forwarded.is_ok(), "{shape:?}: {forwarded:?}");
         }
-        assert_eq!(director.quick, expected, "{method:?} {protocol:?} {vlan:?}");
+        assert_eq!((director.opened, director.quick), (opened, quick), "{shape:?}");
     }
 }

@@ -46,10 +46,38 @@ impl Following {
 #[derive(Default)]
 pub(super) struct Refresh {
     tick: u32,
+    sessions: Share,
+    templates: Share,
+}
+
+/// How much of a round is due.
+#[derive(Default)]
+struct Share {
+    /// To be looked at by now
     due: u32,
+    /// Where it goes on
     next: u32,
-    template_due: u32,
-    next_template: u32,
+    /// What is left of a division: few that are looked at in a round would else be
+    /// looked at all the time, or never
+    rest: u64,
+}
+
+impl Share {
+    /// Takes note that so many ticks have passed, with so many to be looked at.
+    fn pass(&mut self, all: u32, ticks_passed: u32) {
+        let round = u64::from(ticks(ROUND));
+        let sum = self.rest + u64::from(all) * u64::from(ticks_passed);
+        self.rest = sum % round;
+        self.due = self.due.saturating_add(u32::try_from(sum / round).unwrap_or(all)).min(all);
+    }
+
+    /// The next to be looked at, of so many.
+    fn take(&mut self, all: u32) -> Option<u32> {
+        self.due = self.due.checked_sub(1)?;
+        let id = self.next.checked_rem(all)?;
+        self.next = id + 1;
+        Some(id)
+    }
 }
 
 impl Syncing {
@@ -123,7 +151,7 @@ impl Flows {
         }
         if let Some(session) = self.session(view, id, now) {
             self.sync.sessions.set(id, TOLD);
-            self.sync.tell(&Record::Session(session), mark & EPOCH == FOREIGN);
+            self.sync.tell(Record::Session(session), mark & EPOCH == FOREIGN);
         }
     }
 
@@ -134,7 +162,7 @@ impl Flows {
         }
         if let Some(template) = self.template_record(view, id, now) {
             self.sync.templates.set(id, TOLD);
-            self.sync.tell(&Record::Template(template), mark & EPOCH == FOREIGN);
+            self.sync.tell(Record::Template(template), mark & EPOCH == FOREIGN);
         }
     }
 
@@ -195,7 +223,7 @@ impl Flows {
         }
         let Some(template) = self.templates.get(id) else { return };
         let record = Record::TemplateGone(template.key, self.templates.call(id).map(Box::from));
-        self.sync.tell(&record, mark & EPOCH == FOREIGN);
+        self.sync.tell(record, mark & EPOCH == FOREIGN);
     }
 
     /// Goes on telling a listener everything.
@@ -255,22 +283,18 @@ impl Flows {
         let (sessions, templates) = (self.table.high_water(), self.templates.high_water());
         let passed = now.saturating_sub(self.sync.refresh.tick).min(ticks(ROUND));
         if passed > 0 {
-            let share =
-                |all: u32| (u64::from(all) * u64::from(passed)).div_ceil(u64::from(ticks(ROUND))) as u32;
             let refresh = &mut self.sync.refresh;
             refresh.tick = now;
-            refresh.due = refresh.due.saturating_add(share(sessions)).min(sessions);
-            refresh.template_due = refresh.template_due.saturating_add(share(templates)).min(templates);
+            refresh.sessions.pass(sessions, passed);
+            refresh.templates.pass(templates, passed);
         }
-        let Refresh { due, template_due, .. } = self.sync.refresh;
+        let (due, template_due) = (self.sync.refresh.sessions.due, self.sync.refresh.templates.due);
         // Who cannot follow as it is, is not told what it mostly knows.
         if due + template_due == 0 || !self.sync.all_have_room() {
             return;
         }
         for _ in 0..due.min(REFRESHED) {
-            let id = self.sync.refresh.next % sessions;
-            self.sync.refresh.next = id + 1;
-            self.sync.refresh.due -= 1;
+            let Some(id) = self.sync.refresh.sessions.take(sessions) else { break };
             let (Some(entry), Some(deadline)) = (self.table.get(id), self.table.deadline(id)) else {
                 continue;
             };
@@ -282,9 +306,7 @@ impl Flows {
             }
         }
         for _ in 0..template_due.min(REFRESHED) {
-            let id = self.sync.refresh.next_template % templates;
-            self.sync.refresh.next_template = id + 1;
-            self.sync.refresh.template_due -= 1;
+            let Some(id) = self.sync.refresh.templates.take(templates) else { break };
             let Some((_, template, deadline)) = self.templates.at(id) else { continue };
             let untold = self.sync.templates.get(id) & TOLD == 0;
             if untold
@@ -326,4 +348,31 @@ impl Syncing {
 /// Whole seconds until a deadline.
 fn left(deadline: u32, now: u32) -> u32 {
     deadline.saturating_sub(now) / TICKS_PER_SECOND
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_there_are_each_is_looked_at_once_in_a_round() {
+        for all in [1, 7, 1000, 100_003] {
+            let mut share = Share::default();
+            let mut seen = vec![0; all as usize];
+            for _ in 0..ticks(ROUND) {
+                share.pass(all, 1);
+                while let Some(id) = share.take(all) {
+                    seen[id as usize] += 1;
+                }
+            }
+            assert!(seen.iter().all(|times| *times == 1), "of {all}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_looked_at_where_nothing_is() {
+        let mut share = Share::default();
+        share.pass(0, ticks(ROUND));
+        assert_eq!(share.take(0), None);
+    }
 }

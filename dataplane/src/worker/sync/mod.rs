@@ -191,16 +191,36 @@ impl Syncing {
         let mark = self.sessions.forget(id);
         // One that another worker began since has not ended.
         if mark & TOLD != 0 && !owners.is_outdated(client, worker) {
-            self.tell(&Record::SessionGone(*client), mark & EPOCH == FOREIGN);
+            self.tell(Record::SessionGone(*client), mark & EPOCH == FOREIGN);
         }
     }
 
-    fn tell(&mut self, record: &Record, foreign: bool) {
-        for Following { tap, .. } in &self.followings {
-            let change = Change { at: self.clock, foreign, what: What::Record(record.clone()) };
-            if !tap.push(change) {
+    /// Takes note that a connection was told of; one's own is news to listeners.
+    fn took_session(&mut self, id: EntryId, epoch: u8) {
+        self.sessions.confirm(id, epoch);
+        if epoch == 0 {
+            self.sessions.note(id, true, !self.followings.is_empty());
+        }
+    }
+
+    /// The same of a template.
+    fn took_template(&mut self, id: TemplateId, epoch: u8) {
+        self.templates.confirm(id.number(), epoch);
+        if epoch == 0 {
+            self.templates.note(id.number(), true, !self.followings.is_empty());
+        }
+    }
+
+    fn tell(&mut self, record: Record, foreign: bool) {
+        let tell = |tap: &Tap, record| {
+            if !tap.push(Change { at: self.clock, foreign, what: What::Record(record) }) {
                 tap.lose();
             }
+        };
+        // There is mostly one, for which nothing is copied.
+        if let Some((last, others)) = self.followings.split_last() {
+            others.iter().for_each(|following| tell(&following.tap, record.clone()));
+            tell(&last.tap, record);
         }
     }
 
