@@ -1,11 +1,13 @@
 //! What the kernel says of an interface of this network namespace, by system
 //! calls: /sys may still show another namespace.
 
+mod filters;
 mod rss;
 
 use std::ffi::CString;
 use std::io;
 
+pub use filters::{Filter, Refused};
 pub use rss::Unknown;
 
 use crate::wire::ethernet::Mac;
