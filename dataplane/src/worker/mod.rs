@@ -47,6 +47,7 @@ use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
 use crate::wire::Address;
 
+pub use defense::CONNECTIONS_IN_A_PAGE;
 use exchange::Buffer;
 pub use exchange::{Command, Event, Exchange, Handed, Published};
 use flow::{Flows, Verdict, View};
