@@ -595,11 +595,11 @@ fn a_defence_that_would_always_be_on_is_refused() {
     let with = |connections, settings| {
         parse(&format!("{SMALLEST}connections_per_worker = {connections}\namemthresh = 1000\n{settings}\n"))
     };
-    assert!(with(16_001, "drop_packet = 1").is_ok());
-    assert!(with(16_000, "drop_packet = 3").is_ok());
+    assert!(with(41_001, "drop_packet = 1").is_ok());
+    assert!(with(41_000, "drop_packet = 3").is_ok());
     assert_eq!(
-        with(16_000, "drop_packet = 1").unwrap_err(),
-        "s.toml:6:15: drop_packet would always be on: there is room for 16000 connections in all
+        with(41_000, "drop_packet = 1").unwrap_err(),
+        "s.toml:6:15: drop_packet would always be on: there is room for 41000 connections in all
     hint: lower amemthresh below 1000, or raise connections_per_worker"
     );
 }

@@ -2,13 +2,11 @@
 //! same values.
 
 use sluice_dataplane::service::{Defense, Tunables};
+use sluice_dataplane::worker::CONNECTIONS_IN_A_PAGE;
 use toml::Spanned;
 
 use super::check::Check;
 use super::file;
-
-/// How many connections a page has room for that `amemthresh` is counted in.
-const CONNECTIONS_IN_A_PAGE: u64 = 16;
 
 impl Check<'_> {
     pub(super) fn tunables(&mut self, file: &file::Director) -> Tunables {

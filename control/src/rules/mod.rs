@@ -31,6 +31,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sluice_dataplane::conn::{State, TimeoutOverrides};
+use sluice_dataplane::sched::Maglevs;
 use sluice_dataplane::service::{OffloadChoice, ServerId, ServiceId, ServiceKey, Tunables};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
@@ -82,6 +83,8 @@ pub struct Rules {
     tunables: Tunables,
     daemons: Vec<Daemon>,
     marks: Marks,
+    /// Of the last table
+    maglevs: Arc<Maglevs>,
 }
 
 #[derive(Debug)]
@@ -146,6 +149,7 @@ impl Rules {
             tunables: Tunables::default(),
             daemons: Vec::new(),
             marks: Marks::default(),
+            maglevs: Arc::default(),
         }
     }
 

@@ -31,6 +31,9 @@ use crate::sync::Sync;
 use crate::trace::Asked;
 use crate::workers::Workers;
 
+use filters::Filters;
+
+mod filters;
 mod queues;
 
 /// Workers with the XDP programs that feed them.
@@ -43,6 +46,8 @@ pub(super) struct Forwarding {
     released: Cell<bool>,
     in_force: RefCell<SteeringRules>,
     next_hops: netlink::Handle,
+    /// On NICs whose RSS is not known
+    filters: RefCell<Filters>,
     mode: ModeChoice,
     without_socket: WithoutSocket,
     /// Whether a program does not redirect all that it should
@@ -83,6 +88,7 @@ impl Forwarding {
             steering: RefCell::new(steering),
             in_force: RefCell::new(in_force),
             next_hops,
+            filters: RefCell::default(),
             mode,
             without_socket,
             unsteered: Cell::new(false),
@@ -180,6 +186,7 @@ impl Forwarding {
                     match attached {
                         Ok(new) => {
                             super::renew_rss(&interface);
+                            self.filters.borrow_mut().forget(&interface);
                             tracing::info!(event = "link", interface, "it is back");
                             *steering = new;
                             self.join(number, steering);
@@ -200,7 +207,18 @@ impl Forwarding {
         if let Some(offload) = &*self.offload.borrow() {
             offload.look_after(&self.interfaces);
         }
+        self.filter();
         self.show_interfaces();
+    }
+
+    /// Has NICs whose RSS is not known lead answers to their worker by filters.
+    fn filter(&self) {
+        let (hops, in_force) = (self.next_hops.current(), self.in_force.borrow());
+        let workers = self.workers.counters().len();
+        for (place, interface) in self.interfaces.iter().enumerate() {
+            let by_rss = hops.rss(place).is_some();
+            self.filters.borrow_mut().follow(interface, &in_force.local_addresses, workers, by_rss);
+        }
     }
 
     /// Leaves what is known of the interfaces where all can see it.
@@ -275,13 +293,19 @@ impl Forwarding {
     }
 
     /// How FULLNAT's answers on an interface reach their worker: `rss` where
-    /// local ports are chosen so that they land on its queue, `hand-off` where
-    /// other workers hand them over, `one-queue` with one worker.
+    /// local ports are chosen so that they land on its queue, `filters` where
+    /// filters lead them there, `hand-off` where other workers hand them over,
+    /// `one-queue` with one worker.
     fn answers(&self, interface: usize) -> &'static str {
         if self.workers.counters().len() < 2 {
             return "one-queue";
         }
-        if self.next_hops.current().rss(interface).is_some() { "rss" } else { "hand-off" }
+        let name = self.interfaces.get(interface).map_or("", String::as_str);
+        match self.next_hops.current().rss(interface) {
+            Some(_) => "rss",
+            None if self.filters.borrow().lead(name) => "filters",
+            None => "hand-off",
+        }
     }
 
     /// Says so, once a minute at most, when connections were refused because

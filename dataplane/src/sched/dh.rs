@@ -4,7 +4,7 @@
 
 use super::hash::{folded, multiplied};
 use super::{Algorithm, Arrival, Member};
-use crate::service::{Family, VirtualService};
+use crate::service::{Family, ServiceTable, VirtualService};
 
 const BITS: u32 = 8;
 
@@ -14,7 +14,7 @@ pub(super) struct DestinationHashing {
 }
 
 impl Algorithm for DestinationHashing {
-    fn settled(&mut self, _servers: &[Member], service: &VirtualService) {
+    fn settled(&mut self, _servers: &[Member], service: &VirtualService, _table: &ServiceTable) {
         self.service_is_v6 = service.key.family() == Family::V6;
     }
 

@@ -8,7 +8,7 @@
 
 use super::locality::{Destinations, Places, Remembered, is_beyond_its_weight};
 use super::{Algorithm, Arrival, Member, least_loaded, taking};
-use crate::service::{Tunables, VirtualService};
+use crate::service::{ServiceTable, Tunables, VirtualService};
 
 #[derive(Debug)]
 pub(super) struct LocalityBased {
@@ -27,7 +27,7 @@ impl Algorithm for LocalityBased {
         self.destinations.keep_for(tunables.lblc_expiration);
     }
 
-    fn settled(&mut self, servers: &[Member], _service: &VirtualService) {
+    fn settled(&mut self, servers: &[Member], _service: &VirtualService, _table: &ServiceTable) {
         self.places.renew(servers);
     }
 

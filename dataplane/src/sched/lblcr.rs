@@ -5,7 +5,7 @@
 
 use super::locality::{Destinations, Places, Remembered, is_beyond_its_weight, is_old};
 use super::{Algorithm, Arrival, Member, least_loaded, lighter_or_equal, taking};
-use crate::service::{Tunables, VirtualService};
+use crate::service::{ServiceTable, Tunables, VirtualService};
 
 /// Servers in the sets of all destinations together. IPVS has no limit; beyond
 /// this one, a set stays as it is.
@@ -71,7 +71,7 @@ impl Algorithm for Replicated {
         self.destinations.keep_for(tunables.lblcr_expiration);
     }
 
-    fn settled(&mut self, servers: &[Member], _service: &VirtualService) {
+    fn settled(&mut self, servers: &[Member], _service: &VirtualService, _table: &ServiceTable) {
         self.places.renew(servers);
     }
 

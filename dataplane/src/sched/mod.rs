@@ -22,6 +22,7 @@ mod lblc;
 mod lblcr;
 mod lc;
 mod locality;
+mod maglev;
 mod mh;
 mod nq;
 mod ovf;
@@ -42,6 +43,9 @@ use crate::service::{
 use crate::stats::ServerCounters;
 use crate::wire::Address;
 
+pub use maglev::Maglevs;
+pub(crate) use maglev::{Basis, Maglev};
+
 /// What schedulers look at in the packet that begins a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arrival {
@@ -59,8 +63,6 @@ pub struct Arrival {
 #[derive(Clone, Debug)]
 struct Member {
     id: ServerId,
-    address: Address,
-    port: u16,
     weight: u32,
     last_weight: u32,
     method: Method,
@@ -73,8 +75,6 @@ impl Member {
     fn new(id: ServerId, server: &RealServer) -> Self {
         Member {
             id,
-            address: server.address,
-            port: server.port,
             weight: server.weight,
             last_weight: server.last_weight,
             method: server.method,
@@ -173,7 +173,7 @@ trait Algorithm: Debug + Send {
 
     /// All changes of a new table were told; the service may have changed as
     /// well. For what is too dear to be done for each change by itself.
-    fn settled(&mut self, _servers: &[Member], _service: &VirtualService) {}
+    fn settled(&mut self, _servers: &[Member], _service: &VirtualService, _table: &ServiceTable) {}
 
     /// What [`Algorithm::choose`] would answer now. What it remembers for good
     /// stays as it is.
@@ -249,7 +249,7 @@ impl Scheduler {
             self.kind = service.scheduler;
             self.state = put_in_charge(self.kind, &self.servers, now);
             self.state.tune(table.tunables());
-            self.state.settled(&self.servers, service);
+            self.state.settled(&self.servers, service, table);
         }
     }
 
@@ -334,7 +334,7 @@ impl Scheduler {
             member.thresholds.apply(&member.counters);
             self.state.added(&self.servers[place..]);
         }
-        self.state.settled(&self.servers, service);
+        self.state.settled(&self.servers, service, table);
     }
 
     /// Removes servers that are next to each other, the last first. All at once,

@@ -8,7 +8,7 @@
 
 use super::hash::{folded, multiplied};
 use super::{Algorithm, Arrival, Member};
-use crate::service::{Family, SchedulerFlags, VirtualService};
+use crate::service::{Family, SchedulerFlags, ServiceTable, VirtualService};
 
 const BITS: u32 = 8;
 const BUCKETS: usize = 1 << BITS;
@@ -28,7 +28,7 @@ impl Default for SourceHashing {
 }
 
 impl Algorithm for SourceHashing {
-    fn settled(&mut self, servers: &[Member], service: &VirtualService) {
+    fn settled(&mut self, servers: &[Member], service: &VirtualService, _table: &ServiceTable) {
         self.flags = service.scheduler_flags;
         self.service_is_v4 = service.key.family() == Family::V4;
         // A server of weight 0 has a bucket, too.

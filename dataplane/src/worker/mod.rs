@@ -52,6 +52,7 @@ use crate::stats::{DropReason, WorkerCounters};
 use crate::wire::Address;
 
 use capture::Watch;
+pub use defense::CONNECTIONS_IN_A_PAGE;
 use exchange::Buffer;
 pub use exchange::{Command, Event, Exchange, Handed, Published};
 use flow::{Flows, Verdict, View};
