@@ -3,10 +3,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{Icmpv4Type, IpFragOffset, Ipv4Header};
+use sluice_dataplane::offload::{Board, Carrier, CarrierThread, Lane, Settings, memory::MemoryMap};
 use sluice_dataplane::service::{ClientMask, Engine, Method, Persistence, Protocol};
 
 #[allow(dead_code)]
@@ -196,10 +198,32 @@ fn end(director: &mut Director) {
     assert!(director.workers.iter().all(|worker| worker.connections() == 0), "all have expired");
 }
 
+/// Has connections carried from their second packet on. Who enters them in the map is
+/// on a thread that nobody watches.
+fn carry(director: &mut Director) -> (Arc<Board>, CarrierThread) {
+    let board = Arc::new(Board::in_memory(1000));
+    (0..2).for_each(|interface| assert!(board.set_capable(interface, true)));
+    let settings = Settings { connections: 1000, after: 1, stale: SECOND, clock: 0 };
+    let lanes = Lane::of_all(director.workers.len(), &board, settings);
+    for (worker, lane) in director.workers.iter_mut().zip(&lanes) {
+        worker.carry(Arc::clone(lane));
+    }
+    let carrier = Carrier::new(MemoryMap::new(500), lanes);
+    (board, CarrierThread::start(carrier).expect("a thread"))
+}
+
 #[test]
 fn nothing_is_allocated_or_freed_for_packets() {
-    for workers in [1, 2] {
+    for (workers, carried) in [(1, false), (2, false), (2, true)] {
         let mut director = serving(workers);
+        let carrying = carried.then(|| carry(&mut director));
+        let round = |director: &mut Director, n| {
+            if let Some((board, _)) = &carrying {
+                board.set_hops(&director.published().hops.load());
+            }
+            round(director, n);
+            assert_eq!(director.sum(|counters| counters.offloaded.get()) > 0, carried);
+        };
         // The rings of the ports, which are the test's, grow at first, and their
         // frames are made.
         director.around = |_| {};
@@ -217,6 +241,6 @@ fn nothing_is_allocated_or_freed_for_packets() {
         round(&mut director, 15);
         end(&mut director);
         let counted = (ALLOCATED.load(Relaxed), FREED.load(Relaxed));
-        assert_eq!(counted, (0, 0), "with {workers} workers");
+        assert_eq!(counted, (0, 0), "with {workers} workers, carried: {carried}");
     }
 }
