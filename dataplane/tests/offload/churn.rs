@@ -79,6 +79,9 @@ impl Churn {
     fn check(&mut self) {
         // Everything that is on its way arrives, and all is gone through.
         self.pass(3);
+        // Places are kept for a moment after their flows are gone. What is to leave from
+        // here on is still in the map.
+        self.director.pass(SECOND / 32);
         let entries = self.program.map.len().expect("it can be read") as u64;
         let carried = self.director.counters[0].offloaded.get();
         let connections = self.director.workers[0].connections() as u64;
