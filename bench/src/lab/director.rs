@@ -208,6 +208,33 @@ impl Director {
         Ok(workers.iter().filter_map(|worker| worker["connections"].as_u64()).sum())
     }
 
+    /// Connections that the kernel carries.
+    ///
+    /// # Errors
+    /// When the director does not say.
+    pub fn offloaded(&self) -> Result<u64> {
+        let status: serde_json::Value = serde_json::from_str(&self.sluice("status --json")?)?;
+        Ok(status["offload"]["connections"].as_u64().unwrap_or(0))
+    }
+
+    /// Time that its first worker had a CPU, from `/proc/PID/task/TID/stat` (proc(5)).
+    ///
+    /// # Errors
+    /// When there is no such thread.
+    pub fn worker_time(&self) -> Result<Duration> {
+        const TICK: Duration = Duration::from_millis(10);
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+            let Some((name, fields)) = stat.rsplit_once(')') else { continue };
+            if name.ends_with("(worker-0") {
+                let times: Vec<u32> =
+                    fields.split_whitespace().skip(11).take(2).filter_map(|time| time.parse().ok()).collect();
+                return Ok(TICK * times.iter().sum::<u32>());
+            }
+        }
+        bail!("the director has no worker")
+    }
+
     fn ipvsadm_command(&self, line: &str) -> Result<std::process::Command> {
         let mut command = self.netns.command(&sluice_binary()?.display().to_string());
         command.arg("ipvsadm").args(line.split_whitespace()).env("SLUICE_SOCKET", &self.socket);

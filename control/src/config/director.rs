@@ -15,6 +15,9 @@ use crate::role::Role;
 /// Longest path of a Unix socket (`sun_path` less its NUL).
 const MAX_SOCKET: usize = 107;
 
+/// Longest name of a group (`LOGIN_NAME_MAX` less its NUL).
+const MAX_GROUP: usize = 255;
+
 impl Check<'_> {
     pub(super) fn director(&mut self, spanned: &Spanned<file::Director>) -> Director {
         let file = spanned.as_ref();
@@ -52,6 +55,7 @@ impl Check<'_> {
                 &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)],
             ),
             socket: file.socket.as_ref().map(|path| self.socket(path)),
+            api_group: file.api_group.as_ref().map(|name| self.api_group(name)),
             role: self.choice(
                 "role",
                 file.role.as_ref(),
@@ -158,5 +162,18 @@ impl Check<'_> {
             );
         }
         PathBuf::from(text)
+    }
+    /// Whether there is such a group is seen at start: the file may be checked on another machine.
+    fn api_group(&mut self, name: &Spanned<String>) -> String {
+        let text = name.as_ref();
+        let odd = |c: char| c == ':' || c == '/' || c.is_whitespace() || c.is_control();
+        if text.is_empty() || text.len() > MAX_GROUP || text.contains(odd) {
+            self.problem(
+                name.span(),
+                format!("{text:?} cannot be the name of a group"),
+                "`getent group` lists those that there are; leave it out so that only root has access",
+            );
+        }
+        text.clone()
     }
 }

@@ -55,6 +55,7 @@ pub(super) struct Director {
     pub(super) idle: Option<Spanned<String>>,
     pub(super) xdp_mode: Option<Spanned<String>>,
     pub(super) socket: Option<Spanned<String>>,
+    pub(super) api_group: Option<Spanned<String>>,
     pub(super) role: Option<Spanned<String>>,
     pub(super) when_gone: Option<Spanned<String>>,
     pub(super) offload: Option<Spanned<String>>,

@@ -86,6 +86,8 @@ pub struct Director {
     pub xdp_mode: XdpMode,
     /// Where the API socket is, if the file says so
     pub socket: Option<PathBuf>,
+    /// The group whose members may use that socket
+    pub api_group: Option<String>,
     /// Whether it begins as the active director
     pub role: Role,
     /// What becomes of packets of services when the director crashed

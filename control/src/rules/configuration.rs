@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::service::OffloadChoice;
 
@@ -10,7 +11,7 @@ use super::{Rules, Server, ServiceName, ServiceRules, ServiceSettings};
 use crate::config::timeouts::{named, of_names};
 
 /// A service as it is configured now, whatever health checks make of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfiguredService {
     /// What it is known by
     pub name: ServiceName,
@@ -20,6 +21,7 @@ pub struct ConfiguredService {
     pub timeouts: BTreeMap<String, u32>,
     /// Whether its established connections are carried in the kernel
     #[serde(default, with = "crate::config::offload_name")]
+    #[schemars(with = "String")]
     pub offload: OffloadChoice,
     /// Its own LIPs
     pub local_addresses: Vec<IpAddr>,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::TimeoutOverrides;
 use sluice_dataplane::service::{OffloadChoice, Tunables};
@@ -34,7 +35,7 @@ pub struct Target {
 }
 
 /// What a change does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Something comes
@@ -46,7 +47,7 @@ pub enum Action {
 }
 
 /// A difference between the rules that run and those of a configuration.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// What is done
     pub action: Action,

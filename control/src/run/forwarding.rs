@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::capture::CaptureFilter;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::link::Link;
 use sluice_dataplane::neigh::Prefix;
 use sluice_dataplane::port::afxdp;
@@ -22,10 +23,12 @@ use super::condition::{self, Progress};
 use super::exhaustion::Exhaustion;
 use super::offload::Offloading;
 use crate::api::DataPlane;
+use crate::capture::{CapturePart, Capturing};
 use crate::netlink;
 use crate::observe::{InterfaceState, Observatory, PeerState, SyncState};
 use crate::role::{Announcer, Role};
 use crate::sync::Sync;
+use crate::trace::Asked;
 use crate::workers::Workers;
 
 mod queues;
@@ -376,6 +379,31 @@ impl DataPlane for Forwarding {
             }
         });
         receiver
+    }
+
+    fn capture(&self, filter: CaptureFilter, snap: usize) -> Option<mpsc::Receiver<CapturePart>> {
+        Some(Capturing::start(&self.workers, self.interfaces.clone(), filter, snap)?.parts())
+    }
+
+    fn trace(&self, tuple: &Tuple, interface: Option<usize>, mark: Option<u32>) -> Asked {
+        let hops = self.next_hops.current();
+        let interface = interface.or_else(|| hops.leaves_by(tuple.source)).unwrap_or(0);
+        let workers = self.workers.counters().len();
+        let queue = match workers {
+            1 => Some(0),
+            _ => hops.rss(interface).and_then(|rss| rss.queue(tuple)).filter(|queue| *queue < workers),
+        };
+        Asked {
+            interfaces: self.interfaces.clone(),
+            interface,
+            wanted: self.in_force.borrow().wants(tuple, interface),
+            queue,
+            questions: self.workers.ask(*tuple, interface, mark),
+        }
+    }
+
+    fn interfaces(&self) -> &[String] {
+        &self.interfaces
     }
 
     fn status(&self) -> Value {

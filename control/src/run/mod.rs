@@ -76,9 +76,18 @@ async fn direct(
     let settings = &config.director;
     let client = api::Client::new(socket.or_else(|| settings.socket.clone()).as_deref());
     let socket = client.path().to_owned();
-    let predecessor = takeover.then(|| Predecessor::ask(client)).transpose()?;
+    let api_group = settings.api_group.as_deref().map(api::group).transpose().map_err(|why| anyhow!(why))?;
+    let open = |listener: api::Listener, group: Option<_>| match group {
+        Some(group) => listener.open_to(group),
+        None => Ok(listener),
+    };
+    let predecessor = match takeover {
+        // Its clients wait in a thread of their own, and signals do not.
+        true => Some(tokio::task::spawn_blocking(move || Predecessor::ask(client)).await??),
+        false => None,
+    };
     let listener = match predecessor {
-        None => Some(api::Listener::bind(&socket)?),
+        None => Some(open(api::Listener::bind(&socket)?, api_group)?),
         Some(_) => None,
     };
     let mtu = check_interfaces(settings)?;
@@ -198,7 +207,7 @@ async fn direct(
             let predecessor = predecessor.context("without one there is a listener")?;
             let parting = predecessor.take(&director).await?;
             // Before the other ends, so that there is somebody to ask at any time.
-            let listener = api::Listener::replace(&socket)?;
+            let listener = open(api::Listener::replace(&socket)?, api_group)?;
             parting.farewell().await?;
             synchronise(director.plane())?;
             listener

@@ -170,6 +170,16 @@ impl Flow {
         self.place
     }
 
+    /// The generation under which it is in force.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// Whose packets it is of.
+    pub fn side(&self) -> Side {
+        if self.side == Side::Client as u8 { Side::Client } else { Side::Server }
+    }
+
     /// The token of its place under which it is in force.
     pub fn token(&self) -> u32 {
         self.token
