@@ -114,9 +114,9 @@ impl<D: DataPlane> Director<D> {
     pub fn new(rules: Rules, plane: D) -> Rc<Self> {
         Rc::new(Director {
             rules: RefCell::new(rules),
+            lvs: Arc::clone(plane.observatory().lvs()),
             plane,
             generation: Cell::new(0),
-            lvs: Arc::default(),
             daemons_changed: Notify::new(),
             health: Health::default(),
             source: RefCell::default(),

@@ -559,7 +559,8 @@ fn sysctls_are_settings_of_the_director() {
         "expire_nodest_conn = true\nexpire_quiescent_template = true\nconn_reuse_mode = 3\nsloppy_tcp = true
 sloppy_sctp = true
 drop_entry = 1\ndrop_packet = 2\nsecure_tcp = 3\namemthresh = 2048\nam_droprate = 20\nnat_icmp_send = true
-pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n";
+pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n
+sync_refresh_period = 10\nsync_persist_mode = true\nsync_sock_size = 1048576\n";
     let expected = Tunables {
         expire_nodest_conn: true,
         expire_quiescent_template: true,
@@ -576,6 +577,9 @@ pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n";
         pmtu_disc: false,
         lblc_expiration: 600,
         lblcr_expiration: 700,
+        sync_refresh_period: 10,
+        sync_persist_mode: true,
+        sync_sock_size: 1 << 20,
     };
     assert_eq!(parse(&format!("{SMALLEST}{all}")).unwrap().director.tunables, expected);
     assert_eq!(
