@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
-const PROGRAMS: [&str; 3] = ["src/traffic/source.bpf.c", "src/traffic/sink.bpf.c", "src/limit.bpf.c"];
+const PROGRAMS: [&str; 4] =
+    ["src/traffic/source.bpf.c", "src/traffic/sink.bpf.c", "src/limit.bpf.c", "src/xdp_limit.bpf.c"];
 
 fn main() {
     println!("cargo:rerun-if-env-changed=CLANG");

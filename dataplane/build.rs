@@ -6,6 +6,7 @@ use std::{env, fs};
 
 fn main() {
     compile("src/steer/steer.bpf.c", "steer.bpf.o");
+    compile("src/offload/offload.bpf.c", "offload.bpf.o");
     compile("src/port/punt.bpf.c", "punt.bpf.o");
 }
 

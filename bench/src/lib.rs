@@ -8,6 +8,7 @@
 //! - [`operate`] runs the stories of operating a director.
 //! - [`pipeline`] is a worker on a port in memory, to time the packet path without the kernel.
 //! - [`traffic`] makes packets at line rate inside the kernel, and counts the ones that arrive.
+//! - [`xdp_limit`] is the simplest forwarder in XDP, which carried connections are measured against.
 
 pub mod conversations;
 pub mod failover;
@@ -17,3 +18,4 @@ pub mod limit;
 pub mod operate;
 pub mod pipeline;
 pub mod traffic;
+pub mod xdp_limit;

@@ -1,7 +1,7 @@
 //! The `sluice` binary: the director and its commands.
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
-    connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run, save, status,
-    sync, top,
+    api, capture, connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run,
+    save, status, sync, top, trace,
 };
 use sluice_dataplane::error_chain;
 
@@ -62,6 +62,10 @@ enum Command {
     Top(top::Arguments),
     /// Show connections, all or those that are looked for
     Connections(connections::Arguments),
+    /// Write packets to a file as they come and go, before and after rewriting
+    Capture(Box<capture::Arguments>),
+    /// Say what would become of a packet, and why
+    Trace(trace::Arguments),
     /// Show what happened to a running director
     Events(events::Arguments),
     /// Administer virtual services as with ipvsadm
@@ -71,6 +75,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// Print the OpenAPI document of the API on the director's socket
+    #[command(name = "openapi")]
+    OpenApi,
     /// Rules that mark packets for services of marks (ipvsadm -f)
     Mark(marks::Arguments),
     /// Make a key for session synchronisation; the peer needs a copy of it
@@ -112,12 +119,15 @@ fn main() -> ExitCode {
         Command::Manual(arguments) => return manual::main(Arguments::command(), &arguments),
         Command::Top(arguments) => return top::main(&arguments),
         Command::Connections(arguments) => return connections::main(&arguments),
+        Command::Capture(arguments) => return capture::main(&arguments),
+        Command::Trace(arguments) => return trace::main(&arguments),
         Command::Events(arguments) => return events::main(&arguments),
         Command::Check(arguments) => return reload::check(&arguments),
         Command::Reload(arguments) => return reload::main(&arguments),
         Command::Save(arguments) => return save::main(&arguments),
         Command::Import(arguments) => return import::main(&arguments),
         Command::Mark(arguments) => return marks::main(arguments),
+        Command::OpenApi => return api::openapi::main(),
         Command::Role(arguments) => return role::main(&arguments),
         Command::Health { health } => return health::main(&health),
         Command::Status { status } => return status::main(&status),
@@ -134,7 +144,8 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluice: {}", error_chain(error.as_ref()));
+            // Nobody may be able to hear it.
+            let _ = writeln!(std::io::stderr(), "sluice: {}", error_chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }
@@ -150,6 +161,8 @@ fn log(events: Arc<EventLog>) {
     let printed = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // It would be said there, too, and where the disk is full end the thread that does.
+        .log_internal_errors(false)
         .with_filter(filter);
     tracing_subscriber::registry().with(printed).with(Recorder(events).with_filter(LevelFilter::INFO)).init();
 }

@@ -83,6 +83,20 @@ fn render(status: &Value) -> String {
             missed => writeln!(out, ", missed {missed}"),
         };
     }
+    if status["offload"].is_object() {
+        let offload = &status["offload"];
+        let (connections, packets) = (number(&offload["connections"]), number(&offload["packets"]));
+        let _ = write!(out, "offload {}: connections {connections}", text(&offload["setting"]));
+        let _ = write!(out, ", packets {packets}, to");
+        let to = offload["to"].as_array().cloned().unwrap_or_default();
+        match to.as_slice() {
+            [] => out.push_str(" no interface\n"),
+            all => out += &all.iter().fold(String::new(), |list, name| format!("{list} {}", text(name))),
+        }
+        if !to.is_empty() {
+            out.push('\n');
+        }
+    }
     if let Ok(sync) = SyncStatus::deserialize(&status["sync"]) {
         out += &sync::show(&sync);
     }

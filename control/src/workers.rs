@@ -8,10 +8,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::capture::{CaptureFilter, CaptureReader};
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
+use sluice_dataplane::offload::{self, Board, Lane};
 use sluice_dataplane::port::afxdp::{AfXdpPort, Left, Offered, OpenError};
 use sluice_dataplane::stats::WorkerCounters;
 use sluice_dataplane::steer::Mode;
+use sluice_dataplane::trace::Question;
 use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Slice, Slices, Worker};
 use thiserror::Error;
 
@@ -46,6 +49,32 @@ pub enum StartError {
     System(&'static str, io::Error),
 }
 
+/// What workers need to have connections carried in the kernel.
+#[derive(Clone, Debug)]
+pub struct Carry {
+    /// What they have in common with the program
+    pub board: Arc<Board>,
+    /// Connections that are carried at most, over all workers
+    pub connections: u32,
+    /// Packets after which a connection is carried
+    pub after: u8,
+    /// Nanoseconds after which a worker without a sign of life is taken to be dead
+    pub stale: u64,
+}
+
+/// How workers are made.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// The CPU of each
+    pub cpus: &'a [usize],
+    /// Connections of each at most
+    pub connections: usize,
+    /// What they do when there is nothing to do
+    pub idle: Idle,
+    /// What they need if connections are to be carried in the kernel
+    pub carry: Option<Carry>,
+}
+
 /// When a worker's sockets are opened.
 #[derive(Clone, Copy, Debug)]
 pub enum Sockets<'a> {
@@ -65,6 +94,7 @@ pub struct Workers {
     stop: Arc<AtomicBool>,
     ports: Vec<PortStatus>,
     clock: Instant,
+    lanes: Vec<Arc<Lane>>,
 }
 
 /// What is known of a worker's queue on an interface since it was opened.
@@ -81,16 +111,14 @@ pub struct PortStatus {
 }
 
 impl Workers {
-    /// Opens a port for each CPU and starts a worker pinned to it. `interfaces`
+    /// Opens a port for each CPU of the setup and starts a worker pinned to it. `interfaces`
     /// have the steering program attached, in the mode given; `mtu` is the
     /// largest of theirs.
     pub fn start(
         interfaces: &[(String, Mode)],
-        cpus: &[usize],
-        connections: usize,
         mtu: usize,
-        idle: Idle,
         sockets: Sockets,
+        Setup { cpus, connections, idle, carry }: Setup,
         published: Arc<Published>,
     ) -> Result<Self, StartError> {
         let allowed = core_affinity::get_core_ids().unwrap_or_default();
@@ -119,8 +147,13 @@ impl Workers {
             stop: Arc::new(AtomicBool::new(false)),
             ports: Vec::new(),
             clock: Instant::now(),
+            lanes: Vec::new(),
         };
         let clock = workers.clock;
+        if let Some(Carry { board, connections, after, stale }) = carry {
+            let settings = offload::Settings { connections, after, stale, clock: since_boot(clock)? };
+            workers.lanes = Lane::of_all(cpus.len(), &board, settings);
+        }
         for (number, (port, core)) in ports.into_iter().zip(cores).enumerate() {
             for (index, (interface, _)) in interfaces.iter().enumerate() {
                 workers.ports.push(PortStatus {
@@ -139,12 +172,16 @@ impl Workers {
             workers.counters.push(Arc::clone(&counters));
             let (published, exchanges) = (Arc::clone(&published), Arc::clone(&exchanges));
             let stop = Arc::clone(&workers.stop);
+            let lane = workers.lanes.get(number).cloned();
             let run = move || {
                 if !core_affinity::set_for_current(core) {
                     tracing::warn!(worker = number, cpu = core.id, "could not be pinned to its CPU");
                 }
                 let now = || clock.elapsed().as_nanos() as u64;
                 let mut worker = Worker::new(settings, port, published, exchanges, counters, now());
+                if let Some(lane) = lane {
+                    worker.carry(lane);
+                }
                 while !stop.load(Ordering::Relaxed) {
                     if worker.poll(now()) == 0 {
                         match idle {
@@ -160,6 +197,11 @@ impl Workers {
             workers.threads.push(thread.map_err(|error| StartError::System("starting a worker", error))?);
         }
         Ok(workers)
+    }
+
+    /// What workers ask of who carries their connections; empty where nobody does.
+    pub fn lanes(&self) -> &[Arc<Lane>] {
+        &self.lanes
     }
 
     /// Counters of each worker.
@@ -191,6 +233,32 @@ impl Workers {
     /// What lists connections, on any thread.
     pub fn lister(&self) -> Lister {
         Lister { exchanges: Arc::clone(&self.exchanges) }
+    }
+
+    /// Has every worker copy packets that match, for a director with so many
+    /// interfaces. `None` if one of them copies for too many already.
+    pub fn capture(
+        &self,
+        filter: &Arc<CaptureFilter>,
+        snap: usize,
+        interfaces: usize,
+    ) -> Option<Vec<CaptureReader>> {
+        self.exchanges.iter().map(|exchange| exchange.capture(Arc::clone(filter), snap, interfaces)).collect()
+    }
+
+    /// Asks every worker what would become of a packet that comes by the interface
+    /// of this number; `None` for one that has too many other commands to obey.
+    pub fn ask(&self, tuple: Tuple, interface: usize, mark: Option<u32>) -> Vec<Option<Arc<Question>>> {
+        let ask = |exchange: &Exchange| {
+            let question = Question::new(tuple, interface, mark);
+            exchange.ask(&question).then_some(question)
+        };
+        self.exchanges.iter().map(ask).collect()
+    }
+
+    /// The clock that workers go by: nanoseconds since this.
+    pub fn clock(&self) -> Instant {
+        self.clock
     }
 
     /// Asks every worker to open its interfaces anew; each answers once.
@@ -330,6 +398,14 @@ impl Drop for Workers {
             }
         }
     }
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC` at an instant that is past.
+fn since_boot(instant: Instant) -> Result<u64, StartError> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC)
+        .map_err(|error| StartError::System("reading the clock", error.into()))?;
+    let now = Duration::from(now);
+    Ok(now.saturating_sub(instant.elapsed()).as_nanos() as u64)
 }
 
 fn random_seed() -> Result<[u8; 16], StartError> {

@@ -4,6 +4,7 @@
 //! `now` and seeds are arguments, so that any run can be replayed.
 
 mod arena;
+pub mod capture;
 pub mod conn;
 pub mod forward;
 pub mod ftp;
@@ -11,6 +12,7 @@ pub mod link;
 pub mod local;
 mod memory;
 pub mod neigh;
+pub mod offload;
 pub mod packet;
 pub mod port;
 mod prefetch;
@@ -21,6 +23,7 @@ pub mod sip;
 pub mod stats;
 pub mod steer;
 pub mod sync;
+pub mod trace;
 pub mod wire;
 pub mod worker;
 

@@ -1,6 +1,7 @@
 //! What the kernel says of an interface of this network namespace, by system
 //! calls: /sys may still show another namespace.
 
+mod features;
 mod filters;
 mod rss;
 

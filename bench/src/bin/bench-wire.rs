@@ -16,6 +16,7 @@ use sluice_bench::figures::{self as results, Machine, Rounds, Waiting};
 use sluice_bench::lab::{self, Director, Method, Process, Wire, mac_of, wire};
 use sluice_bench::limit::{Limit, LimitOptions};
 use sluice_bench::traffic::{Flows, Kind, Sink, Source, SourceOptions};
+use sluice_bench::xdp_limit::XdpLimit;
 
 const PORT: u16 = 80;
 const FRAME_LEN: usize = 60;
@@ -113,7 +114,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
         arguments.rounds, arguments.seconds, arguments.new_flow_seconds
     );
     let bench = Bench::new(Wire::new(1)?, arguments)?;
-    let (mut rounds, mut waiting) = (Rounds::default(), Rounds::default());
+    let (mut rounds, mut waiting, mut worker) = (Rounds::default(), Rounds::default(), Rounds::default());
     for round in 1..=arguments.rounds {
         for figure in &chosen {
             let rate = match &arguments.peer {
@@ -124,11 +125,15 @@ fn measure(arguments: &Arguments) -> Result<()> {
                 }
                 _ => bench.one(*figure),
             };
-            let (rate, waited) = rate.with_context(|| figure.title())?;
+            let Rate { rate, waited, worker: busy_worker } = rate.with_context(|| figure.title())?;
             let busy = waited.filter(|share| *share > QUIET);
             let remark =
                 busy.map(|share| format!("  (others had its CPUs: {:.0} % of the time)", share * 100.0));
-            let remark = remark.unwrap_or_default();
+            let mut remark = remark.unwrap_or_default();
+            if let Some(share) = busy_worker {
+                remark += &format!("  (the worker used {:.1} % of its CPU)", share * 100.0);
+                worker.add(figure.key(), share);
+            }
             println!("round {round}: {:<34}{rate:>8.3} Mpps{remark}", figure.title());
             if let Some(share) = waited {
                 waiting.add(figure.key(), share);
@@ -142,6 +147,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
     }
     let mut json = figures::json(&rounds, &machine, FRAME_LEN, arguments.seconds);
     json["waiting"] = serde_json::json!(waiting.values());
+    json["worker_cpu"] = serde_json::json!(worker.values());
     results::write_json(&arguments.output, &json)?;
     let plot = arguments.output.with_extension("svg");
     results::write(&plot, &figures::chart(&rounds, &machine).to_svg())?;
@@ -159,8 +165,15 @@ fn chosen(arguments: &Arguments) -> Result<Vec<Figure>> {
     Ok(all.into_iter().filter(wanted).collect())
 }
 
-/// Millions of packets a second, and the share of the time in which some thread waited for a CPU, if that is known.
-type Rate = (f64, Option<f64>);
+/// What was measured.
+struct Rate {
+    /// Millions of packets a second.
+    rate: f64,
+    /// The share of the time in which some thread waited for a CPU, if that is known.
+    waited: Option<f64>,
+    /// The share of its CPU that a worker used that may sleep.
+    worker: Option<f64>,
+}
 
 /// A wire with a sink at its end.
 struct Bench<'a> {
@@ -187,15 +200,27 @@ impl<'a> Bench<'a> {
                     next_hop: wire::SINK,
                     cpu: self.arguments.worker_cpu,
                 })?;
-                let rate = self.rate(figure.load)?;
+                let rate = self.rate(figure.load, None)?;
                 limit.stop()?;
                 Ok(rate)
             }
-            Forwarder::Sluice(method) => {
-                let config = self.config(method, figure.load);
+            Forwarder::XdpLimit => {
+                let _limit = XdpLimit::start(&self.wire.director, "eth0", "eth1", wire::FAR, wire::SINK)?;
+                self.rate(figure.load, None)
+            }
+            Forwarder::Sluice(method) | Forwarder::Carried(method) => {
+                let carried = matches!(figure.forwarder, Forwarder::Carried(_));
+                let mut config = self.config(method, figure.load);
+                if carried {
+                    // What the worker does is seen by the time that it does not sleep.
+                    let keys = "[director]\nidle = \"sleep\"\noffload = \"on\"\noffload_after = 1\noffload_flows = 1_100_000\n";
+                    config = config.replacen("[director]\n", keys, 1);
+                    // A veth takes redirected frames if its other end has GRO; the sink's has an XDP program.
+                    lab::run(self.wire.source.command("ethtool").args(["-K", "eth0", "gro", "on"]))?;
+                }
                 let director = Director::start(&self.wire.director, self.wire.dir(), &config)?;
                 let rate = self
-                    .through(&director, figure.load)
+                    .through(&director, figure.load, carried)
                     .with_context(|| format!("the director said:\n{}", director.log()))?;
                 let (status, log) = director.stop()?;
                 if !status.success() {
@@ -207,7 +232,7 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn through(&self, director: &Director, load: Load) -> Result<Rate> {
+    fn through(&self, director: &Director, load: Load, carried: bool) -> Result<Rate> {
         let before = self.sink.total()?.packets;
         if let Load::Flows(flows) = load {
             let deadline = Instant::now() + CONNECTED;
@@ -220,8 +245,14 @@ impl<'a> Bench<'a> {
                 }
                 self.open(flows)?;
             }
+            while carried && director.offloaded()? < flows.into() {
+                if Instant::now() > deadline {
+                    bail!("only {} of {flows} flows are carried after {CONNECTED:?}", director.offloaded()?);
+                }
+                self.open(flows)?;
+            }
         }
-        let rate = self.rate(load)?;
+        let rate = self.rate(load, carried.then_some(director))?;
         let (connections, forwarded) = (director.connections()?, self.sink.total()?.packets - before);
         match load {
             Load::Flows(flows) if connections != u64::from(flows) => {
@@ -261,7 +292,7 @@ impl<'a> Bench<'a> {
             self.open(flows)?;
             self.open(flows)?;
         }
-        let rate = self.rate(load)?;
+        let rate = self.rate(load, None)?;
         match peer.ended()? {
             Some(status) => bail!("the peer ended ({status}) while it was measured"),
             None => Ok(rate),
@@ -292,8 +323,8 @@ impl<'a> Bench<'a> {
         ]
     }
 
-    /// Full speed for a while.
-    fn rate(&self, load: Load) -> Result<Rate> {
+    /// Full speed for a while, in the time of which a director's worker is watched.
+    fn rate(&self, load: Load, director: Option<&Director>) -> Result<Rate> {
         let seconds = match load {
             Load::Flows(_) => self.arguments.seconds,
             Load::NewFlows => self.arguments.new_flow_seconds,
@@ -303,12 +334,15 @@ impl<'a> Bench<'a> {
         lab::wait_for("the first packet", FIRST_PACKETS, || Ok(self.sink.total()?.packets > idle))?;
         std::thread::sleep(WARM_UP);
         let waiting = Waiting::begin();
+        let worked = director.map(Director::worker_time).transpose()?;
         let (before, started) = (self.sink.total()?, Instant::now());
         std::thread::sleep(Duration::from_secs_f64(seconds));
         let (counted, elapsed) = (self.sink.total()?.since(before), started.elapsed());
         let waited = waiting.and_then(Waiting::share);
+        let worked = director.map(Director::worker_time).transpose()?.zip(worked);
+        let worker = worked.map(|(after, before)| (after - before).as_secs_f64() / elapsed.as_secs_f64());
         source.stop()?;
-        Ok((counted.packets as f64 / elapsed.as_secs_f64() / 1e6, waited))
+        Ok(Rate { rate: counted.packets as f64 / elapsed.as_secs_f64() / 1e6, waited, worker })
     }
 
     fn packets(&self, load: Load) -> SourceOptions {

@@ -10,8 +10,12 @@ use crate::lab::Method;
 pub enum Forwarder {
     /// The bare AF_XDP forwarder.
     Limit,
+    /// The bare XDP forwarder.
+    XdpLimit,
     /// The director.
     Sluice(Method),
+    /// The director, with established connections carried in the kernel.
+    Carried(Method),
     /// Somebody else's.
     Peer,
 }
@@ -22,7 +26,12 @@ impl Forwarder {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Limit => "limit",
+            Self::XdpLimit => "xdp_limit",
             Self::Sluice(method) => method.name(),
+            Self::Carried(Method::Nat) => "nat_offload",
+            Self::Carried(Method::FullNat) => "fullnat_offload",
+            Self::Carried(Method::Dr) => "dr_offload",
+            Self::Carried(Method::Tun) => "tun_offload",
             Self::Peer => "peer",
         }
     }
@@ -58,6 +67,12 @@ impl Figure {
         for forwarder in methods.into_iter().chain(peer.then_some(Forwarder::Peer)) {
             all.extend(FLOWS.map(|flows| Self { forwarder, load: Load::Flows(flows) }));
         }
+        all.push(Self { forwarder: Forwarder::XdpLimit, load: Load::Flows(FLOWS[0]) });
+        for method in [Method::Dr, Method::Tun, Method::Nat, Method::FullNat] {
+            all.extend(
+                FLOWS.map(|flows| Self { forwarder: Forwarder::Carried(method), load: Load::Flows(flows) }),
+            );
+        }
         let new = [Forwarder::Sluice(Method::FullNat)].into_iter().chain(peer.then_some(Forwarder::Peer));
         all.extend(new.map(|forwarder| Self { forwarder, load: Load::NewFlows }));
         all
@@ -68,6 +83,7 @@ impl Figure {
     pub fn key(self) -> String {
         match (self.forwarder, self.load) {
             (Forwarder::Limit, _) => "limit_mpps".into(),
+            (Forwarder::XdpLimit, _) => "xdp_limit_mpps".into(),
             (Forwarder::Peer, Load::NewFlows) => "peer_new_flow_mpps".into(),
             (_, Load::NewFlows) => "new_flow_mpps".into(),
             (forwarder, Load::Flows(flows)) => format!("{}_{}_mpps", forwarder.name(), short(flows)),
@@ -79,6 +95,7 @@ impl Figure {
     pub fn title(self) -> String {
         match (self.forwarder, self.load) {
             (Forwarder::Limit, _) => "bare AF_XDP forwarder".into(),
+            (Forwarder::XdpLimit, _) => "bare XDP forwarder".into(),
             (forwarder, Load::Flows(flows)) => format!("{}, {} flows", forwarder.name(), short(flows)),
             (forwarder, Load::NewFlows) => format!("{}, a new flow each packet", forwarder.name()),
         }
@@ -92,6 +109,9 @@ impl Figure {
             (Forwarder::Sluice(Method::FullNat), Load::Flows(1_000)) => 0.88,
             (Forwarder::Sluice(Method::FullNat), Load::Flows(60_000)) => 0.85,
             (Forwarder::Sluice(Method::FullNat), Load::Flows(1_000_000)) => 0.80,
+            (Forwarder::Carried(Method::FullNat), Load::Flows(1_000)) => 0.70,
+            (Forwarder::Carried(Method::FullNat), Load::Flows(60_000)) => 0.50,
+            (Forwarder::Carried(Method::FullNat), Load::Flows(1_000_000)) => 0.28,
             (Forwarder::Sluice(Method::Dr), Load::Flows(1_000)) => 0.92,
             (Forwarder::Sluice(Method::Dr), Load::Flows(1_000_000)) => 0.85,
             _ => return None,
@@ -105,7 +125,7 @@ impl Figure {
 pub enum Goal {
     /// Millions of packets a second.
     Mpps(f64),
-    /// A share of what the bare forwarder does in the same run.
+    /// A share of what the bare forwarder of its kind does in the same run.
     OfLimit(f64),
 }
 
@@ -118,9 +138,13 @@ fn short(number: u32) -> String {
     }
 }
 
-/// The share of the bare forwarder's rate.
-fn share(rounds: &Rounds, key: &str) -> Option<f64> {
-    Some(rounds.median(key)? / rounds.median("limit_mpps").filter(|limit| *limit > 0.0)?)
+/// The share of the rate of the bare forwarder of its kind.
+fn share(rounds: &Rounds, figure: Figure) -> Option<f64> {
+    let limit = match figure.forwarder {
+        Forwarder::XdpLimit | Forwarder::Carried(_) => "xdp_limit_mpps",
+        Forwarder::Limit | Forwarder::Sluice(_) | Forwarder::Peer => "limit_mpps",
+    };
+    Some(rounds.median(&figure.key())? / rounds.median(limit).filter(|limit| *limit > 0.0)?)
 }
 
 /// The table that is printed.
@@ -130,7 +154,7 @@ pub fn table(rounds: &Rounds) -> String {
     for figure in Figure::all(true) {
         let key = figure.key();
         let Some(rate) = rounds.median(&key) else { continue };
-        let share = share(rounds, &key);
+        let share = share(rounds, figure);
         let reached = |reached: bool| if reached { "reached" } else { "MISSED" };
         let goal = match (figure.goal(), share) {
             (Some(Goal::Mpps(goal)), _) => format!("{goal:>6.2} Mpps {}", reached(rate >= goal)),
@@ -153,10 +177,10 @@ pub fn json(rounds: &Rounds, machine: &Machine, frame_len: usize, seconds: f64) 
     let mut object = rounds.to_json();
     let shares: serde_json::Map<_, _> = Figure::all(true)
         .into_iter()
-        .filter(|figure| figure.forwarder != Forwarder::Limit)
+        .filter(|figure| !matches!(figure.forwarder, Forwarder::Limit | Forwarder::XdpLimit))
         .filter_map(|figure| {
             let key = figure.key();
-            let share = super::rounded(share(rounds, &key)?);
+            let share = super::rounded(share(rounds, figure)?);
             Some((key.trim_end_matches("_mpps").to_owned(), share.into()))
         })
         .collect();
@@ -172,7 +196,10 @@ pub fn json(rounds: &Rounds, machine: &Machine, frame_len: usize, seconds: f64) 
 pub fn chart(rounds: &Rounds, machine: &Machine) -> Chart {
     let mut forwarders: Vec<Forwarder> = Vec::new();
     for figure in Figure::all(true) {
-        let known = forwarders.contains(&figure.forwarder) || figure.forwarder == Forwarder::Limit;
+        // Those in the kernel would leave the others in the lowest tenth.
+        let left_out =
+            matches!(figure.forwarder, Forwarder::Limit | Forwarder::XdpLimit | Forwarder::Carried(_));
+        let known = forwarders.contains(&figure.forwarder) || left_out;
         if !known && rounds.median(&figure.key()).is_some() {
             forwarders.push(figure.forwarder);
         }
@@ -216,7 +243,8 @@ mod tests {
         let mut rounds = Rounds::default();
         for figure in Figure::all(peer) {
             for value in [0.5, 0.7, 0.6] {
-                let value = if figure.forwarder == Forwarder::Limit { value + 0.2 } else { value };
+                let is_limit = matches!(figure.forwarder, Forwarder::Limit | Forwarder::XdpLimit);
+                let value = if is_limit { value + 0.2 } else { value };
                 rounds.add(figure.key(), value);
             }
         }
@@ -227,10 +255,10 @@ mod tests {
     fn json_has_the_keys_that_are_promised() {
         let json = json(&full(false), &machine(), 60, 2.0);
         let methods = ["dr", "tun", "nat", "fullnat"];
+        let methods = methods.into_iter().flat_map(|m| [m.to_owned(), format!("{m}_offload")]);
         let flows = ["1k", "60k", "1m"];
-        let mut keys: Vec<String> =
-            methods.iter().flat_map(|m| flows.iter().map(move |f| format!("{m}_{f}_mpps"))).collect();
-        keys.extend(["limit_mpps".into(), "new_flow_mpps".into()]);
+        let mut keys: Vec<String> = methods.flat_map(|m| flows.map(|f| format!("{m}_{f}_mpps"))).collect();
+        keys.extend(["limit_mpps".into(), "xdp_limit_mpps".into(), "new_flow_mpps".into()]);
         for key in &keys {
             assert!(json[key].is_f64(), "{key} in {json}");
             assert_eq!(json["rounds"][key].as_array().map(Vec::len), Some(3), "{key}");

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
 use super::Netns;
+use super::link::offload;
 use super::process::{Process, run};
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -34,6 +35,18 @@ pub fn sluice_binary() -> Result<PathBuf> {
     candidates.clone().find(|path| path.is_file()).ok_or_else(|| {
         anyhow!("no sluice beside {}: run `cargo build --workspace` or set SLUICE_BIN", this.display())
     })
+}
+
+/// The configuration with what [`OFFLOAD`](super::link::OFFLOAD) asks for, if it says nothing itself. Connections are
+/// carried soon, so that short ones are, too.
+fn with_offload(config: &str) -> String {
+    match offload() {
+        Some(choice) if !config.contains("\noffload = ") => {
+            let keys = format!("[director]\noffload = \"{choice}\"\noffload_after = 2\n");
+            config.replacen("[director]\n", &keys, 1)
+        }
+        _ => config.to_owned(),
+    }
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +95,7 @@ impl Director {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = dir.join(format!("director-{number}.toml"));
         let socket = dir.join(format!("director-{number}.sock"));
+        let config = with_offload(config);
         std::fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
 
         Self::run(netns, socket, path, &[])
@@ -192,6 +206,33 @@ impl Director {
         let status: serde_json::Value = serde_json::from_str(&self.sluice("status --json")?)?;
         let workers = status["workers"].as_array().context("a status without workers")?;
         Ok(workers.iter().filter_map(|worker| worker["connections"].as_u64()).sum())
+    }
+
+    /// Connections that the kernel carries.
+    ///
+    /// # Errors
+    /// When the director does not say.
+    pub fn offloaded(&self) -> Result<u64> {
+        let status: serde_json::Value = serde_json::from_str(&self.sluice("status --json")?)?;
+        Ok(status["offload"]["connections"].as_u64().unwrap_or(0))
+    }
+
+    /// Time that its first worker had a CPU, from `/proc/PID/task/TID/stat` (proc(5)).
+    ///
+    /// # Errors
+    /// When there is no such thread.
+    pub fn worker_time(&self) -> Result<Duration> {
+        const TICK: Duration = Duration::from_millis(10);
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.id()))? {
+            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+            let Some((name, fields)) = stat.rsplit_once(')') else { continue };
+            if name.ends_with("(worker-0") {
+                let times: Vec<u32> =
+                    fields.split_whitespace().skip(11).take(2).filter_map(|time| time.parse().ok()).collect();
+                return Ok(TICK * times.iter().sum::<u32>());
+            }
+        }
+        bail!("the director has no worker")
     }
 
     fn ipvsadm_command(&self, line: &str) -> Result<std::process::Command> {

@@ -40,11 +40,23 @@ pub struct Link<'a> {
     pub queues: u32,
 }
 
+/// Environment variable with the `offload` of directors whose configuration has none, so that the whole suite can be
+/// run with established connections in the kernel.
+pub const OFFLOAD: &str = "SLUICE_LAB_OFFLOAD";
+
+/// What it says, unless that is nothing.
+#[must_use]
+pub fn offload() -> Option<String> {
+    std::env::var(OFFLOAD).ok().filter(|choice| !choice.is_empty() && choice != "off")
+}
+
 impl Link<'_> {
     /// Makes the pair, gives it addresses and brings it up.
     ///
     /// All offloads are off: a veth hands its peer packets whose checksums are unfinished and segments larger than the
     /// MTU, trusting that no wire is in between, which a program that forwards frames as they are must not trust.
+    ///
+    /// But for GRO where connections are carried in the kernel: a veth takes no redirected frames without.
     ///
     /// # Errors
     /// When `ip` or `ethtool` refuses.
@@ -61,12 +73,13 @@ impl Link<'_> {
         };
         // The group is only understood for the first end; deleting one end takes the other with it.
         ip_batch(&[], &[format!("link add group {LINK_GROUP} {} type veth peer {}", spec(a), spec(b))])?;
+        let gro = if offload().is_some() { "on" } else { "off" };
         for end in [a, b] {
             run(end
                 .netns
                 .command("ethtool")
                 .args(["-K", end.interface])
-                .args(["tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", "off"]))?;
+                .args(["tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", gro]))?;
             let mut lines: Vec<String> = end
                 .addresses
                 .iter()

@@ -273,6 +273,18 @@ impl Site {
         self.set_gateway(Gateway::Router)
     }
 
+    /// Lets the far ends of the director's links take frames that are redirected to them, as a NIC's driver does. A veth
+    /// does so once it has GRO.
+    ///
+    /// # Errors
+    /// When `ethtool` refuses.
+    pub fn take_redirects(&self) -> Result<()> {
+        for netns in [&self.router, &self.switch] {
+            run(netns.command("ethtool").args(["-K", "director", "gro", "on"]))?;
+        }
+        Ok(())
+    }
+
     /// Changes the default gateway of all real servers.
     ///
     /// # Errors

@@ -35,6 +35,12 @@ pub const STORIES: &[Story] = &[
         tests: &["hostile_servers_cost_neither_time_nor_memory"],
     },
     Story {
+        name: "health-vip",
+        shows: "dr and tun servers are asked for the VIP itself: one without it is down, though it answers",
+        place: end_to_end("health_vip"),
+        tests: &["without_the_vip", "a_check_that_goes_another_way_fails"],
+    },
+    Story {
         name: "health-kinds",
         shows: "TCP, HTTP, HTTPS, gRPC, DNS, UDP, ICMP and commands, with good servers and bad ones",
         place: CONTROL,
@@ -77,6 +83,16 @@ pub const STORIES: &[Story] = &[
         tests: &["api::"],
     },
     Story {
+        name: "api",
+        shows: "the API by curl, for root and a group only, while clients hang",
+        place: end_to_end("api"),
+        tests: &[
+            "curl_does_what_the_commands_do",
+            "only_root_and_members_of_the_group_are_answered",
+            "clients_that_hang_hold_up_neither_packets_nor_others",
+        ],
+    },
+    Story {
         name: "hostile-web",
         shows: "garbage, endless headers, silence and changes at the web port",
         place: CONTROL,
@@ -99,6 +115,18 @@ pub const STORIES: &[Story] = &[
         shows: "events and connections are listed and found",
         place: end_to_end("observe"),
         tests: &["events_and_connections_are_listed"],
+    },
+    Story {
+        name: "capture",
+        shows: "packets before and after rewriting by each method, and dropped ones, as tshark reads them",
+        place: end_to_end("capture"),
+        tests: &["both_sides_are_shown", "drops_have_their_reason", "carried_sessions_are_shown_too"],
+    },
+    Story {
+        name: "trace",
+        shows: "what would become of a packet, and then it does",
+        place: end_to_end("capture"),
+        tests: &["a_trace_tells_what_happens", "a_trace_says_why_not"],
     },
     Story {
         name: "top",

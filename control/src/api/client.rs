@@ -1,12 +1,26 @@
 //! The other side of the socket: what client commands use.
 
 use std::env;
-use std::io::{self, BufRead, BufReader, Write};
+use std::error::Error as _;
+use std::fmt::Display;
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::{StatusCode, header};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::runtime::{self, Runtime};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::body::{Error, JSON, LINES};
 use super::message::{Answer, Request};
+use super::routes::{self, Route, Shape};
 use super::{DEFAULT_SOCKET, MAX_REQUEST};
 
 /// Environment variable that names the director's socket.
@@ -91,7 +105,7 @@ impl Client {
         &self.path
     }
 
-    /// Asks, and gives the one line of the answer, or the last of several.
+    /// Asks, and gives the one part of the answer, or the last of several.
     ///
     /// # Errors
     /// [`ClientError`]; a refusal is [`ClientError::Refused`].
@@ -100,41 +114,39 @@ impl Client {
     }
 
     /// Asks, hands each part of the answer to `part` as it comes, and gives
-    /// the final line.
+    /// the end of it.
     ///
     /// # Errors
     /// [`ClientError`]; an error of `part` ends it.
     pub fn call_parts(
         &self,
         request: &Request,
-        mut part: impl FnMut(Answer) -> io::Result<()>,
+        part: impl FnMut(Answer) -> io::Result<()>,
     ) -> Result<Answer, ClientError> {
-        let mut session = self.session(SILENCE)?;
-        session.ask(request)?;
-        loop {
-            match session.line()? {
-                answer if answer.is_final() => return Ok(answer),
-                answer => part(answer).map_err(ClientError::Output)?,
-            }
-        }
+        self.session(SILENCE)?.call_parts(request, part)
     }
 
     /// A connection to the director for several requests, which takes it for
-    /// lost after it was silent for `patience`.
+    /// lost after it was silent for `patience`. Not to be used from within a
+    /// tokio runtime, whose thread it would block.
     ///
     /// # Errors
     /// When there is no director.
     pub fn session(&self, patience: Duration) -> Result<Session, ClientError> {
-        let stream = UnixStream::connect(&self.path).map_err(|source| match source.kind() {
+        let none = |source: io::Error| match source.kind() {
             io::ErrorKind::PermissionDenied => ClientError::Denied(self.path.clone()),
             _ => ClientError::NoDirector { path: self.path.clone(), source },
-        })?;
-        let session =
-            Session { path: self.path.clone(), patience, reader: BufReader::new(stream), written: Ok(()) };
-        let stream = session.reader.get_ref();
-        let set = stream.set_read_timeout(Some(patience)).and(stream.set_write_timeout(Some(patience)));
-        set.map_err(|error| session.lost(error))?;
-        Ok(session)
+        };
+        let stream = UnixStream::connect(&self.path).map_err(none)?;
+        stream.set_nonblocking(true).map_err(none)?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(none)?;
+        let shaken = runtime.block_on(async {
+            let stream = tokio::net::UnixStream::from_std(stream)?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)
+        });
+        let (requests, connection) = shaken.map_err(none)?;
+        let connection = runtime.spawn(connection);
+        Ok(Session { path: self.path.clone(), patience, runtime, requests, connection })
     }
 }
 
@@ -143,26 +155,31 @@ impl Client {
 pub struct Session {
     path: PathBuf,
     patience: Duration,
-    reader: BufReader<UnixStream>,
-    /// Whether the last request went out. One that turns us away may close
-    /// before it has read; its answer says why, so a failure to write is
-    /// reported only without one.
-    written: io::Result<()>,
+    runtime: Runtime,
+    requests: SendRequest<Full<Bytes>>,
+    connection: JoinHandle<hyper::Result<()>>,
 }
 
 impl Session {
-    /// Asks, and gives the one line of the answer, or the last of several.
+    /// Asks, and gives the one part of the answer, or the last of several.
     ///
     /// # Errors
     /// As [`Client::call`].
     pub fn call(&mut self, request: &Request) -> Result<Answer, ClientError> {
-        self.ask(request)?;
-        loop {
-            let answer = self.line()?;
-            if answer.is_final() {
-                return Ok(answer);
-            }
-        }
+        self.call_parts(request, |_| Ok(()))
+    }
+
+    /// Asks, as [`Client::call_parts`] does.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn call_parts(
+        &mut self,
+        request: &Request,
+        part: impl FnMut(Answer) -> io::Result<()>,
+    ) -> Result<Answer, ClientError> {
+        let Session { path, patience, runtime, requests, .. } = self;
+        runtime.block_on(Exchange { path, patience: *patience }.ask(requests, request, part))
     }
 
     /// Waits so long, or until the director ends.
@@ -170,56 +187,181 @@ impl Session {
     /// # Errors
     /// When it ended.
     pub fn wait_for_end(&mut self, limit: Duration) -> Result<(), ClientError> {
-        let stream = self.reader.get_ref();
-        stream.set_read_timeout(Some(limit)).map_err(|error| self.lost(error))?;
-        // Nobody says anything unasked, but that it is gone.
-        let ended = match self.reader.fill_buf() {
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                Ok(())
+        let Session { path, patience, runtime, connection, .. } = self;
+        match runtime.block_on(async { timeout(limit, connection).await }) {
+            Err(_) => Ok(()),
+            // Nobody says anything unasked, but that it is gone.
+            Ok(_) => {
+                let exchange = Exchange { path, patience: *patience };
+                Err(exchange.lost(io::ErrorKind::UnexpectedEof))
             }
-            Err(error) => Err(error),
-            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
-        };
-        let restored = self.reader.get_ref().set_read_timeout(Some(self.patience));
-        ended.and(restored).map_err(|error| self.lost(error))
+        }
+    }
+}
+
+/// One request and its answer.
+struct Exchange<'a> {
+    path: &'a Path,
+    patience: Duration,
+}
+
+impl Exchange<'_> {
+    fn lost(&self, source: impl Into<io::Error>) -> ClientError {
+        ClientError::Lost { path: self.path.to_owned(), source: source.into() }
     }
 
-    fn lost(&self, source: io::Error) -> ClientError {
-        ClientError::Lost { path: self.path.clone(), source }
+    /// What became of a connection.
+    fn broken(&self, error: &hyper::Error) -> ClientError {
+        let mut source = error.source();
+        while let Some(inner) = source {
+            if let Some(error) = inner.downcast_ref::<io::Error>() {
+                return self.lost(error.kind());
+            }
+            source = inner.source();
+        }
+        match error.is_parse() {
+            true => self.not_understood(error),
+            false => self.lost(io::ErrorKind::UnexpectedEof),
+        }
     }
 
-    fn not_understood(&self, error: &serde_json::Error) -> ClientError {
-        ClientError::NotUnderstood { path: self.path.clone(), what: error.to_string() }
+    fn not_understood(&self, what: impl Display) -> ClientError {
+        ClientError::NotUnderstood { path: self.path.to_owned(), what: what.to_string() }
     }
 
-    fn ask(&mut self, request: &Request) -> Result<(), ClientError> {
-        let mut line = serde_json::to_vec(request).map_err(|error| self.not_understood(&error))?;
-        if line.len() > MAX_REQUEST {
+    fn refused(&self, Error { code, message }: Error) -> ClientError {
+        match code.as_str() {
+            "permission_denied" => ClientError::Denied(self.path.to_owned()),
+            _ => ClientError::Refused { code, message },
+        }
+    }
+
+    async fn ask(
+        &self,
+        requests: &mut SendRequest<Full<Bytes>>,
+        request: &Request,
+        part: impl FnMut(Answer) -> io::Result<()>,
+    ) -> Result<Answer, ClientError> {
+        let (route, call) = routes::encode(request).ok_or_else(|| self.not_understood("no route"))?;
+        let target = call.target(route);
+        if call.body.len() > MAX_REQUEST {
             return Err(ClientError::TooLong);
         }
-        line.push(b'\n');
-        self.written = self.reader.get_mut().write_all(&line);
-        Ok(())
+        let mut message = hyper::Request::builder()
+            .method(&route.method)
+            .uri(target)
+            .header(header::HOST, "sluice")
+            .header(header::ACCEPT, format!("{JSON}, {LINES}"));
+        if !call.body.is_empty() {
+            message = message.header(header::CONTENT_TYPE, JSON);
+        }
+        let message = message.body(Full::from(call.body)).map_err(|error| self.not_understood(error))?;
+        let response = async {
+            requests.ready().await?;
+            requests.send_request(message).await
+        };
+        let response =
+            timeout(self.patience, response).await.map_err(|_| self.lost(io::ErrorKind::TimedOut))?;
+        let response = response.map_err(|error| self.broken(&error))?;
+        let (head, body) = response.into_parts();
+        let is = |content_type| head.headers.get(header::CONTENT_TYPE).is_some_and(|is| is == content_type);
+        if head.status.is_success() && is(LINES) {
+            let shape = route.lines.ok_or_else(|| self.not_understood(LINES))?;
+            return self.lines(body, shape, part).await;
+        }
+        self.whole(head.status, body, route, part).await
     }
 
-    /// The next line of an answer.
-    fn line(&mut self) -> Result<Answer, ClientError> {
-        let mut line = String::new();
-        match self.reader.read_line(&mut line) {
-            Ok(0) => {
-                let closed = || io::Error::from(io::ErrorKind::UnexpectedEof);
-                let written = std::mem::replace(&mut self.written, Ok(()));
-                return Err(self.lost(written.err().unwrap_or_else(closed)));
-            }
-            Ok(_) => {}
-            Err(error) => return Err(self.lost(error)),
+    /// Reads a document.
+    async fn whole(
+        &self,
+        status: StatusCode,
+        mut body: Incoming,
+        route: &Route,
+        mut part: impl FnMut(Answer) -> io::Result<()>,
+    ) -> Result<Answer, ClientError> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = self.chunk(&mut body).await? {
+            bytes.extend_from_slice(&chunk);
         }
-        match serde_json::from_str(&line).map_err(|error| self.not_understood(&error))? {
-            Answer::Error { code, .. } if code == "permission_denied" => {
-                Err(ClientError::Denied(self.path.clone()))
+        if !status.is_success() {
+            let error = serde_json::from_slice(&bytes).map_err(|_| self.not_understood(status))?;
+            return Err(self.refused(error));
+        }
+        let Some(shape) = route.one.filter(|_| status != StatusCode::NO_CONTENT) else {
+            return Ok(Answer::Done);
+        };
+        let answer = (shape.decode)(&bytes).map_err(|error| self.not_understood(error))?;
+        if answer.is_final() {
+            return Ok(answer);
+        }
+        part(answer).map_err(ClientError::Output)?;
+        Ok(Answer::Done)
+    }
+
+    /// Reads line after line.
+    async fn lines(
+        &self,
+        mut body: Incoming,
+        shape: Shape,
+        mut part: impl FnMut(Answer) -> io::Result<()>,
+    ) -> Result<Answer, ClientError> {
+        let mut begun = Vec::new();
+        let mut end = Answer::Done;
+        while let Some(chunk) = self.chunk(&mut body).await? {
+            for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
+                let line = match piece.strip_suffix(b"\n") {
+                    None => {
+                        begun.extend_from_slice(piece);
+                        continue;
+                    }
+                    Some(line) if begun.is_empty() => line,
+                    Some(line) => {
+                        begun.extend_from_slice(line);
+                        &begun
+                    }
+                };
+                // An empty one is a sign of life.
+                if !line.is_empty() {
+                    match self.line(line, shape)? {
+                        answer if answer.is_final() => end = answer,
+                        answer => part(answer).map_err(ClientError::Output)?,
+                    }
+                }
+                begun.clear();
             }
-            Answer::Error { code, message } => Err(ClientError::Refused { code, message }),
-            answer => Ok(answer),
+        }
+        Ok(end)
+    }
+
+    fn line(&self, line: &[u8], shape: Shape) -> Result<Answer, ClientError> {
+        // Nothing that is listed begins so.
+        if line.starts_with(b"{\"error\":")
+            && let Ok(LastLine { error }) = serde_json::from_slice(line)
+        {
+            return Err(self.refused(error));
+        }
+        (shape.decode)(line).map_err(|error| self.not_understood(error))
+    }
+
+    async fn chunk(&self, body: &mut Incoming) -> Result<Option<Bytes>, ClientError> {
+        loop {
+            let frame = timeout(self.patience, body.frame()).await;
+            match frame.map_err(|_| self.lost(io::ErrorKind::TimedOut))? {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(self.broken(&error)),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => return Ok(Some(data)),
+                    // Trailers, which say nothing here.
+                    Err(_) => continue,
+                },
+            }
         }
     }
+}
+
+/// The last line of an answer that failed in its middle.
+#[derive(Deserialize)]
+struct LastLine {
+    error: Error,
 }

@@ -2,16 +2,21 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::capture::CaptureFilter;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::service::ServiceTable;
 use tokio::sync::mpsc;
 
 use super::DataPlane;
+use crate::capture::CapturePart;
 use crate::observe::Observatory;
 use crate::role::Role;
 use crate::rules::{Daemon, RulesError};
 use crate::sync::lvs::socket;
+use crate::trace::Asked;
 
 /// Adopts tables at once, unless told not to, and lists the connections that
 /// it was given.
@@ -23,6 +28,9 @@ pub struct FakePlane {
     pub stuck_at: Cell<Option<u64>>,
     /// Slices of the listing
     pub slices: RefCell<Vec<Vec<ConnectionRecord>>>,
+    /// A slice that is listed again and again in place of those, and how often
+    /// it was
+    pub endless: RefCell<Option<(Vec<ConnectionRecord>, Arc<AtomicUsize>)>>,
     /// The role that it was given
     pub role: Cell<Role>,
     /// What is seen of it
@@ -39,6 +47,16 @@ impl DataPlane for FakePlane {
     }
 
     fn connections(&self, filter: ConnectionFilter) -> mpsc::Receiver<Vec<ConnectionRecord>> {
+        if let Some((slice, number)) = self.endless.borrow().clone() {
+            let (sender, receiver) = mpsc::channel(1);
+            // As workers do it, on a thread of its own.
+            thread::spawn(move || {
+                while sender.blocking_send(slice.clone()).is_ok() {
+                    number.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            return receiver;
+        }
         let mut slices = self.slices.borrow().clone();
         slices.iter_mut().for_each(|slice| slice.retain(|record| filter.matches(record)));
         let (sender, receiver) = mpsc::channel(slices.len().max(1));
@@ -47,6 +65,30 @@ impl DataPlane for FakePlane {
             let _ = sender.try_send(slice);
         }
         receiver
+    }
+
+    /// There are no packets.
+    fn capture(&self, _: CaptureFilter, _: usize) -> Option<mpsc::Receiver<CapturePart>> {
+        let (sender, receiver) = mpsc::channel(1);
+        // There is room for it.
+        let _ = sender.try_send(CapturePart { interfaces: vec!["lo".into()], ..CapturePart::default() });
+        Some(receiver)
+    }
+
+    /// There are no workers.
+    fn trace(&self, _: &Tuple, interface: Option<usize>, _: Option<u32>) -> Asked {
+        Asked {
+            interfaces: self.interfaces().to_vec(),
+            interface: interface.unwrap_or(0),
+            wanted: None,
+            queue: None,
+            questions: Vec::new(),
+        }
+    }
+
+    fn interfaces(&self) -> &[String] {
+        static LOOPBACK: std::sync::LazyLock<[String; 1]> = std::sync::LazyLock::new(|| ["lo".into()]);
+        &*LOOPBACK
     }
 
     fn adopted(&self) {}

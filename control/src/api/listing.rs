@@ -4,12 +4,11 @@ use std::io;
 use std::time::Duration;
 
 use sluice_dataplane::conn::ConnectionRecord;
-use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::body::{Writer, send};
 use super::message::Answer;
-use super::server::send;
 use crate::events::{EventLog, Kind};
 
 /// Events of one part.
@@ -23,7 +22,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 pub(super) async fn connections(
     mut slices: mpsc::Receiver<Vec<ConnectionRecord>>,
     limit: Option<u64>,
-    writer: &mut OwnedWriteHalf,
+    writer: &mut Writer,
 ) -> io::Result<()> {
     let mut left = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     while left > 0
@@ -55,7 +54,7 @@ pub(super) async fn events(
     limit: Option<usize>,
     kind: Option<Kind>,
     follow: bool,
-    writer: &mut OwnedWriteHalf,
+    writer: &mut Writer,
 ) -> io::Result<()> {
     let mut newest = log.follow();
     let mut limit = limit.unwrap_or(usize::MAX);

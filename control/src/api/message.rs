@@ -1,15 +1,16 @@
 //! What can be asked of a director, and what it answers.
 //!
-//! The JSON is that of serde for these types: `"flush"`,
-//! `{"delete_service":{"service":{"address":{"protocol":"tcp","address":"192.0.2.10","port":80}}}}`.
+//! [`routes`](super::routes) says how these are told over HTTP.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::ConnectionRecord;
 
 use super::query::ConnectionQuery;
+use crate::capture::{CapturePart, CaptureQuery};
 use crate::events::{EventRecord, Kind};
 use crate::health::ServiceHealth;
 use crate::marks::{MarkListing, MarkRule};
@@ -19,10 +20,10 @@ use crate::rules::{
     Change, ConfiguredService, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing,
     ServiceName, ServiceSettings, Timeouts,
 };
+use crate::trace::{TraceQuery, TraceReport};
 
-/// A request: one line from the client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// `ipvsadm -A`
     AddService {
@@ -98,11 +99,8 @@ pub enum Request {
         /// Which service; without one, all that use LIPs
         service: Option<ServiceName>,
     },
-    /// `ipvsadm -L -c`: answered by any number of [`Answer::Connections`],
-    /// then [`Answer::Done`]
-    Connections,
-    /// `sluice connections`: answered as [`Request::Connections`] is, or by
-    /// [`Answer::Count`]
+    /// `ipvsadm -L -c` and `sluice connections`: answered by any number of
+    /// [`Answer::Connections`], then [`Answer::Done`], or by [`Answer::Count`]
     FindConnections {
         /// Which
         query: ConnectionQuery,
@@ -161,6 +159,22 @@ pub enum Request {
     Configuration,
     /// Counters and state of the data plane
     Status,
+    /// `sluice capture`: answered by any number of [`Answer::Captured`], some of
+    /// which are empty, so that both sides know of each other; then, if there is a
+    /// limit, by [`Answer::Done`]
+    Capture {
+        /// Which packets
+        query: CaptureQuery,
+        /// So many at most
+        count: Option<u64>,
+        /// For so many seconds at most
+        seconds: Option<u64>,
+    },
+    /// `sluice trace`
+    Trace {
+        /// Of which packet
+        query: TraceQuery,
+    },
     /// `sluice role`
     Role,
     /// `sluice role active` and `backup`
@@ -196,7 +210,6 @@ pub enum Request {
         /// Those that it has
         interfaces: Vec<String>,
         /// Whether it can go on with the sockets of the running process
-        #[serde(default)]
         sockets: bool,
     },
     /// `sluice reload`: answered by any number of [`Answer::Changes`], then
@@ -208,13 +221,17 @@ pub enum Request {
 }
 
 impl Request {
+    /// All connections.
+    pub fn connections() -> Self {
+        Request::FindConnections { query: ConnectionQuery::default(), limit: None, count: false }
+    }
+
     /// Whether it leaves the rules as they are.
     pub fn only_asks(&self) -> bool {
         matches!(
             self,
             Request::Services { .. }
                 | Request::LocalAddresses { .. }
-                | Request::Connections
                 | Request::FindConnections { .. }
                 | Request::Timeouts
                 | Request::Daemons
@@ -223,6 +240,8 @@ impl Request {
                 | Request::Health
                 | Request::Overview { .. }
                 | Request::Events { .. }
+                | Request::Capture { .. }
+                | Request::Trace { .. }
                 | Request::Role
                 // keepalived says it once only.
                 | Request::SetRole { .. }
@@ -230,9 +249,8 @@ impl Request {
     }
 }
 
-/// An answer, or a part of one: one line to the client.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+/// An answer, or a part of one.
+#[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// It is done, or all parts have been sent
     Done,
@@ -247,12 +265,16 @@ pub enum Answer {
     Service(ServiceListing),
     /// Part of the answer to [`Request::Health`]
     Health(ServiceHealth),
-    /// Part of the answer to [`Request::Connections`]
+    /// Part of the answer to [`Request::FindConnections`]
     Connections(Vec<ConnectionListing>),
     /// To [`Request::FindConnections`]: how many there are
     Count(u64),
     /// Part of the answer to [`Request::Events`], oldest first
     Events(Vec<EventRecord>),
+    /// Part of the answer to [`Request::Capture`]
+    Captured(CapturePart),
+    /// To [`Request::Trace`]
+    Trace(Box<TraceReport>),
     /// To [`Request::Overview`]
     Overview(Box<Overview>),
     /// To [`Request::LocalAddresses`]
@@ -284,7 +306,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// Whether no further line follows.
+    /// Whether nothing follows.
     pub fn is_final(&self) -> bool {
         !matches!(
             self,
@@ -292,6 +314,7 @@ impl Answer {
                 | Answer::Health(_)
                 | Answer::Connections(_)
                 | Answer::Events(_)
+                | Answer::Captured(_)
                 | Answer::Changes(_)
                 | Answer::Configured(_)
         )
@@ -316,7 +339,7 @@ impl From<RulesError> for Answer {
 }
 
 /// A connection in a listing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConnectionListing {
     /// Transport protocol
     pub protocol: Protocol,
@@ -346,7 +369,7 @@ pub struct ConnectionListing {
 }
 
 /// What a persistence engine tells a template by.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EngineData {
     /// Name of the engine (`PEName`)
     pub name: String,
@@ -377,7 +400,7 @@ impl From<ConnectionRecord> for ConnectionListing {
 }
 
 /// The LIPs that a service's FULLNAT servers are reached from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalAddressUse {
     /// The service
     pub service: ServiceName,

@@ -1,8 +1,10 @@
 //! Which connections are asked for.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::{ConnectionFilter, Endpoint, State};
 use sluice_dataplane::neigh::Prefix;
@@ -10,7 +12,7 @@ use sluice_dataplane::neigh::Prefix;
 use crate::rules::{Method, Protocol};
 
 /// What a connection has to be; what is not said matches all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConnectionQuery {
     /// Transport protocol
@@ -32,8 +34,8 @@ pub struct ConnectionQuery {
 }
 
 /// Addresses, and a port where one is meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
 pub struct EndpointQuery {
     /// An address, or the first of a network
     pub address: IpAddr,
@@ -47,7 +49,9 @@ pub struct EndpointQuery {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     /// Neither an address nor a network
-    #[error("{0:?} is no address: write ADDRESS, ADDRESS:PORT, [IPV6]:PORT or NETWORK/LENGTH")]
+    #[error(
+        "{0:?} is no address: write ADDRESS, ADDRESS:PORT, [IPV6]:PORT, NETWORK/LENGTH or NETWORK/LENGTH:PORT"
+    )]
     NoAddress(String),
     /// More bits than the address has
     #[error("there is no network {0}/{1}: the length is 0 to 32 for IPv4 and 0 to 128 for IPv6")]
@@ -68,16 +72,48 @@ impl FromStr for EndpointQuery {
         if let Ok(end) = text.parse::<SocketAddr>() {
             return Ok(EndpointQuery { address: end.ip(), length: all(end.ip()), port: Some(end.port()) });
         }
-        let network = text.split_once('/').and_then(|(address, length)| {
-            Some(EndpointQuery { address: address.parse().ok()?, length: length.parse().ok()?, port: None })
+        let network = text.split_once('/').and_then(|(address, rest)| {
+            let (length, port) = match rest.split_once(':') {
+                Some((length, port)) => (length, Some(port.parse().ok()?)),
+                None => (rest, None),
+            };
+            Some(EndpointQuery { address: address.parse().ok()?, length: length.parse().ok()?, port })
         });
         let network = network.ok_or_else(|| QueryError::NoAddress(text.into()))?;
         network.endpoint().map(|_| network)
     }
 }
 
+impl fmt::Display for EndpointQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let EndpointQuery { address, length, port } = *self;
+        let whole = length == if address.is_ipv4() { 32 } else { 128 };
+        match port {
+            None if whole => address.fmt(f),
+            Some(port) if whole => SocketAddr::new(address, port).fmt(f),
+            None => write!(f, "{address}/{length}"),
+            Some(port) => write!(f, "{address}/{length}:{port}"),
+        }
+    }
+}
+
+impl From<EndpointQuery> for String {
+    fn from(end: EndpointQuery) -> String {
+        end.to_string()
+    }
+}
+
+impl TryFrom<String> for EndpointQuery {
+    type Error = QueryError;
+
+    fn try_from(text: String) -> Result<Self, QueryError> {
+        text.parse()
+    }
+}
+
 impl EndpointQuery {
-    fn endpoint(self) -> Result<Endpoint, QueryError> {
+    /// What workers look for.
+    pub(crate) fn endpoint(self) -> Result<Endpoint, QueryError> {
         let prefix = Prefix::new(self.address.into(), self.length)
             .ok_or(QueryError::NoNetwork(self.address, self.length))?;
         Ok(Endpoint { prefix, port: self.port })
@@ -132,13 +168,19 @@ mod tests {
             ("2001:db8::1", end("2001:db8::1", 128, None)),
             ("[2001:db8::1]:80", end("2001:db8::1", 128, Some(80))),
             ("2001:db8::/32", end("2001:db8::", 32, None)),
+            ("192.0.2.0/24:80", end("192.0.2.0", 24, Some(80))),
+            ("2001:db8::/32:80", end("2001:db8::", 32, Some(80))),
             ("0.0.0.0/0", end("0.0.0.0", 0, None)),
             ("192.0.2.0/33", Err(QueryError::NoNetwork([192, 0, 2, 0].into(), 33))),
             ("example.test", Err(QueryError::NoAddress("example.test".into()))),
             ("", Err(QueryError::NoAddress(String::new()))),
             ("192.0.2.10:99999", Err(QueryError::NoAddress("192.0.2.10:99999".into()))),
         ] {
-            assert_eq!(text.parse::<EndpointQuery>(), expected, "{text}");
+            let parsed = text.parse::<EndpointQuery>();
+            assert_eq!(parsed, expected, "{text}");
+            if let Ok(end) = parsed {
+                assert_eq!(end.to_string(), text);
+            }
         }
     }
 

@@ -1,15 +1,16 @@
 //! The director's socket file: made, checked, removed.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, lchown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::sys::stat::{Mode, fchmod};
+use nix::unistd::Gid;
 
 /// Why a director cannot listen.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,8 @@ pub enum BindError {
 pub struct Listener {
     pub(super) socket: tokio::net::UnixListener,
     path: PathBuf,
+    /// Whose members may connect
+    pub(super) group: Option<Gid>,
     /// Device and inode, so that only our own file is removed
     identity: (u64, u64),
 }
@@ -92,9 +95,29 @@ impl Listener {
         let listener = Listener {
             socket: tokio::net::UnixListener::from_std(socket).map_err(failed("polling"))?,
             path: path.to_owned(),
+            group: None,
             identity: (metadata.dev(), metadata.ino()),
         };
         Ok(listener)
+    }
+
+    /// Lets the members of a group connect: the file becomes theirs, with mode
+    /// 0660.
+    ///
+    /// # Errors
+    /// [`BindError::System`]: only root can give it to a group that the director's
+    /// user is not in.
+    pub fn open_to(mut self, group: Gid) -> Result<Self, BindError> {
+        let failed = |source| BindError::System {
+            path: self.path.clone(),
+            doing: "giving it to the group that api_group names",
+            source,
+        };
+        // The group first, so that no other one has access at any time.
+        lchown(&self.path, None, Some(group.as_raw())).map_err(failed)?;
+        fs::set_permissions(&self.path, Permissions::from_mode(0o660)).map_err(failed)?;
+        self.group = Some(group);
+        Ok(self)
     }
 
     /// Where it listens.

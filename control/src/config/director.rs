@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
+use sluice_dataplane::service::OffloadChoice;
 use toml::Spanned;
 
 use super::check::{Check, INTERFACE_HINT};
@@ -13,6 +14,9 @@ use crate::role::Role;
 
 /// Longest path of a Unix socket (`sun_path` less its NUL).
 const MAX_SOCKET: usize = 107;
+
+/// Longest name of a group (`LOGIN_NAME_MAX` less its NUL).
+const MAX_GROUP: usize = 255;
 
 impl Check<'_> {
     pub(super) fn director(&mut self, spanned: &Spanned<file::Director>) -> Director {
@@ -51,6 +55,7 @@ impl Check<'_> {
                 &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)],
             ),
             socket: file.socket.as_ref().map(|path| self.socket(path)),
+            api_group: file.api_group.as_ref().map(|name| self.api_group(name)),
             role: self.choice(
                 "role",
                 file.role.as_ref(),
@@ -61,6 +66,13 @@ impl Check<'_> {
                 file.when_gone.as_ref(),
                 &[("kernel", WhenGone::Kernel), ("drop", WhenGone::Drop)],
             ),
+            offload: match &file.offload {
+                Some(value) => self.offload(Some(value)),
+                None => OffloadChoice::Off,
+            },
+            offload_flows: self.offload_flows(file.offload_flows.as_ref()),
+            offload_after: self.offload_after(file.offload_after.as_ref()),
+            offload_stale: self.offload_stale(file.offload_stale.as_ref()),
             tunables,
             timeouts: self.timeouts(&file.timeouts),
         }
@@ -150,5 +162,18 @@ impl Check<'_> {
             );
         }
         PathBuf::from(text)
+    }
+    /// Whether there is such a group is seen at start: the file may be checked on another machine.
+    fn api_group(&mut self, name: &Spanned<String>) -> String {
+        let text = name.as_ref();
+        let odd = |c: char| c == ':' || c == '/' || c.is_whitespace() || c.is_control();
+        if text.is_empty() || text.len() > MAX_GROUP || text.contains(odd) {
+            self.problem(
+                name.span(),
+                format!("{text:?} cannot be the name of a group"),
+                "`getent group` lists those that there are; leave it out so that only root has access",
+            );
+        }
+        text.clone()
     }
 }

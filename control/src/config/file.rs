@@ -55,8 +55,13 @@ pub(super) struct Director {
     pub(super) idle: Option<Spanned<String>>,
     pub(super) xdp_mode: Option<Spanned<String>>,
     pub(super) socket: Option<Spanned<String>>,
+    pub(super) api_group: Option<Spanned<String>>,
     pub(super) role: Option<Spanned<String>>,
     pub(super) when_gone: Option<Spanned<String>>,
+    pub(super) offload: Option<Spanned<String>>,
+    pub(super) offload_flows: Option<Spanned<i64>>,
+    pub(super) offload_after: Option<Spanned<i64>>,
+    pub(super) offload_stale: Option<Spanned<i64>>,
     pub(super) expire_nodest_conn: Option<bool>,
     pub(super) expire_quiescent_template: Option<bool>,
     pub(super) conn_reuse_mode: Option<Spanned<i64>>,
@@ -89,6 +94,7 @@ pub(super) struct Service {
     pub(super) persistent: Option<Spanned<i64>>,
     pub(super) netmask: Option<Spanned<String>>,
     pub(super) engine: Option<Spanned<String>>,
+    pub(super) offload: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) timeouts: BTreeMap<String, Spanned<i64>>,
     #[serde(default)]

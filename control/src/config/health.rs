@@ -60,6 +60,7 @@ pub(super) struct HealthCheck {
     source: Option<Spanned<String>>,
     fwmark: Option<Spanned<i64>>,
     interface: Option<Spanned<String>>,
+    vip: Option<Spanned<bool>>,
     method: Option<Spanned<String>>,
     path: Option<Spanned<String>>,
     host: Option<Spanned<String>>,
@@ -127,6 +128,18 @@ impl Check<'_> {
             // What is no address was said to be none already.
             if let (Ok((ip, port)), Some(key)) = (address, key) {
                 own_checks.insert((ip, port.unwrap_or(key.port())), own);
+            }
+        }
+        let of_servers = service.server.iter().filter_map(|server| server.as_ref().check.as_ref()).flatten();
+        for check in service.check.iter().chain(of_servers) {
+            if let (Some(ServiceKey::Mark { .. }), Some(vip)) = (key, &check.as_ref().vip)
+                && *vip.as_ref()
+            {
+                self.problem(
+                    vip.span(),
+                    "a service of a mark has no VIP of its own to ask for",
+                    "remove it, or check by a service of one address",
+                );
             }
         }
         let quorum = service.quorum.as_ref().map_or(1, |value| self.whole("quorum", value, 1..=u32::MAX));
@@ -231,11 +244,14 @@ impl Check<'_> {
         const HOST: &[Name] = &[Name::Http, Name::Https, Name::Grpc, Name::Grpcs];
         const SOCKET: &[Name] =
             &[Name::Tcp, Name::Http, Name::Https, Name::Grpc, Name::Grpcs, Name::Dns, Name::Udp, Name::Icmp];
+        const ASKED: &[Name] =
+            &[Name::Tcp, Name::Http, Name::Https, Name::Grpc, Name::Grpcs, Name::Dns, Name::Udp];
         type Use = (&'static str, Option<Range<usize>>, &'static [Name]);
-        let uses: [Use; 20] = [
+        let uses: [Use; 21] = [
             ("source", at(&check.source), SOCKET),
             ("fwmark", at(&check.fwmark), SOCKET),
             ("interface", at(&check.interface), SOCKET),
+            ("vip", at(&check.vip), ASKED),
             ("port", at(&check.port).filter(|_| name == Name::Icmp), &[]),
             ("method", at(&check.method), WEB),
             ("path", at(&check.path), WEB),
@@ -299,12 +315,17 @@ impl Check<'_> {
     }
 
     fn way(&mut self, check: &HealthCheck) -> Way {
+        if let (Some(vip), Some(_)) = (check.vip.as_ref().filter(|vip| *vip.as_ref()), &check.address) {
+            let hint = "remove one of the two";
+            self.problem(vip.span(), "a check asks for the VIP or for another address, not for both", hint);
+        }
         Way {
             address: check.address.as_ref().and_then(|text| self.ip(text)),
             port: check.port.as_ref().map(|n| self.whole("port", n, 1..=65_535)).map(|port| port as u16),
             source: check.source.as_ref().and_then(|text| self.ip(text)),
             mark: check.fwmark.as_ref().map(|n| self.whole("fwmark", n, 1..=u32::MAX)),
             interface: check.interface.as_ref().map(|name| self.interface(name, INTERFACE_HINT)),
+            vip: check.vip.as_ref().is_some_and(|vip| *vip.as_ref()),
         }
     }
 

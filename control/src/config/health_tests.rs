@@ -63,6 +63,8 @@ fn every_mistake_is_named_with_its_line() {
         ("kind = \"grpc\"\ntls_name = \"a\"", "has no tls_name"),
         ("kind = \"grpcs\"\nhost = \"a b\"", "cannot be a host"),
         ("kind = \"http\"\ngrpc_service = \"a\"", "has no grpc_service"),
+        ("kind = \"icmp\"\nvip = true", "has no vip"),
+        ("kind = \"tcp\"\nvip = true\naddress = \"10.0.2.1\"", "not for both"),
         ("kind = \"dns\"\nname = \"a..b\"", "not a domain name"),
         ("kind = \"dns\"\nrecord = \"XX\"", "no record"),
         ("kind = \"command\"", "needs a command"),

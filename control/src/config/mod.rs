@@ -15,6 +15,7 @@ mod health_tests;
 mod mark;
 #[cfg(test)]
 mod mark_tests;
+mod offload;
 mod options;
 mod place;
 mod problem;
@@ -36,7 +37,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sluice_dataplane::conn::TimeoutOverrides;
-use sluice_dataplane::service::{Method, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
+use sluice_dataplane::service::{Method, OffloadChoice, SchedulerKind, ServiceKey, ServiceOptions, Tunables};
 use sluice_dataplane::wire::Address;
 
 use crate::health::ServicePlan;
@@ -44,6 +45,7 @@ use crate::marks::MarkRule;
 use crate::role::Role;
 use crate::rules::{Daemon, Tunnel};
 
+pub(crate) use offload::name as offload_name;
 pub use problem::{Error, Problem, Problems};
 pub use web::{DEFAULT_PORT, Web};
 
@@ -84,10 +86,21 @@ pub struct Director {
     pub xdp_mode: XdpMode,
     /// Where the API socket is, if the file says so
     pub socket: Option<PathBuf>,
+    /// The group whose members may use that socket
+    pub api_group: Option<String>,
     /// Whether it begins as the active director
     pub role: Role,
     /// What becomes of packets of services when the director crashed
     pub when_gone: WhenGone,
+    /// Whether established connections are carried in the kernel
+    pub offload: OffloadChoice,
+    /// Connections that are carried at most
+    pub offload_flows: u32,
+    /// Packets after which a connection is carried
+    pub offload_after: u8,
+    /// Seconds after which nothing is carried for a worker that shows no sign of
+    /// life
+    pub offload_stale: u32,
     /// The sysctls of IPVS that are settings here
     pub tunables: Tunables,
     /// How long connections live, where that is not the kernel's default

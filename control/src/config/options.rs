@@ -32,7 +32,12 @@ impl Check<'_> {
             );
         }
         let persistence = self.persistence(service, key.map(|key| key.family()));
-        ServiceOptions { one_packet, persistence, engine: self.engine(service, protocol) }
+        ServiceOptions {
+            one_packet,
+            persistence,
+            engine: self.engine(service, protocol),
+            ..ServiceOptions::default()
+        }
     }
 
     fn engine(&mut self, service: &file::Service, protocol: Option<Protocol>) -> Option<Engine> {

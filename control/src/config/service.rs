@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
-use sluice_dataplane::service::{SchedulerKind, ServiceKey};
+use sluice_dataplane::service::{SchedulerKind, ServiceKey, ServiceOptions};
 use sluice_dataplane::wire::Address;
 use toml::Spanned;
 
@@ -22,7 +22,10 @@ impl Check<'_> {
             let key = self.key(spanned);
             let scheduler = self.scheduler(service.scheduler.as_ref());
             let flags = self.flags(scheduler, &service.flags);
-            let options = self.options(service, key.as_ref().map(|(key, _)| *key));
+            let options = ServiceOptions {
+                offload: self.offload_of_service(service.offload.as_ref(), director.offload),
+                ..self.options(service, key.as_ref().map(|(key, _)| *key))
+            };
             let timeouts = self.timeouts(&service.timeouts);
             let local_addresses = self.local_addresses(&service.local_addresses);
             if let Some((key, span)) = &key {

@@ -28,6 +28,7 @@ fn service_rules(service: &Service) -> ServiceRules {
     ServiceRules {
         name,
         timeouts: service.timeouts,
+        offload: service.options.offload,
         settings: ServiceSettings {
             scheduler_flags: service.flags,
             ..ServiceSettings::plain(service.scheduler.name(), name.family()).with(service.options)

@@ -67,8 +67,13 @@ fn the_example_of_the_documentation_resolves() {
                 idle: Idle::Spin,
                 xdp_mode: XdpMode::Auto,
                 socket: None,
+                api_group: None,
                 role: Role::Active,
                 when_gone: WhenGone::Kernel,
+                offload: OffloadChoice::Off,
+                offload_flows: 262_144,
+                offload_after: 8,
+                offload_stale: 1,
                 tunables: Tunables::default(),
                 timeouts: TimeoutOverrides::default(),
             },
@@ -118,13 +123,14 @@ fn a_director_needs_no_service_and_has_defaults() {
     assert_eq!(config.services, []);
     assert_eq!(config.director.connections_per_worker, DEFAULT_CONNECTIONS);
     let config = parse(&format!(
-        "{SMALLEST}idle = \"sleep\"\nxdp_mode = \"generic\"\nsocket = \"/run/x.sock\"\n\
+        "{SMALLEST}idle = \"sleep\"\nxdp_mode = \"generic\"\nsocket = \"/run/x.sock\"\napi_group = \"lb\"\n\
          [[service]]\naddress = \"192.0.2.1:53\"\nprotocol = \"udp\"\n"
     ))
     .unwrap();
     assert_eq!(config.director.idle, Idle::Sleep);
     assert_eq!(config.director.xdp_mode, XdpMode::Generic);
     assert_eq!(config.director.socket, Some("/run/x.sock".into()));
+    assert_eq!(config.director.api_group.as_deref(), Some("lb"));
     assert_eq!(config.services[0].scheduler, SchedulerKind::Wlc);
     assert_eq!(config.services[0].servers, []);
 }
@@ -182,6 +188,7 @@ xdp_mode = "fast"
 socket = "sluice.sock"
 role = "master"
 when_gone = "reset"
+api_group = "two words"
 "#;
     assert_eq!(
         parse(text).unwrap_err(),
@@ -213,7 +220,9 @@ s.toml:8:10: \"sluice.sock\" cannot be the path of a socket
 s.toml:9:8: there is no role \"master\"
     hint: choose \"active\" or \"backup\"
 s.toml:10:13: there is no when_gone \"reset\"
-    hint: choose \"kernel\" or \"drop\""
+    hint: choose \"kernel\" or \"drop\"
+s.toml:11:13: \"two words\" cannot be the name of a group
+    hint: `getent group` lists those that there are; leave it out so that only root has access"
     );
 }
 

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use sluice_dataplane::conn::TimeoutOverrides;
-use sluice_dataplane::service::SchedulerKind;
+use sluice_dataplane::service::{OffloadChoice, SchedulerKind};
 use toml_edit::{Array, ArrayOfTables, Item, Table, TableLike, Value};
 
 use super::timeouts::named;
@@ -51,6 +51,7 @@ pub(crate) fn service(rules: &ServiceRules) -> Table {
     put_settings(&mut table, &plain, &rules.settings);
     put_local_addresses(&mut table, &rules.local_addresses);
     put_timeouts(&mut table, &rules.timeouts);
+    put_offload(&mut table, rules.offload);
     let mut servers = ArrayOfTables::new();
     for one in &rules.servers {
         servers.push(server(one, rules.name.port()));
@@ -131,6 +132,12 @@ pub(crate) fn put_timeouts(table: &mut dyn TableLike, timeouts: &TimeoutOverride
         inline.insert(&name, i64::from(seconds).into());
     }
     put(table, "timeouts", Some(inline.into()));
+}
+
+/// Writes whether a service's connections are carried in the kernel, where that is
+/// not as the director has it.
+pub(crate) fn put_offload(table: &mut dyn TableLike, offload: OffloadChoice) {
+    put(table, "offload", (offload != OffloadChoice::default()).then(|| offload.name().into()));
 }
 
 /// A `[[service.server]]`.

@@ -17,11 +17,13 @@ mod show;
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use changes::describe;
 pub use log::{CAPACITY, EventLog};
 pub use recorder::Recorder;
+pub(crate) use show::utc_ns;
 pub use show::{Arguments, main};
 
 /// Longest text of an event in bytes; what is beyond is cut off.
@@ -30,7 +32,7 @@ pub const MAX_TEXT: usize = 512;
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident = $text:literal),+ $(,)?) => {
         /// What an event is about.
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "snake_case")]
         pub enum Kind { $($(#[$doc])* $name),+ }
 
@@ -95,7 +97,7 @@ impl fmt::Display for Kind {
 }
 
 /// How much an event matters.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// As it should be
@@ -127,7 +129,7 @@ impl fmt::Display for Severity {
 }
 
 /// An entry of the log.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct EventRecord {
     /// Its number since the director started, from 1, without gaps
     pub number: u64,

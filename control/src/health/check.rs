@@ -4,15 +4,15 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::net::{TcpSocket, TcpStream, UdpSocket};
-
 use super::command::Command;
 use super::dns::Dns;
 use super::grpc::Grpc;
 use super::http::Http;
+use super::route::Route;
 use super::udp::Udp;
+use super::vip::{Passages, Through};
 use super::{command, dns, grpc, http, icmp, tcp, udp};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// A check, to be made of any server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,6 +74,9 @@ pub struct Way {
     pub mark: Option<u32>,
     /// The interface to send by (`SO_BINDTODEVICE`)
     pub interface: Option<String>,
+    /// Whether a server of direct routing or of a tunnel in IP is asked for the service's address, as clients ask it;
+    /// others are asked for their own
+    pub vip: bool,
 }
 
 impl Way {
@@ -96,24 +99,6 @@ impl Way {
             socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
         }
         Ok(socket)
-    }
-
-    pub(super) async fn connect(&self, target: SocketAddr) -> Result<TcpStream, String> {
-        let connected = async {
-            let socket = self.socket(target.ip(), Type::STREAM, Protocol::TCP)?;
-            TcpSocket::from_std_stream(socket.into()).connect(target).await
-        };
-        connected.await.map_err(|error| format!("cannot connect: {}", plain(&error)))
-    }
-
-    pub(super) async fn datagrams(&self, target: SocketAddr) -> Result<UdpSocket, String> {
-        let opened = async {
-            let socket = self.socket(target.ip(), Type::DGRAM, Protocol::UDP)?;
-            let socket = UdpSocket::from_std(socket.into())?;
-            socket.connect(target).await?;
-            Ok::<_, io::Error>(socket)
-        };
-        opened.await.map_err(|error| format!("cannot send: {}", plain(&error)))
     }
 }
 
@@ -150,16 +135,25 @@ pub(super) type Finding = Result<Option<u32>, String>;
 
 /// Makes the check once. It takes as long as the server lets it: whoever calls
 /// this bounds it.
-pub(super) async fn make(check: &Check, target: SocketAddr, pinger: &icmp::Pinger) -> Finding {
-    match &check.kind {
-        Kind::Tcp => tcp::check(&check.way, target).await.map(|()| None),
-        Kind::Http(http) => http::check(http, &check.way, target).await.map(|()| None),
-        Kind::Grpc(grpc) => grpc::check(grpc, &check.way, target).await.map(|()| None),
-        Kind::Dns(dns) => dns::check(dns, &check.way, target).await.map(|()| None),
-        Kind::Udp(udp) => udp::check(udp, &check.way, target, check.timing.timeout).await.map(|()| None),
+pub(super) async fn make(
+    check: &Check,
+    target: SocketAddr,
+    through: Option<Through>,
+    pinger: &icmp::Pinger,
+    passages: &Passages,
+) -> Finding {
+    let route = &Route::new(&check.way, target.ip(), through, passages);
+    let target = SocketAddr::new(through.map_or(target.ip(), |through| through.vip), target.port());
+    let finding = match &check.kind {
+        Kind::Tcp => tcp::check(route, target).await.map(|()| None),
+        Kind::Http(http) => http::check(http, route, target).await.map(|()| None),
+        Kind::Grpc(grpc) => grpc::check(grpc, route, target).await.map(|()| None),
+        Kind::Dns(dns) => dns::check(dns, route, target).await.map(|()| None),
+        Kind::Udp(udp) => udp::check(udp, route, target, check.timing.timeout).await.map(|()| None),
         Kind::Icmp => icmp::check(pinger, &check.way, target.ip()).await.map(|()| None),
         Kind::Command(command) => command::check(command, target).await,
-    }
+    };
+    route.judged(finding)
 }
 
 /// An error of the system without its number.

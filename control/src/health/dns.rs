@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use super::check::{Way, plain};
+use super::check::plain;
+use super::route::Route;
 
 /// Types of records that may be asked for (RFC 1035, section 3.2.2).
 pub const TYPES: [(&str, u16); 8] =
@@ -58,8 +59,8 @@ fn question(name: &str, kind: u16) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-pub(super) async fn check(dns: &Dns, way: &Way, target: SocketAddr) -> Result<(), String> {
-    let socket = way.datagrams(target).await?;
+pub(super) async fn check(dns: &Dns, route: &Route<'_>, target: SocketAddr) -> Result<(), String> {
+    let socket = route.datagrams(target).await?;
     let failed = |error: std::io::Error| plain(&error);
     let id = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     // Recursion desired; one question.

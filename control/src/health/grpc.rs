@@ -16,7 +16,7 @@ use hyper::body::Bytes;
 use hyper::{HeaderMap, Request, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::check::Way;
+use super::route::Route;
 use super::tls::Tls;
 
 /// Longest message of an answer in bytes, with all that is before it; the one
@@ -83,8 +83,8 @@ impl Grpc {
     }
 }
 
-pub(super) async fn check(grpc: &Grpc, way: &Way, target: SocketAddr) -> Result<(), String> {
-    let stream = way.connect(target).await?;
+pub(super) async fn check(grpc: &Grpc, route: &Route<'_>, target: SocketAddr) -> Result<(), String> {
+    let stream = route.connect(target).await?;
     match &grpc.tls {
         Some(tls) => {
             let stream = tls.connect(stream, grpc.host.as_deref(), target.ip()).await?;

@@ -11,8 +11,9 @@ use std::ops::RangeInclusive;
 use md5::{Digest, Md5};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::check::{Way, plain};
+use super::check::plain;
 use super::pattern::Pattern;
+use super::route::Route;
 use super::tls::Tls;
 
 /// Longest header of an answer, in bytes.
@@ -84,8 +85,8 @@ impl Http {
     }
 }
 
-pub(super) async fn check(http: &Http, way: &Way, target: SocketAddr) -> Result<(), String> {
-    let stream = way.connect(target).await?;
+pub(super) async fn check(http: &Http, route: &Route<'_>, target: SocketAddr) -> Result<(), String> {
+    let stream = route.connect(target).await?;
     match &http.tls {
         Some(tls) => {
             let host = http.host.as_deref();

@@ -20,6 +20,7 @@ mod overview;
 mod pattern;
 mod plan;
 mod quorum;
+mod route;
 mod schedule;
 mod status;
 mod supervisor;
@@ -30,6 +31,7 @@ mod tcp;
 mod tests;
 mod tls;
 mod udp;
+mod vip;
 
 pub use check::{Check, Kind, Timing, Way};
 pub use command::Command;

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::status::State;
@@ -12,7 +13,7 @@ use crate::observe::{self, ServerState};
 use crate::rules::{Rules, ServiceName};
 
 /// A service with its servers, for listings and metrics.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceHealth {
     /// Which
     pub service: ServiceName,
@@ -27,7 +28,7 @@ pub struct ServiceHealth {
 }
 
 /// A server and what is known of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ServerHealth {
     /// Its address
     pub address: IpAddr,
@@ -44,7 +45,7 @@ pub struct ServerHealth {
 }
 
 /// A check of a server.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CheckHealth {
     /// Its kind, as the configuration names it
     pub kind: String,

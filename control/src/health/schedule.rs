@@ -18,6 +18,7 @@ use super::check::{self, Check, Kind};
 use super::command;
 use super::icmp::Pinger;
 use super::status::{Results, State, Streak};
+use super::vip::{Passages, Through};
 use crate::rules::ServiceName;
 
 /// Most checks under way at a time; others wait for their turn.
@@ -40,6 +41,8 @@ pub(super) enum Order {
         id: u64,
         check: Arc<Check>,
         target: SocketAddr,
+        /// Whether it is asked for a VIP
+        through: Option<Through>,
         results: Arc<Results>,
     },
     /// Make it no more
@@ -67,11 +70,12 @@ pub(super) struct Checker {
 }
 
 impl Checker {
-    pub(super) fn start() -> io::Result<Self> {
+    /// On a director of these interfaces.
+    pub(super) fn start(interfaces: Vec<String>) -> io::Result<Self> {
         let (orders, received) = mpsc::channel(QUEUE);
         let (sender, verdicts) = mpsc::channel(QUEUE);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let run = move || LocalSet::new().block_on(&runtime, serve(received, sender));
+        let run = move || LocalSet::new().block_on(&runtime, serve(interfaces, received, sender));
         let thread = thread::Builder::new().name("health".into()).spawn(run)?;
         Ok(Checker { orders, verdicts, thread: Some(thread) })
     }
@@ -92,6 +96,7 @@ struct Shared {
     under_way: Semaphore,
     commands: Semaphore,
     pinger: Pinger,
+    passages: Passages,
     random: Cell<u64>,
 }
 
@@ -108,19 +113,21 @@ impl Shared {
     }
 }
 
-async fn serve(mut orders: mpsc::Receiver<Order>, verdicts: mpsc::Sender<Verdict>) {
+async fn serve(interfaces: Vec<String>, mut orders: mpsc::Receiver<Order>, verdicts: mpsc::Sender<Verdict>) {
     let shared = Rc::new(Shared {
         under_way: Semaphore::new(descriptors()),
         commands: Semaphore::new(MAX_COMMANDS),
         pinger: Pinger::default(),
+        passages: Passages::new(interfaces),
         random: Cell::new(u64::from(std::process::id()) << 32 | 0x9e37_79b9),
     });
     let mut running: HashMap<u64, AbortHandle> = HashMap::new();
     let mut notices: HashMap<ServiceName, mpsc::Sender<(Vec<String>, bool)>> = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Start { id, check, target, results } => {
-                let task = repeat(Rc::clone(&shared), id, check, target, results, verdicts.clone());
+            Order::Start { id, check, target, through, results } => {
+                let place = (target, through);
+                let task = repeat(Rc::clone(&shared), id, check, place, results, verdicts.clone());
                 running.insert(id, spawn_local(task).abort_handle());
             }
             Order::Stop { id } => {
@@ -158,7 +165,7 @@ async fn repeat(
     shared: Rc<Shared>,
     id: u64,
     check: Arc<Check>,
-    target: SocketAddr,
+    (target, through): (SocketAddr, Option<Through>),
     results: Arc<Results>,
     verdicts: mpsc::Sender<Verdict>,
 ) {
@@ -174,7 +181,8 @@ async fn repeat(
         // Nobody closes them.
         let Ok(turn) = turns.acquire().await else { return };
         let begun = Instant::now();
-        let made = timeout(timing.timeout, check::make(&check, target, &shared.pinger)).await;
+        let made = check::make(&check, target, through, &shared.pinger, &shared.passages);
+        let made = timeout(timing.timeout, made).await;
         drop(turn);
         let found = made.unwrap_or_else(|_| Err(format!("no answer within {:?}", timing.timeout)));
         results.note(found.as_ref().err().map(String::as_str), begun.elapsed());

@@ -16,8 +16,9 @@ use super::plan::ServicePlan;
 use super::quorum::Quorum;
 use super::schedule::{Checker, Order, Verdict};
 use super::status::{Results, State};
+use super::vip::Through;
 use crate::api::{DataPlane, Director};
-use crate::rules::{CheckedServer, Rules, ServiceName};
+use crate::rules::{CheckedServer, Method, Rules, Server, ServiceName, Tunnel};
 
 /// Between two looks whether somebody else changed the rules.
 const LOOK: Duration = Duration::from_millis(250);
@@ -66,6 +67,7 @@ pub(super) struct Probe {
     pub(super) id: u64,
     pub(super) check: Arc<Check>,
     pub(super) target: SocketAddr,
+    pub(super) through: Option<Through>,
     pub(super) results: Arc<Results>,
     pub(super) state: State,
     pub(super) weight: Option<u32>,
@@ -102,7 +104,7 @@ impl Health {
 /// When the thread of the checks could not be started, or ended.
 pub async fn supervise<D: DataPlane>(director: &Director<D>) -> io::Error {
     let health = director.health();
-    let mut checker = match Checker::start() {
+    let mut checker = match Checker::start(director.rules().interfaces().to_vec()) {
         Ok(checker) => checker,
         Err(error) => return error,
     };
@@ -216,13 +218,17 @@ impl Watch {
                     stop(monitor.take(), &mut self.owners, orders);
                 }
                 let wanted = plan.checks_of(server.address, server.port);
-                let same = |monitor: &Monitor| monitor.probes.iter().map(|probe| &probe.check).eq(wanted);
+                let through = |check: &Arc<Check>| through(check, name, &server);
+                let same = |monitor: &Monitor| {
+                    let now = monitor.probes.iter().map(|probe| (&probe.check, probe.through));
+                    now.eq(wanted.iter().map(|check| (check, through(check))))
+                };
                 if monitor.as_ref().is_some_and(|monitor| !same(monitor)) {
                     let out = monitor.as_ref().is_some_and(|monitor| monitor.out);
                     let state = monitor.as_ref().map_or(State::Checking, |monitor| monitor.state);
                     stop(monitor.take(), &mut self.owners, orders);
                     // A server that is out stays so until its new checks say that it is up.
-                    let mut new = start(*name, key, wanted, &mut self.next, &mut self.owners, orders);
+                    let mut new = start(*name, &server, wanted, &mut self.next, &mut self.owners, orders);
                     new.out = out;
                     if out && !wanted.is_empty() {
                         new.state = state;
@@ -231,7 +237,7 @@ impl Watch {
                     monitor = Some(new);
                 }
                 let monitor = monitor.unwrap_or_else(|| {
-                    let new = start(*name, key, wanted, &mut self.next, &mut self.owners, orders);
+                    let new = start(*name, &server, wanted, &mut self.next, &mut self.owners, orders);
                     // Of another process, whose place this one took.
                     let out = (suspended || held == Some(0)) && !wanted.is_empty();
                     if out { new.found_out() } else { new }
@@ -279,6 +285,17 @@ impl Watch {
     }
 }
 
+/// How a server is asked for the VIP, if this check and its method have it so.
+fn through(check: &Check, name: &ServiceName, server: &Server) -> Option<Through> {
+    let ServiceName::Address { address: vip, .. } = *name else { return None };
+    let tunnel = match (server.method, server.tunnel) {
+        (Method::Dr, _) => false,
+        (Method::Tun, Tunnel::Ipip) => true,
+        _ => return None,
+    };
+    (check.way.vip && vip.is_ipv4() == server.address.is_ipv4()).then_some(Through { vip, tunnel })
+}
+
 impl Monitor {
     /// A server that was out already: it stays so until its checks say that it is up.
     fn found_out(mut self) -> Self {
@@ -291,20 +308,24 @@ impl Monitor {
 
 fn start(
     name: ServiceName,
-    key: Key,
+    server: &Server,
     checks: &[Arc<Check>],
     next: &mut u64,
     owners: &mut HashMap<u64, (ServiceName, Key)>,
     orders: &mut Vec<Order>,
 ) -> Monitor {
+    let key = (server.address, server.port);
     let probe = |check: &Arc<Check>| {
         let id = *next;
         *next += 1;
         owners.insert(id, (name, key));
         let target = check.way.target(key.0, key.1);
+        let through = through(check, &name, server);
         let results = Arc::new(Results::default());
-        orders.push(Order::Start { id, check: Arc::clone(check), target, results: Arc::clone(&results) });
-        Probe { id, check: Arc::clone(check), target, results, state: State::Checking, weight: None }
+        let order =
+            Order::Start { id, check: Arc::clone(check), target, through, results: Arc::clone(&results) };
+        orders.push(order);
+        Probe { id, check: Arc::clone(check), target, through, results, state: State::Checking, weight: None }
     };
     let probes: Vec<Probe> = checks.iter().map(probe).collect();
     let state = State::of(probes.iter().map(|probe| probe.state));

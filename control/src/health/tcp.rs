@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use super::check::Way;
+use super::route::Route;
 
 /// Opens a connection and closes it.
-pub(super) async fn check(way: &Way, target: SocketAddr) -> Result<(), String> {
-    way.connect(target).await.map(drop)
+pub(super) async fn check(route: &Route<'_>, target: SocketAddr) -> Result<(), String> {
+    route.connect(target).await.map(drop)
 }

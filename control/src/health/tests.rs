@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::check::{Check, Finding, Kind, Timing, Way, make};
 use super::icmp::Pinger;
+use super::vip::Passages;
 use super::{Command, Dns, Grpc, Http, Tls, Udp};
 
 /// More than any check here may take.
@@ -25,7 +26,9 @@ fn block_on<T>(work: impl Future<Output = T>) -> T {
 async fn once(kind: Kind, target: SocketAddr, limit: Duration) -> Finding {
     let check = Check { kind, way: Way::default(), timing: Timing { timeout: limit, ..Timing::default() } };
     let pinger = Pinger::default();
-    timeout(limit, make(&check, target, &pinger)).await.unwrap_or_else(|_| Err("no answer".into()))
+    timeout(limit, make(&check, target, None, &pinger, &Passages::new(Vec::new())))
+        .await
+        .unwrap_or_else(|_| Err("no answer".into()))
 }
 
 const LIMIT: Duration = Duration::from_secs(5);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::check::{Way, plain};
+use super::check::plain;
 use super::pattern::Pattern;
+use super::route::Route;
 
 /// How long a server may take to refuse a datagram that it need not answer: the
 /// ICMP error comes from the same host.
@@ -27,8 +28,13 @@ pub struct Udp {
     pub matches: Option<Pattern>,
 }
 
-pub(super) async fn check(udp: &Udp, way: &Way, target: SocketAddr, limit: Duration) -> Result<(), String> {
-    let socket = way.datagrams(target).await?;
+pub(super) async fn check(
+    udp: &Udp,
+    route: &Route<'_>,
+    target: SocketAddr,
+    limit: Duration,
+) -> Result<(), String> {
+    let socket = route.datagrams(target).await?;
     let failed = |error: std::io::Error| plain(&error);
     socket.send(&udp.send).await.map_err(failed)?;
     let mut bytes = [0; MAX_REPLY];

@@ -268,7 +268,7 @@ impl Performer<'_, '_> {
             }
         };
         let mut begun = false;
-        self.client.call_parts(&Request::Connections, |part| {
+        self.client.call_parts(&Request::connections(), |part| {
             begin(out, &mut begun)?;
             let Answer::Connections(slice) = part else { return Ok(()) };
             if !format.json {

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::neigh::Prefix;
 use sluice_dataplane::service::PortRange;
@@ -14,7 +15,7 @@ use crate::interface;
 use crate::rules::{Family, Protocol};
 
 /// An address, or all of a prefix.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Addresses(pub Prefix);
 
@@ -63,7 +64,7 @@ impl fmt::Display for Addresses {
 }
 
 /// Ports and ranges of ports, in order; none is within another.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Ports(Vec<PortRange>);
 
@@ -133,7 +134,7 @@ impl fmt::Display for Ports {
 
 /// What is set: as `--set-mark` of iptables, bits of the mask and of the value
 /// are cleared, and those of the value are set.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Set {
     /// Bits that are set
@@ -218,7 +219,7 @@ impl TryFrom<String> for Ports {
 }
 
 /// A rule. What is left out of it matches anything.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MarkRule {
     /// Where packets go
@@ -300,7 +301,7 @@ impl fmt::Display for MarkRule {
 }
 
 /// A rule in a listing.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MarkListing {
     /// The rule
     pub rule: MarkRule,

@@ -43,8 +43,13 @@ type InterfaceFamily = (&'static str, &'static str, fn(&WorkerCounters, usize) -
 /// The same of another director.
 type PeerFamily = (&'static str, &'static str, fn(&PeerState) -> u64);
 
-const COUNTED: [WorkerFamily; 9] = [
+const COUNTED: [WorkerFamily; 10] = [
     ("worker_received_packets", "Frames that XDP gave to a worker.", |c| &c.received),
+    (
+        "worker_carried_packets",
+        "Packets of its connections that the kernel carried; it received and sent none of them.",
+        |c| &c.carried,
+    ),
     ("worker_transmitted_packets", "Frames that a worker sent.", |c| &c.transmitted),
     ("worker_answered_packets", "ICMP errors that a worker made.", |c| &c.answered),
     ("worker_fragmented_packets", "Pieces of packets beyond the first of each.", |c| &c.fragmented),
@@ -55,8 +60,9 @@ const COUNTED: [WorkerFamily; 9] = [
     ("worker_polls", "Rounds of a worker's loop.", |c| &c.polls),
 ];
 
-const GAUGED: [WorkerFamily; 4] = [
+const GAUGED: [WorkerFamily; 5] = [
     ("worker_connections", "Connections in a worker's table.", |c| &c.connections),
+    ("worker_offloaded_connections", "Connections of a worker that the kernel carries.", |c| &c.offloaded),
     ("worker_held_packets", "Frames that wait for a next hop or a fragment.", |c| &c.held),
     ("worker_port_failed", "Whether an interface of a worker waits to be opened anew.", |c| &c.port_failed),
     ("worker_table_generation", "Number of the table of services that a worker goes by.", |c| &c.generation),

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::service::{ServiceKey, ServiceTable};
 use sluice_dataplane::stats::{DropReason, TrafficCounters, WorkerCounters};
@@ -15,7 +16,7 @@ pub const POINTS: usize = 180;
 pub const PLOTTED_SERVICES: usize = 2000;
 
 /// What happened in a second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RatePoint {
     /// Packets from and to clients
     pub packets: f32,

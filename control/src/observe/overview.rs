@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::service::{RealServer, ServiceTable, VirtualService};
 use sluice_dataplane::stats::{DropReason, Traffic};
@@ -19,7 +20,7 @@ use crate::rules::{Method, ServiceName};
 pub const MAX_LISTED: usize = 200;
 
 /// By what services are sorted, the greatest first but for names.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sort {
     /// Packets a second
@@ -54,7 +55,7 @@ impl FromStr for Sort {
 }
 
 /// Which part of everything is wanted.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OverviewQuery {
     /// Services whose name has this in it; all for none
@@ -85,7 +86,7 @@ impl Default for OverviewQuery {
 }
 
 /// The state of a director at one moment.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Overview {
     /// Version of the program
     pub version: String,
@@ -119,7 +120,7 @@ pub struct Overview {
 }
 
 /// A worker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WorkerView {
     /// Rates of now
     pub rate: RatePoint,
@@ -140,7 +141,7 @@ pub struct WorkerView {
 }
 
 /// An interface.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceView {
     /// What is known of it
     #[serde(flatten)]
@@ -152,7 +153,7 @@ pub struct InterfaceView {
 }
 
 /// How often something was dropped.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DropView {
     /// Why
     pub reason: String,
@@ -161,7 +162,7 @@ pub struct DropView {
 }
 
 /// Some services of all.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServicePage {
     /// How many there are
     pub total: usize,
@@ -172,7 +173,7 @@ pub struct ServicePage {
 }
 
 /// A virtual service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceView {
     /// Its name, as in `tcp 192.0.2.10:80`
     pub name: String,
@@ -196,7 +197,7 @@ pub struct ServiceView {
 }
 
 /// Counted since start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TotalView {
     /// Connections scheduled
     pub connections: u64,
@@ -220,7 +221,7 @@ impl TotalView {
 }
 
 /// A real server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServerView {
     /// Address and port
     pub address: String,

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::rules::ServiceName;
 
 /// An interface of the director.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InterfaceState {
     /// Its name
     pub name: String,
@@ -36,7 +37,7 @@ pub struct Health {
 }
 
 /// Whether a server passes its checks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerState {
     /// No check has ended yet
@@ -59,7 +60,7 @@ impl ServerState {
 }
 
 /// What checks say of one server.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ServerHealth {
     /// Whether it passes
     pub state: ServerState,
@@ -73,7 +74,7 @@ pub struct ServerHealth {
 
 /// How sessions are exchanged with other directors; without peers there is
 /// no such thing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SyncState {
     /// `active` or `backup`, where the director has a role
     pub role: Option<String>,
@@ -82,7 +83,7 @@ pub struct SyncState {
 }
 
 /// Another director.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerState {
     /// What it is known by
     pub name: String,

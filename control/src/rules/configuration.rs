@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sluice_dataplane::service::OffloadChoice;
 
 use super::{Rules, Server, ServiceName, ServiceRules, ServiceSettings};
 use crate::config::timeouts::{named, of_names};
 
 /// A service as it is configured now, whatever health checks make of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfiguredService {
     /// What it is known by
     pub name: ServiceName,
@@ -17,6 +19,10 @@ pub struct ConfiguredService {
     pub settings: ServiceSettings,
     /// Seconds by state, in the names of the configuration
     pub timeouts: BTreeMap<String, u32>,
+    /// Whether its established connections are carried in the kernel
+    #[serde(default, with = "crate::config::offload_name")]
+    #[schemars(with = "String")]
+    pub offload: OffloadChoice,
     /// Its own LIPs
     pub local_addresses: Vec<IpAddr>,
     /// Its servers in the order in which they were added
@@ -32,6 +38,7 @@ impl ConfiguredService {
             name: self.name,
             settings: self.settings.clone(),
             timeouts: of_names(&self.timeouts),
+            offload: self.offload,
             servers,
             local_addresses: self.local_addresses.clone(),
         }
@@ -48,6 +55,7 @@ impl Rules {
                 name: entry.name,
                 settings: entry.settings.clone(),
                 timeouts: named(&entry.timeouts),
+                offload: entry.offload,
                 local_addresses: entry.local_addresses.clone(),
                 servers,
                 suspended,

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::stats::Traffic;
 
@@ -9,7 +10,7 @@ use super::{Rates, Rules, RulesError, Server, ServiceEntry, ServiceName, Service
 
 /// Counters since the last `-Z`; units as in
 /// [`Traffic`](sluice_dataplane::stats::Traffic).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TrafficListing {
     /// Connections scheduled
     pub connections: u64,
@@ -49,7 +50,7 @@ impl TrafficListing {
 }
 
 /// A virtual service with everything that any listing shows of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceListing {
     /// What it is known by
     pub name: ServiceName,
@@ -66,7 +67,7 @@ pub struct ServiceListing {
 }
 
 /// A real server with everything that any listing shows of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServerListing {
     /// As configured
     pub server: Server,
@@ -83,7 +84,7 @@ pub struct ServerListing {
 }
 
 /// The LIPs that FULLNAT servers of a service are reached from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LocalAddressListing {
     /// The service
     pub service: ServiceName,

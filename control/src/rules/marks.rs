@@ -82,6 +82,11 @@ impl MarkRule {
 }
 
 impl Rules {
+    /// The director's interfaces.
+    pub fn interfaces(&self) -> &[String] {
+        &self.marks.interfaces
+    }
+
     /// Names the director's interfaces, in the order in which workers have
     /// them.
     pub fn set_interfaces(&mut self, interfaces: Vec<String>) {

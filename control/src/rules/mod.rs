@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 use sluice_dataplane::conn::{State, TimeoutOverrides};
 use sluice_dataplane::sched::Maglevs;
-use sluice_dataplane::service::{ServerId, ServiceId, ServiceKey, Tunables};
+use sluice_dataplane::service::{OffloadChoice, ServerId, ServiceId, ServiceKey, Tunables};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
 pub use configuration::ConfiguredService;
@@ -93,6 +93,7 @@ struct ServiceEntry {
     name: ServiceName,
     settings: ServiceSettings,
     timeouts: TimeoutOverrides,
+    offload: OffloadChoice,
     local_addresses: Vec<IpAddr>,
     /// Newest last
     servers: Vec<ServerEntry>,
@@ -177,12 +178,13 @@ impl Rules {
     /// The first thing that is refused, with its place. What came before it
     /// stays.
     pub fn load(&mut self, services: impl IntoIterator<Item = ServiceRules>) -> Result<(), LoadError> {
-        for ServiceRules { name, settings, timeouts, servers, local_addresses } in services {
+        for ServiceRules { name, settings, timeouts, offload, servers, local_addresses } in services {
             let service = name.to_string();
             self.add_service(name, settings)
                 .map_err(|source| LoadError::Service { service: service.clone(), source })?;
             if let Some(index) = self.find(&name) {
                 self.services[index].timeouts = timeouts;
+                self.services[index].offload = offload;
             }
             for server in servers {
                 let (address, port) = (server.address, server.port);
@@ -220,6 +222,7 @@ impl Rules {
             name,
             settings,
             timeouts: TimeoutOverrides::default(),
+            offload: OffloadChoice::default(),
             local_addresses: Vec::new(),
             servers: Vec::new(),
             suspended: Vec::new(),

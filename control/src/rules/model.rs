@@ -7,14 +7,15 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::TimeoutOverrides;
 use sluice_dataplane::service::{
-    self, ClientMask, Engine, Persistence, SchedulerKind, ServiceKey, ServiceOptions,
+    self, ClientMask, Engine, OffloadChoice, Persistence, SchedulerKind, ServiceKey, ServiceOptions,
 };
 
 /// Address family of a firewall-mark service.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Family {
     /// IPv4
@@ -49,7 +50,7 @@ impl From<service::Family> for Family {
 }
 
 /// Transport protocol of a service.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP (`-t`)
@@ -101,7 +102,7 @@ impl From<service::Protocol> for Protocol {
 }
 
 /// What a virtual service is known by.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ServiceName {
     /// `VIP:port` of a protocol
@@ -184,7 +185,7 @@ impl fmt::Display for ServiceName {
 }
 
 /// Which clients share a persistence template (`-M`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Granularity {
     /// IPv4: the bits of the client's address that count. IPVS takes any mask,
@@ -210,21 +211,29 @@ impl Granularity {
 }
 
 /// Everything about a virtual service but its name and servers.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSettings {
     /// IPVS name of the scheduler (`-s`)
     pub scheduler: String,
     /// Scheduler flags (`-b`), bit 0 for `flag-1` to bit 2 for `flag-3`
+    #[serde(default)]
     pub scheduler_flags: u8,
     /// Persistence timeout in seconds (`-p`), if persistent
     pub persistence: Option<u32>,
-    /// Persistence granularity (`-M`)
+    /// Persistence granularity (`-M`); every client by itself without it
+    #[serde(default = "every_host")]
     pub granularity: Granularity,
     /// Persistence engine (`--pe`)
     pub engine: Option<String>,
     /// One-packet scheduling (`-o`)
+    #[serde(default)]
     pub one_packet: bool,
+}
+
+/// For both families: the API makes it that of the service.
+fn every_host() -> Granularity {
+    Granularity::host(Family::Ipv4)
 }
 
 impl ServiceSettings {
@@ -242,7 +251,7 @@ impl ServiceSettings {
 
     /// The same with one-packet scheduling, persistence and its engine as given.
     pub fn with(self, options: ServiceOptions) -> Self {
-        let ServiceOptions { one_packet, persistence, engine } = options;
+        let ServiceOptions { one_packet, persistence, engine, offload: _ } = options;
         let granularity = persistence.map_or(self.granularity, |persistence| {
             match (self.granularity, persistence.mask.v4_mask()) {
                 (Granularity::Mask(_), mask) => Granularity::Mask(mask.into()),
@@ -267,7 +276,7 @@ impl ServiceSettings {
         };
         let persistence = self.persistence.map(|timeout| Persistence { timeout, mask });
         let engine = self.engine.as_deref().and_then(Engine::from_name);
-        ServiceOptions { one_packet: self.one_packet, persistence, engine }
+        ServiceOptions { one_packet: self.one_packet, persistence, engine, ..ServiceOptions::default() }
     }
 
     /// The scheduler, where the data plane has it.
@@ -277,7 +286,7 @@ impl ServiceSettings {
 }
 
 /// How packets reach a real server.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// `-m`, "Masq"
@@ -291,6 +300,16 @@ pub enum Method {
 }
 
 impl Method {
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Nat => "nat",
+            Method::FullNat => "fullnat",
+            Method::Dr => "dr",
+            Method::Tun => "tun",
+        }
+    }
+
     /// Whether the server takes packets at the service's own port, so that
     /// another port of the server has no meaning.
     pub fn keeps_port(self) -> bool {
@@ -321,7 +340,7 @@ impl From<service::Method> for Method {
 }
 
 /// Checksum of a GUE or GRE tunnel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum TunnelChecksum {
     /// `--tun-nocsum`
@@ -333,7 +352,7 @@ pub enum TunnelChecksum {
 }
 
 /// Encapsulation of a tunnel server (`--tun-type` and what belongs to it).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Tunnel {
     /// IP in IP (RFC 2003)
@@ -378,7 +397,7 @@ impl From<service::Encapsulation> for Tunnel {
 }
 
 /// A real server as configured.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// The RIP
@@ -388,14 +407,27 @@ pub struct Server {
     /// How packets reach it
     pub method: Method,
     /// Encapsulation, which counts for [`Method::Tun`] alone
+    #[serde(default = "ipip")]
     pub tunnel: Tunnel,
     /// Weight; 0 takes no new connections. At most 2147483647, as in IPVS.
+    #[serde(default = "one")]
     pub weight: u32,
     /// No new connections above this many (`-x`); 0 for no limit
+    #[serde(default)]
     pub upper_threshold: u32,
     /// New connections again below this many (`-y`); 0 for three quarters of
     /// the upper one
+    #[serde(default)]
     pub lower_threshold: u32,
+}
+
+fn ipip() -> Tunnel {
+    Tunnel::Ipip
+}
+
+/// The weight of a server that is given none, as with ipvsadm.
+fn one() -> u32 {
+    1
 }
 
 impl Server {
@@ -406,7 +438,7 @@ impl Server {
 }
 
 /// Timeouts in seconds that `ipvsadm --set` changes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
     /// TCP, established
@@ -424,7 +456,7 @@ impl Default for Timeouts {
 }
 
 /// The two roles of connection synchronization.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum DaemonRole {
     /// Sends connections
@@ -435,7 +467,7 @@ pub enum DaemonRole {
 
 /// What `--start-daemon` is told. Where it says nothing, IPVS's default
 /// stands: all but the interface may be left out.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Daemon {
     /// Master or backup
@@ -473,6 +505,8 @@ pub struct ServiceRules {
     pub settings: ServiceSettings,
     /// How long its connections live, where that is not as everywhere
     pub timeouts: TimeoutOverrides,
+    /// Whether its established connections are carried in the kernel
+    pub offload: OffloadChoice,
     /// Its servers in the order in which they are to be added
     pub servers: Vec<Server>,
     /// Its LIPs; none for the director's default

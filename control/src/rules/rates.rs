@@ -8,6 +8,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::stats::Traffic;
 
@@ -15,7 +16,7 @@ use sluice_dataplane::stats::Traffic;
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Rates a second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rates {
     /// Connections
     pub connections: u64,

@@ -5,9 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::TimeoutOverrides;
-use sluice_dataplane::service::Tunables;
+use sluice_dataplane::service::{OffloadChoice, Tunables};
 
 use super::{
     Daemon, LoadError, Method, Rules, Server, ServerEntry, ServiceEntry, ServiceName, ServiceRules,
@@ -34,7 +35,7 @@ pub struct Target {
 }
 
 /// What a change does.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Something comes
@@ -46,7 +47,7 @@ pub enum Action {
 }
 
 /// A difference between the rules that run and those of a configuration.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// What is done
     pub action: Action,
@@ -241,12 +242,13 @@ impl Rules {
             // Health checks put it in, and take it out.
             if gone.sorry { servers.push(gone) } else { self.put_aside(&owner, gone) }
         }
-        let ServiceEntry { name, settings, timeouts, local_addresses, .. } = new;
+        let ServiceEntry { name, settings, timeouts, offload, local_addresses, .. } = new;
         ServiceEntry {
             slot,
             name,
             settings,
             timeouts,
+            offload,
             local_addresses,
             servers,
             suspended,
@@ -262,6 +264,10 @@ fn compare_services(old: &ServiceEntry, new: &ServiceEntry, subject: &str, chang
     }
     if old.timeouts != new.timeouts {
         changes.add(Action::Change, subject, "timeouts");
+    }
+    if old.offload != new.offload {
+        let text = |choice: OffloadChoice| format!("offload {}", choice.name());
+        changes.compare(subject, &text(old.offload), &text(new.offload));
     }
     if old.local_addresses != new.local_addresses {
         let text = |addresses: &[IpAddr]| match addresses {

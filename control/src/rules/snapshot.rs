@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use sluice_dataplane::conn;
 use sluice_dataplane::service::{
-    RealServer, SchedulerFlags, ServiceId, ServiceKey, ServiceTable, ServiceTableBuilder, Thresholds,
-    VirtualService,
+    RealServer, SchedulerFlags, ServiceId, ServiceKey, ServiceOptions, ServiceTable, ServiceTableBuilder,
+    Thresholds, VirtualService,
 };
 use sluice_dataplane::stats::TrafficCounters;
 
@@ -65,7 +65,7 @@ impl Rules {
                 scheduler_flags: SchedulerFlags::new(service.settings.scheduler_flags),
                 servers: service.servers.iter().rev().map(|entry| entry.slot).collect(),
                 local_addresses: lips.iter().map(|lip| (*lip).into()).collect(),
-                options: service.settings.options(),
+                options: ServiceOptions { offload: service.offload, ..service.settings.options() },
                 counters: service.counters.clone(),
             },
         );

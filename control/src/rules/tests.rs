@@ -301,6 +301,7 @@ fn the_table_has_scheduler_flags_thresholds_and_last_weights() {
 #[test]
 fn a_configuration_is_loaded_in_one_go_or_names_what_is_wrong() {
     let service = |servers| ServiceRules {
+        offload: Default::default(),
         name: tcp("10.0.0.1:80"),
         settings: plain("wlc"),
         timeouts: TimeoutOverrides::default(),
@@ -340,6 +341,7 @@ type Wanted<'a> = (u8, &'a str, &'a [(u8, u32)]);
 
 fn target(services: &[Wanted]) -> Target {
     let service = |(vip, scheduler, servers): &(u8, &str, &[(u8, u32)])| ServiceRules {
+        offload: Default::default(),
         name: tcp(&format!("10.0.0.{vip}:80")),
         settings: plain(scheduler),
         timeouts: TimeoutOverrides::default(),

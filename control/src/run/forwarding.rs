@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::capture::CaptureFilter;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::link::Link;
 use sluice_dataplane::neigh::Prefix;
 use sluice_dataplane::port::afxdp;
@@ -20,11 +21,14 @@ use tokio::sync::mpsc;
 
 use super::condition::{self, Progress};
 use super::exhaustion::Exhaustion;
+use super::offload::Offloading;
 use crate::api::DataPlane;
+use crate::capture::{CapturePart, Capturing};
 use crate::netlink;
 use crate::observe::{InterfaceState, Observatory, PeerState, SyncState};
 use crate::role::{Announcer, Role};
 use crate::sync::Sync;
+use crate::trace::Asked;
 use crate::workers::Workers;
 
 use filters::Filters;
@@ -62,6 +66,8 @@ pub(super) struct Forwarding {
     /// Session synchronisation with a peer
     sync: RefCell<Option<Sync>>,
     observatory: Arc<Observatory>,
+    /// What carries established connections, if anything does
+    offload: RefCell<Option<Offloading>>,
 }
 
 impl Forwarding {
@@ -96,7 +102,40 @@ impl Forwarding {
             announcer: RefCell::default(),
             sync: RefCell::default(),
             observatory,
+            offload: RefCell::default(),
         }
+    }
+
+    /// Has established connections carried.
+    pub(super) fn carry_by(&self, offload: Option<Offloading>) {
+        *self.offload.borrow_mut() = offload;
+        for (number, steering) in self.steering.borrow_mut().iter_mut().enumerate() {
+            self.join(number, steering);
+        }
+    }
+
+    /// Leaves everything to the workers, or no longer.
+    pub(super) fn rest_offload(&self, resting: bool) {
+        if let Some(offload) = &*self.offload.borrow() {
+            offload.rest(resting);
+        }
+    }
+
+    /// Whether no connection is carried, and all that were are counted.
+    pub(super) fn carries_nothing(&self) -> bool {
+        self.workers.counters().iter().all(|counters| counters.offloaded.get() == 0)
+    }
+
+    /// Has connections carried that come by an interface.
+    fn join(&self, number: usize, steering: &mut Steering) {
+        if let Some(offload) = &*self.offload.borrow() {
+            let name = steering.interface().to_owned();
+            offload.join(number, steering, self.is_zero_copy(&name));
+        }
+    }
+
+    fn is_zero_copy(&self, interface: &str) -> bool {
+        self.workers.ports().iter().any(|port| port.interface == interface && port.zero_copy)
     }
 
     /// Takes over session synchronisation, of whose state the director reports.
@@ -150,6 +189,7 @@ impl Forwarding {
                             self.filters.borrow_mut().forget(&interface);
                             tracing::info!(event = "link", interface, "it is back");
                             *steering = new;
+                            self.join(number, steering);
                             anew = true;
                         }
                         Err(error) => tracing::warn!(%error, "the interface is back and cannot be used yet"),
@@ -165,6 +205,9 @@ impl Forwarding {
         }
         self.reopen(anew && !gone);
         self.filter();
+        if let Some(offload) = &*self.offload.borrow() {
+            offload.look_after(&self.interfaces);
+        }
         self.show_interfaces();
     }
 
@@ -180,15 +223,13 @@ impl Forwarding {
 
     /// Leaves what is known of the interfaces where all can see it.
     pub(super) fn show_interfaces(&self) {
-        let zero_copy =
-            |name: &str| self.workers.ports().iter().any(|port| port.interface == name && port.zero_copy);
         let steering = self.steering.borrow();
         let interfaces = steering.iter().enumerate().map(|(place, steering)| {
             let name = steering.interface();
             InterfaceState {
                 name: name.into(),
                 xdp: steering.mode().name().into(),
-                socket: if zero_copy(name) { "zero-copy" } else { "copy" }.into(),
+                socket: if self.is_zero_copy(name) { "zero-copy" } else { "copy" }.into(),
                 answers: self.answers(place).into(),
                 up: Link::new(name).and_then(|link| link.is_up()).unwrap_or(false),
                 missed: afxdp::missed(name),
@@ -320,6 +361,9 @@ impl DataPlane for Forwarding {
         // The last table is of no use any more, and may be large.
         self.workers.published().release();
         let table = self.workers.published().services.load();
+        if let Some(offload) = &*self.offload.borrow() {
+            offload.adopted(&table);
+        }
         let mut rules = SteeringRules::of(&table);
         // Connections through a LIP may outlast the service that named it, or
         // its being named there.
@@ -361,6 +405,31 @@ impl DataPlane for Forwarding {
         receiver
     }
 
+    fn capture(&self, filter: CaptureFilter, snap: usize) -> Option<mpsc::Receiver<CapturePart>> {
+        Some(Capturing::start(&self.workers, self.interfaces.clone(), filter, snap)?.parts())
+    }
+
+    fn trace(&self, tuple: &Tuple, interface: Option<usize>, mark: Option<u32>) -> Asked {
+        let hops = self.next_hops.current();
+        let interface = interface.or_else(|| hops.leaves_by(tuple.source)).unwrap_or(0);
+        let workers = self.workers.counters().len();
+        let queue = match workers {
+            1 => Some(0),
+            _ => hops.rss(interface).and_then(|rss| rss.queue(tuple)).filter(|queue| *queue < workers),
+        };
+        Asked {
+            interfaces: self.interfaces.clone(),
+            interface,
+            wanted: self.in_force.borrow().wants(tuple, interface),
+            queue,
+            questions: self.workers.ask(*tuple, interface, mark),
+        }
+    }
+
+    fn interfaces(&self) -> &[String] {
+        &self.interfaces
+    }
+
     fn status(&self) -> Value {
         let counters = self.workers.counters();
         self.show_interfaces();
@@ -388,6 +457,18 @@ impl DataPlane for Forwarding {
             .collect();
         let workers: Vec<_> = counters.iter().map(|c| worker_status(c)).collect();
         let sync = self.sync.borrow().as_ref().map(Sync::status);
+        let offload = self.offload.borrow().as_ref().map(|offload| {
+            let count = |of: fn(&WorkerCounters) -> u64| counters.iter().map(|c| of(c)).sum::<u64>();
+            let names = self.interfaces.iter().enumerate();
+            let to: Vec<_> =
+                names.filter(|(place, _)| offload.is_capable(*place)).map(|(_, name)| name).collect();
+            json!({
+                "setting": offload.setting(),
+                "connections": count(|c| c.offloaded.get()),
+                "packets": count(|c| c.carried.get()),
+                "to": to,
+            })
+        });
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "role": self.role.get(),
@@ -395,6 +476,7 @@ impl DataPlane for Forwarding {
             "interfaces": interfaces,
             "workers": workers,
             "sync": sync,
+            "offload": offload,
         })
     }
 
@@ -405,6 +487,9 @@ impl DataPlane for Forwarding {
     fn set_role(&self, role: Role) {
         let before = self.role.replace(role);
         self.stand_by(role);
+        if let Some(offload) = &*self.offload.borrow() {
+            offload.invalidate();
+        }
         if before != role {
             tracing::info!(event = "role", %role, "the role changed");
         }
@@ -439,6 +524,8 @@ fn worker_status(counters: &WorkerCounters) -> Value {
         "handed_in": counters.handed_in.get(),
         "held": counters.held.get(),
         "connections": counters.connections.get(),
+        "offloaded": counters.offloaded.get(),
+        "carried": counters.carried.get(),
         "expired": counters.expired.get(),
         "polls": counters.polls.get(),
         "drops": drops,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluice_dataplane::sync::{Subscription, What};
 use tokio::io::BufReader;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::forwarding::Forwarding;
 use crate::api::{self, Answer, DataPlane, Director};
@@ -22,6 +22,10 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// on until this one may end.
 const READY: Duration = Duration::from_secs(60);
 const RUNNING: Duration = Duration::from_secs(10);
+
+/// How long workers may take to count what was carried for them, in the time of
+/// which they forward: all is gone through in a second.
+const AT_REST: Duration = Duration::from_secs(3);
 
 /// Between two attempts to have the interfaces back.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -47,6 +51,8 @@ pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) ->
     }
     tracing::info!("another process is taking over");
     director.freeze(true);
+    // Workers count what was carried, before they say how far they are.
+    plane.rest_offload(true);
     match hand_over(plane, sockets, BufReader::new(reader), writer).await {
         Ok(given) => {
             tracing::info!("the other process has taken over");
@@ -59,6 +65,7 @@ pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) ->
                 tracing::error!("its interfaces cannot be had back yet: {error}");
                 sleep(AGAIN).await;
             }
+            plane.rest_offload(false);
             director.freeze(false);
             None
         }
@@ -93,7 +100,13 @@ async fn hand_over(
             }
         }
     };
-    let left = match timeout(READY, telling).await.map_err(|_| TakeoverError::Silent("was not ready"))?? {
+    let ready = timeout(READY, telling).await.map_err(|_| TakeoverError::Silent("was not ready"))??;
+    let begun = Instant::now();
+    while !plane.carries_nothing() && begun.elapsed() < AT_REST {
+        teller.tell(TURN).await?;
+        sleep(PAUSE).await;
+    }
+    let left = match ready {
         Frame::Ready { sockets: true } => plane.lend().await?,
         Frame::Ready { sockets: false } => {
             plane.release().await?;

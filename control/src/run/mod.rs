@@ -5,6 +5,7 @@ mod departure;
 mod exhaustion;
 mod forwarding;
 mod giving;
+mod offload;
 mod predecessor;
 mod taking;
 mod upgrade;
@@ -33,7 +34,7 @@ use crate::role::Role;
 use crate::rules::Rules;
 use crate::sync::{Sync, lvs};
 use crate::web::Observer;
-use crate::workers::{Sockets, Workers};
+use crate::workers::{Setup, Sockets, Workers};
 use forwarding::Forwarding;
 use predecessor::Predecessor;
 
@@ -75,9 +76,18 @@ async fn direct(
     let settings = &config.director;
     let client = api::Client::new(socket.or_else(|| settings.socket.clone()).as_deref());
     let socket = client.path().to_owned();
-    let predecessor = takeover.then(|| Predecessor::ask(client)).transpose()?;
+    let api_group = settings.api_group.as_deref().map(api::group).transpose().map_err(|why| anyhow!(why))?;
+    let open = |listener: api::Listener, group: Option<_>| match group {
+        Some(group) => listener.open_to(group),
+        None => Ok(listener),
+    };
+    let predecessor = match takeover {
+        // Its clients wait in a thread of their own, and signals do not.
+        true => Some(tokio::task::spawn_blocking(move || Predecessor::ask(client)).await??),
+        false => None,
+    };
     let listener = match predecessor {
-        None => Some(api::Listener::bind(&socket)?),
+        None => Some(open(api::Listener::bind(&socket)?, api_group)?),
         Some(_) => None,
     };
     let mtu = check_interfaces(settings)?;
@@ -116,18 +126,24 @@ async fn direct(
     let published = Arc::new(Published::default());
     // Before any packet comes.
     published.standby.store(settings.role == Role::Backup, Ordering::Relaxed);
+    let offload = offload::Loaded::load(settings)?;
+    let board = offload.as_ref().map(|offload| Arc::clone(offload.board()));
     let hops = Arc::clone(&published);
-    let publish = move |snapshot| hops.hops.store(snapshot);
+    let publish = move |snapshot| {
+        if let Some(board) = &board {
+            board.set_hops(&snapshot);
+        }
+        hops.hops.store(snapshot);
+    };
     let next_hops = netlink::start(&settings.interfaces, settings.workers.len(), publish).await?;
-    let workers = Workers::start(
-        &modes,
-        &settings.workers,
-        settings.connections_per_worker as usize,
-        mtu,
-        settings.idle,
-        sockets,
-        Arc::clone(&published),
-    )?;
+    let setup = Setup {
+        cpus: &settings.workers,
+        connections: settings.connections_per_worker as usize,
+        idle: settings.idle,
+        carry: offload.as_ref().map(offload::Loaded::carry),
+    };
+    let workers = Workers::start(&modes, mtu, sockets, setup, Arc::clone(&published))?;
+    let offload = offload.map(|offload| offload.start(&workers)).transpose()?;
     for port in workers.ports() {
         tracing::info!(
             interface = port.interface,
@@ -161,6 +177,7 @@ async fn direct(
         next_hops.clone(),
         Arc::clone(&observatory),
     );
+    forwarding.carry_by(offload);
     let synchronise = |forwarding: &Forwarding| -> Result<()> {
         let start = |sync| Sync::start(sync, forwarding.workers().plane());
         forwarding.synchronise(config.sync.clone().map(start).transpose()?);
@@ -190,7 +207,7 @@ async fn direct(
             let predecessor = predecessor.context("without one there is a listener")?;
             let parting = predecessor.take(&director).await?;
             // Before the other ends, so that there is somebody to ask at any time.
-            let listener = api::Listener::replace(&socket)?;
+            let listener = open(api::Listener::replace(&socket)?, api_group)?;
             parting.farewell().await?;
             synchronise(director.plane())?;
             listener
@@ -200,7 +217,7 @@ async fn direct(
     let _observer = Observer::start(observatory, config.web.clone(), &settings.workers)
         .context("the web page's thread")?;
 
-    println!("ready");
+    crate::output::print("ready\n");
     tracing::info!(socket = %socket.display(), services = config.services.len(), "ready");
     let ready = [sd_notify::NotifyState::MainPid(std::process::id()), sd_notify::NotifyState::Ready];
     if let Err(error) = sd_notify::notify(&ready) {

@@ -7,14 +7,14 @@ use anyhow::{Result, anyhow};
 use sluice_dataplane::port::afxdp::Offered;
 use sluice_dataplane::steer::{Mode, ModeChoice};
 use sluice_dataplane::sync::{Importer, Source};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::forwarding::Forwarding;
 use super::predecessor::{Predecessor, list};
-use crate::api::{Answer, DataPlane, Director, Request};
+use crate::api::{self, Answer, DataPlane, Director, Request};
 use crate::sync::wire::{self, Message};
 use crate::takeover::{Descriptors, Frame, TakeoverError};
 
@@ -104,15 +104,11 @@ impl Predecessor {
         let mut reader = Descriptors::reader(reader);
         let interfaces = director.plane().interfaces().to_vec();
         let request = Request::TakeOver { interfaces, sockets: true };
-        let mut line = serde_json::to_vec(&request).map_err(std::io::Error::from)?;
-        line.push(b'\n');
-        writer.write_all(&line).await?;
-        let mut answer = String::new();
-        let read = timeout(SILENCE, reader.read_line(&mut answer)).await;
-        read.map_err(|_| TakeoverError::Silent("did not answer"))??;
-        match serde_json::from_str(&answer) {
-            Ok(Answer::Done) => Ok((reader, writer)),
-            Ok(Answer::Error { message, .. }) => Err(TakeoverError::Refused(message)),
+        api::upgrade::ask(&mut writer, &request).await?;
+        let answer = timeout(SILENCE, api::upgrade::answer(&mut reader)).await;
+        match answer.map_err(|_| TakeoverError::Silent("did not answer"))?? {
+            Answer::Done => Ok((reader, writer)),
+            Answer::Error { message, .. } => Err(TakeoverError::Refused(message)),
             _ => Err(TakeoverError::Unexpected),
         }
     }

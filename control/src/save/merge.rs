@@ -172,6 +172,9 @@ fn edit(
     if was.timeouts != now.timeouts {
         write::put_timeouts(table, &now.timeouts);
     }
+    if was.offload != now.offload {
+        write::put_offload(table, now.offload);
+    }
     if was.servers == now.servers {
         return Ok(());
     }

@@ -10,7 +10,6 @@
 //! there is nothing that a request could change.
 
 mod assets;
-mod patient;
 mod respond;
 mod scrape;
 mod server;

@@ -11,9 +11,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use super::patient::Patient;
 use super::respond::Responder;
 use crate::observe::Observatory;
+use crate::patient::Patient;
 
 /// Connections at a time.
 pub(super) const MAX_CONNECTIONS: usize = 64;

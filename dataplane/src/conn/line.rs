@@ -52,6 +52,8 @@ pub struct Line {
     pub one_packet: bool,
     /// What it is to FTP
     pub ftp: Role,
+    /// How far it is from being carried by the program (`worker/offload.rs`)
+    pub offload: u8,
 }
 
 /// What there is to say of a connection with its first packet, beside addresses.
@@ -180,6 +182,7 @@ impl Line {
         active: false,
         one_packet: false,
         ftp: Role::None,
+        offload: 0,
     };
 
     /// The line of an entry.
@@ -202,6 +205,7 @@ impl Line {
             active: entry.active,
             one_packet: entry.one_packet,
             ftp: entry.ftp,
+            offload: 0,
         }
     }
 
@@ -229,6 +233,7 @@ impl Line {
             active: begin.state.is_active(),
             one_packet: false,
             ftp: Role::None,
+            offload: 0,
         }
     }
 

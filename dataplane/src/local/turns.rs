@@ -96,8 +96,10 @@ impl LocalPorts {
         let turn = &mut self.turns.0[number];
         let last = turn.last;
         let next = self.pools.get(slot).map_or(NONE, |pool| pool.then);
+        // One that was given back may be in a page that the kernel has back as well.
         if let Some(last) = self.pools.get_mut(last)
             && last.then != slot
+            && last.taken > 0
         {
             last.then = slot;
         }

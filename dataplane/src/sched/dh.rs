@@ -18,7 +18,7 @@ impl Algorithm for DestinationHashing {
         self.service_is_v6 = service.key.family() == Family::V6;
     }
 
-    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
         let bucket = multiplied(folded(arrival.destination, !self.service_is_v6), BITS);
         // The bucket's server, as all have the same share.
         let place = bucket.checked_rem(servers.len())?;

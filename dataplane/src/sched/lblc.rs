@@ -31,6 +31,15 @@ impl Algorithm for LocalityBased {
         self.places.renew(servers);
     }
 
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+        self.destinations.forget(arrival.now, drop);
+        let known = self.destinations.get(arrival.destination);
+        let place = known.and_then(|known| self.places.of(known, servers));
+        place
+            .filter(|place| servers[*place].weight > 0 && !is_beyond_its_weight(&servers[*place], servers))
+            .or_else(|| least_loaded(taking(servers), Member::overhead))
+    }
+
     fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
         let Arrival { destination, now, .. } = *arrival;
         self.destinations.forget(now, drop);

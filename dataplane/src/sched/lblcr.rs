@@ -75,6 +75,15 @@ impl Algorithm for Replicated {
         self.places.renew(servers);
     }
 
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+        let Replicated { destinations, places, remembered, .. } = self;
+        destinations.forget(arrival.now, |set| *remembered -= set.servers.len());
+        let least = destinations.get(arrival.destination).and_then(|set| set.least_loaded(servers, places));
+        least
+            .filter(|place| !is_beyond_its_weight(&servers[*place], servers))
+            .or_else(|| least_loaded(taking(servers), Member::overhead))
+    }
+
     fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
         let Arrival { destination, now, .. } = *arrival;
         let Replicated { destinations, places, remembered, expiration } = self;

@@ -33,7 +33,7 @@ impl Algorithm for MaglevHashing {
         self.maglev = table.maglev(&service.key).cloned();
     }
 
-    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
         let port = if self.flags.port() { u32::from(arrival.source_port) } else { 0 };
         let client = folded(arrival.source, !self.service_is_v6).wrapping_add(port);
         let taking = |hash: u32| {

@@ -175,8 +175,15 @@ trait Algorithm: Debug + Send {
     /// well. For what is too dear to be done for each change by itself.
     fn settled(&mut self, _servers: &[Member], _service: &VirtualService, _table: &ServiceTable) {}
 
+    /// What [`Algorithm::choose`] would answer now. What it remembers for good
+    /// stays as it is.
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize>;
+
     /// The place of the server for the next connection, if one takes any.
-    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize>;
+    #[inline]
+    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+        self.peek(servers, arrival)
+    }
 }
 
 /// The state of a scheduler that is put in charge of these servers, all at
@@ -271,6 +278,21 @@ impl Scheduler {
             self.update(service, table, arrival.now);
         }
         let place = self.state.choose(&self.servers, arrival)?;
+        Some(self.servers.get(place)?.id)
+    }
+
+    /// What [`Scheduler::schedule`] would answer now, which it will not answer
+    /// otherwise for having been asked.
+    pub fn peek(
+        &mut self,
+        service: &VirtualService,
+        table: &ServiceTable,
+        arrival: &Arrival,
+    ) -> Option<ServerId> {
+        if table.generation() != self.generation {
+            self.update(service, table, arrival.now);
+        }
+        let place = self.state.peek(&self.servers, arrival)?;
         Some(self.servers.get(place)?.id)
     }
 

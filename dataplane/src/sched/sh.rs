@@ -37,7 +37,7 @@ impl Algorithm for SourceHashing {
         self.buckets.iter_mut().zip(places.cycle()).for_each(|(bucket, place)| *bucket = place);
     }
 
-    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
         let port = if self.flags.port() { u32::from(arrival.source_port) } else { 0 };
         let client = folded(arrival.source, self.service_is_v4).wrapping_add(port);
         let hash = multiplied(client, BITS);

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 pub use ftp::{FTP, FtpPorts, MOST_FTP_PORTS};
 pub use marks::{MarkCounters, MarkRule, MarkRules, PortRange, TooManyRules};
-pub use options::{ClientMask, Engine, Persistence, ServiceOptions};
+pub use options::{ClientMask, Engine, OffloadChoice, Persistence, ServiceOptions};
 pub use scheduler::{SchedulerFlags, SchedulerKind};
 pub use table::{ServiceTable, ServiceTableBuilder};
 pub use tunables::{Defense, Tunables};
@@ -188,7 +188,7 @@ impl Method {
 pub struct ServiceId(pub u32);
 
 /// Slot of a real server in a [`ServiceTable`].
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
 pub struct ServerId(pub u32);
 
 /// A virtual service as workers see it.

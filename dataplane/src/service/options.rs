@@ -13,6 +13,35 @@ pub struct ServiceOptions {
     /// What persistence goes by beside the client (`--pe`); means nothing
     /// without it
     pub engine: Option<Engine>,
+    /// Whether its established connections are carried in the kernel
+    pub offload: OffloadChoice,
+}
+
+/// Whether established connections are carried in the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OffloadChoice {
+    /// Where that pays; of a service, as the director has it
+    #[default]
+    Auto,
+    /// On every interface that can
+    On,
+    /// Never
+    Off,
+}
+
+impl OffloadChoice {
+    /// All, with their names.
+    pub const ALL: [(&'static str, OffloadChoice); 3] =
+        [("auto", OffloadChoice::Auto), ("on", OffloadChoice::On), ("off", OffloadChoice::Off)];
+
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            OffloadChoice::Auto => "auto",
+            OffloadChoice::On => "on",
+            OffloadChoice::Off => "off",
+        }
+    }
 }
 
 /// A persistence engine.

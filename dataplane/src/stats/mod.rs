@@ -228,6 +228,10 @@ pub struct WorkerCounters {
     pub held: Counter,
     /// Connections in the table now
     pub connections: Counter,
+    /// Packets that were carried in the kernel for this worker
+    pub carried: Counter,
+    /// Connections that have flows in the kernel now
+    pub offloaded: Counter,
     /// Connections ended by their timer
     pub expired: Counter,
     /// 1 while an interface does not work any more and waits to be opened anew

@@ -5,9 +5,9 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, XskMap};
-use aya::programs::ProgramError;
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, ProgramArray, XskMap};
 use aya::programs::xdp::Xdp;
+use aya::programs::{ProgramError, ProgramFd};
 use aya::{Ebpf, include_bytes_aligned};
 
 use super::attachment::{Attachment, Owner};
@@ -24,6 +24,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.b
 
 /// The map of sockets, as the library that opens them looks for it.
 const SOCKETS: &str = "xsks_map";
+
+/// What goes on with frames that the program for flows does not carry.
+const REST: &str = "sluice_rest";
 
 /// How often loading the program is tried.
 const LOAD_ATTEMPTS: u32 = 5;
@@ -42,6 +45,8 @@ pub struct Loaded {
     endpoints: BpfHashMap<MapData, EndpointKey, u8>,
     self_map: Array<MapData, InterfaceValue>,
     marks: MarkMaps,
+    /// Of one program, that which carries flows
+    offload: ProgramArray<MapData>,
     /// The director's number of the interface
     number: usize,
     in_force: SteeringRules,
@@ -60,7 +65,10 @@ impl Loaded {
         let endpoints = typed_map(&mut ebpf, interface, "endpoints")?;
         let self_map = typed_map(&mut ebpf, interface, "interface")?;
         let marks = MarkMaps::take(&mut ebpf, interface)?;
-        load(program(&mut ebpf, interface)?).map_err(|error| attach_error(interface, error))?;
+        let offload = typed_map(&mut ebpf, interface, "offload")?;
+        for name in [PROGRAM_NAME, REST] {
+            load(program(&mut ebpf, interface, name)?).map_err(|error| attach_error(interface, error))?;
+        }
         let mut loaded = Loaded {
             interface: interface.to_owned(),
             index,
@@ -69,6 +77,7 @@ impl Loaded {
             endpoints,
             self_map,
             marks,
+            offload,
             number: 0,
             in_force: SteeringRules::default(),
             without_socket: WithoutSocket::default(),
@@ -90,7 +99,7 @@ impl Loaded {
                 claimed => break claimed?,
             }
         };
-        let program = program(&mut self.ebpf, &self.interface)?;
+        let program = program(&mut self.ebpf, &self.interface, PROGRAM_NAME)?;
         let attachment = Attachment::new(program, &self.interface, self.index, choice, owner)?;
         Ok(Steering { attachment, loaded: self })
     }
@@ -151,6 +160,26 @@ impl Loaded {
         self.set_interface(self.mac)
     }
 
+    /// What frames go on with that the program for flows does not carry.
+    pub(super) fn rest(&mut self) -> Result<&ProgramFd, SteerError> {
+        let interface = self.interface.clone();
+        let program = program(&mut self.ebpf, &interface, REST)?;
+        program.fd().map_err(|error| attach_error(&interface, error))
+    }
+
+    /// Lets a program look at frames first, or none.
+    pub(super) fn set_offload(&mut self, program: Option<&ProgramFd>) -> Result<(), SteerError> {
+        let changed = match program {
+            Some(program) => self.offload.set(0, program, 0),
+            None => gone(self.offload.clear_index(&0)),
+        };
+        changed.map_err(|source| SteerError::Map {
+            interface: self.interface.clone(),
+            map: "offload",
+            source,
+        })
+    }
+
     /// Follows a change of the interface's MAC; returns whether there was one.
     pub(super) fn refresh_mac(&mut self) -> Result<bool, SteerError> {
         let mac = read_mac(&self.interface)?;
@@ -183,8 +212,8 @@ impl Loaded {
     }
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, interface: &str) -> Result<&'a mut Xdp, SteerError> {
-    let program = ebpf.program_mut(PROGRAM_NAME).expect("the object file has the program");
+fn program<'a>(ebpf: &'a mut Ebpf, interface: &str, name: &str) -> Result<&'a mut Xdp, SteerError> {
+    let program = ebpf.program_mut(name).expect("the object file has the program");
     <&mut Xdp>::try_from(program).map_err(|error| attach_error(interface, error))
 }
 

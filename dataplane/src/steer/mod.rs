@@ -10,16 +10,19 @@ mod existing;
 mod loaded;
 mod marks;
 mod rules;
+mod wanted;
 
 use std::io;
 use std::time::Duration;
 
 use aya::EbpfError;
 use aya::maps::MapError;
+use aya::programs::ProgramFd;
 use thiserror::Error;
 
 pub use loaded::Loaded;
 pub use rules::{SteeringRules, Target};
+pub use wanted::Wanted;
 
 use crate::link::Link;
 use attachment::Attachment;
@@ -185,6 +188,28 @@ impl Steering {
         self.attachment.fallback.as_deref()
     }
 
+    /// The kernel's number of the interface.
+    pub fn index(&self) -> u32 {
+        self.loaded.index
+    }
+
+    pub(crate) fn rest(&mut self) -> Result<&ProgramFd, SteerError> {
+        self.loaded.rest()
+    }
+
+    /// Lets a program look at frames for our MAC first, or none.
+    pub(crate) fn set_offload(&mut self, program: Option<&ProgramFd>) -> Result<(), SteerError> {
+        self.loaded.set_offload(program)
+    }
+
+    /// Leaves all frames to the workers.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn without_offload(&mut self) -> Result<(), SteerError> {
+        self.loaded.set_offload(None)
+    }
+
     /// As [`Loaded::update`].
     pub fn update(&mut self, rules: &SteeringRules) -> Result<(), SteerError> {
         self.loaded.update(rules)
@@ -200,6 +225,7 @@ impl Steering {
     /// puts its own there. To be called before sockets are closed.
     pub fn hand_over(&mut self) -> Result<(), SteerError> {
         self.attachment.stay();
+        self.loaded.set_offload(None)?;
         self.loaded.set_without_socket(WithoutSocket::Drop)
     }
 }

@@ -168,6 +168,16 @@ struct {
 	__type(value, __u8);
 } mark_services SEC(".maps");
 
+/* The program that carries flows, if it does (offload/offload.bpf.c). The kernel
+ * empties this when the director ends.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} offload SEC(".maps");
+
 struct vlan_header {
 	__be16 tci;
 	__be16 protocol;
@@ -457,23 +467,18 @@ static __always_inline int same_mac(const __u8 *a, const __u8 *b)
 	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
 }
 
-SEC("xdp")
-int sluice_steer(struct xdp_md *ctx)
+/* What becomes of a frame for our MAC. */
+static __always_inline int steer(struct xdp_md *ctx, const struct interface *self)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct address source = {}, dest = {};
 	struct ethhdr *eth = data;
-	struct interface *self;
 	struct ports *ports;
-	__u32 zero = 0;
 	__be16 type;
 	__u8 protocol;
 	void *l3;
 
 	if ((void *)(eth + 1) > end)
-		return XDP_PASS;
-	self = bpf_map_lookup_elem(&interface, &zero);
-	if (!self || !same_mac(eth->h_dest, self->mac))
 		return XDP_PASS;
 
 	type = eth->h_proto;
@@ -550,6 +555,35 @@ int sluice_steer(struct xdp_md *ctx)
 		return XDP_PASS;
 ours:
 	return bpf_redirect_map(&xsks_map, ctx->rx_queue_index, self->without_socket);
+}
+
+SEC("xdp")
+int sluice_steer(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	struct interface *self;
+	__u32 zero = 0;
+
+	if ((void *)(eth + 1) > end)
+		return XDP_PASS;
+	self = bpf_map_lookup_elem(&interface, &zero);
+	if (!self || !same_mac(eth->h_dest, self->mac))
+		return XDP_PASS;
+	/* Does not come back if there is such a program. */
+	bpf_tail_call(ctx, &offload, 0);
+	return steer(ctx, self);
+}
+
+/* Goes on with what that one does not carry. */
+SEC("xdp")
+int sluice_rest(struct xdp_md *ctx)
+{
+	struct interface *self;
+	__u32 zero = 0;
+
+	self = bpf_map_lookup_elem(&interface, &zero);
+	return self ? steer(ctx, self) : XDP_PASS;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -98,6 +98,11 @@ impl Delta {
         Delta(!self.0)
     }
 
+    /// As it is added to sums of words that are read as they lie in a packet.
+    pub const fn bytes(self) -> [u8; 2] {
+        self.0.to_be_bytes()
+    }
+
     /// The checksum field after the change.
     #[inline]
     pub fn apply(self, checksum: u16) -> u16 {

@@ -61,6 +61,11 @@ impl Overload {
         self.secure_tcp
     }
 
+    /// One in so many packets that begin a connection is dropped; 0 for none.
+    pub(super) fn rate(&self) -> u32 {
+        self.rate
+    }
+
     /// Whether some of the packets that begin connections are dropped.
     #[inline]
     pub(super) fn may_drop(&self) -> bool {

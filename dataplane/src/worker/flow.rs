@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::adopt::{Adoption, Schedulers};
 use super::defense::Overload;
+use super::offload::Carrying;
 use super::owners::Owners;
 use super::persist::{Kept, Unserved, Wanted};
 use super::recent::Recent;
@@ -84,6 +85,7 @@ pub(super) struct Flows {
     pub(super) ftp: Sessions,
     pub(super) overload: Overload,
     pub(super) sync: Syncing,
+    pub(super) carrying: Carrying,
     pub(super) owners: Arc<Owners>,
     pub(super) schedulers: Schedulers,
     pub(super) recent: Recent,
@@ -112,6 +114,7 @@ impl Flows {
             sweep: Sweep::Done,
             overload: Overload::new(seed, now),
             sync: Syncing::new(capacity),
+            carrying: Carrying::default(),
             workers: claims.len(),
             local_ports: LocalPorts::shared(worker, claims, capacity + MOST_PORTS).starting_at(seed),
             ftp: Sessions::new(capacity),
@@ -181,7 +184,7 @@ impl Flows {
     /// Whether a connection that a packet was found to belong to is to be as if
     /// there had been none.
     #[inline]
-    fn is_over(&self, view: &View, id: EntryId, side: Side, packet: &Packet) -> bool {
+    pub(super) fn is_over(&self, view: &View, id: EntryId, side: Side, packet: &Packet) -> bool {
         let spent = |line: &Line| line.one_packet && line.packets > 0 && !packet.later;
         self.table.line(id).is_some_and(spent)
             || side == Side::Client && (self.begins_anew(view, id, packet) || self.is_abandoned(view, id))
@@ -436,10 +439,7 @@ impl Flows {
             return Err(Verdict::Unclaimed);
         }
 
-        let port = match service.options.persistence {
-            Some(_) => Flows::kept_port(service, server.port, tuple.destination_port),
-            None => rport(server, tuple.destination_port),
-        };
+        let port = Flows::server_port(service, server, tuple.destination_port);
         let destination = (server.address, port);
         let local = match server.method {
             Method::FullNat => self
@@ -449,6 +449,15 @@ impl Flows {
             Method::Nat | Method::DirectRoute | Method::Tunnel => (tuple.source, tuple.source_port),
         };
         self.enter(view, service, kept, tuple, [destination, local], now)
+    }
+
+    /// The port that a server gets the packets of a new connection at.
+    #[inline]
+    pub(super) fn server_port(service: &VirtualService, server: &RealServer, port: u16) -> u16 {
+        match service.options.persistence {
+            Some(_) => Flows::kept_port(service, server.port, port),
+            None => rport(server, port),
+        }
     }
 
     /// Enters a connection to a server at `ends[0]`, from `ends[1]` by FULLNAT.
@@ -493,6 +502,7 @@ impl Flows {
 
     /// Ends a connection.
     pub(super) fn expire(&mut self, view: &View, id: EntryId) {
+        self.no_longer_carried(view, id);
         let Some(entry) = self.table.remove(id) else { return };
         self.sync.gone(id, &entry.client, &self.owners, self.worker);
         self.owners.over(&entry.client, self.worker);

@@ -5,6 +5,7 @@
 #[path = "../director/mod.rs"]
 mod director;
 
+mod capture;
 mod connections;
 mod dr;
 mod families;
@@ -20,6 +21,8 @@ mod listing;
 mod marks;
 mod nat;
 mod next_hops;
+mod offload;
+mod offload_model;
 mod one_packet;
 mod persistence;
 mod related;
@@ -32,6 +35,7 @@ mod standby;
 mod sync;
 mod sync_model;
 mod thresholds;
+mod trace;
 mod tun;
 mod tunables;
 mod tunnel_errors;

@@ -232,7 +232,9 @@ fn a_connection_with_packets_lives_as_long_elsewhere() {
         link.carry_all(&mut active, &mut backup);
         let (here, there) = (active.only_connection(), backup.only_connection());
         assert_eq!(here.0, there.0);
-        assert!(here.1.abs_diff(there.1) <= 31, "{here:?} {there:?}");
+        // All are told once in half a minute.
+        let told = active.now % (600 * SECOND) >= 30 * SECOND;
+        assert!(!told || here.1.abs_diff(there.1) <= 31, "{here:?} {there:?}");
     }
     // The peer fails: what it told lives for the rest of its time, and no longer.
     link.cut(&mut backup);

@@ -317,6 +317,7 @@ fn build(
             name,
             settings,
             timeouts: Default::default(),
+            offload: Default::default(),
             servers: Vec::new(),
             local_addresses: Vec::new(),
         },

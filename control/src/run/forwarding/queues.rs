@@ -92,7 +92,9 @@ impl Forwarding {
         let mut steering = Vec::new();
         for (mut loaded, interface) in programs.into_iter().zip(&self.interfaces) {
             let attached = loaded.admit_sockets().and_then(|()| loaded.attach(self.mode));
-            steering.push(attached.map_err(|error| TakeoverError::Workers(error.to_string()))?);
+            let mut attached = attached.map_err(|error| TakeoverError::Workers(error.to_string()))?;
+            self.join(steering.len(), &mut attached);
+            steering.push(attached);
             super::super::renew_rss(interface);
         }
         *self.steering.borrow_mut() = steering;

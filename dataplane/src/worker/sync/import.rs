@@ -315,7 +315,7 @@ impl Flows {
             }
         }
         self.table.schedule(id, deadline(now, told.expires));
-        self.sync.sessions.confirm(id, epoch);
+        self.sync.took_session(id, epoch);
         if let (Role::Control, Some(control)) = (told.ftp, &told.control) {
             // Without room for it the connection goes on as far as it can.
             let _ = self.ftp.resume(id, control);
@@ -367,7 +367,7 @@ impl Flows {
         let share = server.counters.share(self.worker);
         if active { &share.active } else { &share.inactive }.add(1);
         server.connections_changed();
-        self.sync.sessions.confirm(id, epoch);
+        self.sync.took_session(id, epoch);
         self.owners.begun(&client, self.worker);
         match (told.ftp, &told.control) {
             (Role::Control, Some(control)) => {
@@ -404,7 +404,7 @@ impl Flows {
             }
             if template.server == told.server && template.method == told.method {
                 self.templates.renew(id, told.timeout, told.assured, told.expires, now);
-                self.sync.templates.confirm(id.number(), epoch);
+                self.sync.took_template(id, epoch);
                 return Ok(());
             }
             self.template_gone(id);
@@ -428,7 +428,7 @@ impl Flows {
         let id = made.map_err(|_| Refused::Full)?;
         self.templates.prolong(id, told.expires, now);
         server.counters.share(self.worker).persistent.add(1);
-        self.sync.templates.confirm(id.number(), epoch);
+        self.sync.took_template(id, epoch);
         Ok(())
     }
 }

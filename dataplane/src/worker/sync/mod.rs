@@ -195,6 +195,22 @@ impl Syncing {
         }
     }
 
+    /// Takes note that a connection was told of; one's own is news to listeners.
+    fn took_session(&mut self, id: EntryId, epoch: u8) {
+        self.sessions.confirm(id, epoch);
+        if epoch == 0 {
+            self.sessions.note(id, true, !self.followings.is_empty());
+        }
+    }
+
+    /// The same of a template.
+    fn took_template(&mut self, id: TemplateId, epoch: u8) {
+        self.templates.confirm(id.number(), epoch);
+        if epoch == 0 {
+            self.templates.note(id.number(), true, !self.followings.is_empty());
+        }
+    }
+
     fn tell(&mut self, record: Record, foreign: bool) {
         let tell = |tap: &Tap, record| {
             if !tap.push(Change { at: self.clock, foreign, what: What::Record(record) }) {
