@@ -6,7 +6,7 @@ set -euo pipefail
 
 build=(clang gcc libbpf-dev libelf-dev linux-libc-dev make pkg-config zlib1g-dev)
 try=(coreutils curl dnsmasq-base ethtool iproute2 iputils-ping keepalived lftp libusrsctp-examples nginx-light vsftpd wrk)
-look=(chromium man-db mandoc openssl prometheus)
+look=(chromium man-db mandoc openssl prometheus tshark)
 packaging=(lintian mmdebstrap)
 compare=(haproxy libnginx-mod-stream nftables)
 

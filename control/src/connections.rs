@@ -52,7 +52,7 @@ pub struct Arguments {
     json: bool,
 }
 
-fn protocol(text: &str) -> Result<Protocol, String> {
+pub(crate) fn protocol(text: &str) -> Result<Protocol, String> {
     match text {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
@@ -61,7 +61,7 @@ fn protocol(text: &str) -> Result<Protocol, String> {
     }
 }
 
-fn method(text: &str) -> Result<Method, String> {
+pub(crate) fn method(text: &str) -> Result<Method, String> {
     match text {
         "nat" => Ok(Method::Nat),
         "fullnat" => Ok(Method::FullNat),
@@ -71,7 +71,7 @@ fn method(text: &str) -> Result<Method, String> {
     }
 }
 
-fn state(text: &str) -> Result<String, String> {
+pub(crate) fn state(text: &str) -> Result<String, String> {
     let state = text.to_ascii_uppercase();
     let query = ConnectionQuery { state: Some(state.clone()), ..ConnectionQuery::default() };
     query.filter().map(|_| state).map_err(|error| error.to_string())
@@ -143,12 +143,6 @@ fn line(connection: &ConnectionListing) -> String {
         Some(mark) => format!("{} (mark {mark})", end(*service)),
         None => end(*service),
     };
-    let method = match method {
-        Method::Nat => "nat",
-        Method::FullNat => "fullnat",
-        Method::Dr => "dr",
-        Method::Tun => "tun",
-    };
     row(&[
         protocol.to_owned(),
         format!("{:02}:{:02}", expires / 60, expires % 60),
@@ -157,7 +151,7 @@ fn line(connection: &ConnectionListing) -> String {
         service,
         local.map_or_else(|| "-".to_owned(), end),
         end(*server),
-        method.to_owned(),
+        method.name().to_owned(),
     ])
 }
 

@@ -1,6 +1,7 @@
 //! The control half of Sluice: configuration, API, command line, next hops.
 
 pub mod api;
+pub mod capture;
 pub mod config;
 pub mod connections;
 pub mod events;
@@ -25,6 +26,7 @@ pub mod status;
 pub mod sync;
 pub mod takeover;
 pub mod top;
+pub mod trace;
 pub mod web;
 
 pub mod workers;

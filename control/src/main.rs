@@ -9,8 +9,8 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 use sluice_control::events::{EventLog, Recorder};
 use sluice_control::{
-    api, connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run, save,
-    status, sync, top,
+    api, capture, connections, events, health, import, ipvsadm, manual, marks, realserver, reload, role, run,
+    save, status, sync, top, trace,
 };
 use sluice_dataplane::error_chain;
 
@@ -62,6 +62,10 @@ enum Command {
     Top(top::Arguments),
     /// Show connections, all or those that are looked for
     Connections(connections::Arguments),
+    /// Write packets to a file as they come and go, before and after rewriting
+    Capture(Box<capture::Arguments>),
+    /// Say what would become of a packet, and why
+    Trace(trace::Arguments),
     /// Show what happened to a running director
     Events(events::Arguments),
     /// Administer virtual services as with ipvsadm
@@ -115,6 +119,8 @@ fn main() -> ExitCode {
         Command::Manual(arguments) => return manual::main(Arguments::command(), &arguments),
         Command::Top(arguments) => return top::main(&arguments),
         Command::Connections(arguments) => return connections::main(&arguments),
+        Command::Capture(arguments) => return capture::main(&arguments),
+        Command::Trace(arguments) => return trace::main(&arguments),
         Command::Events(arguments) => return events::main(&arguments),
         Command::Check(arguments) => return reload::check(&arguments),
         Command::Reload(arguments) => return reload::main(&arguments),

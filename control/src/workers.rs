@@ -8,11 +8,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, Sender, bounded};
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::capture::{CaptureFilter, CaptureReader};
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::offload::{self, Board, Lane};
 use sluice_dataplane::port::afxdp::{AfXdpPort, Left, Offered, OpenError};
 use sluice_dataplane::stats::WorkerCounters;
 use sluice_dataplane::steer::Mode;
+use sluice_dataplane::trace::Question;
 use sluice_dataplane::worker::{Command, Event, Exchange, Published, Settings, Slice, Slices, Worker};
 use thiserror::Error;
 
@@ -231,6 +233,32 @@ impl Workers {
     /// What lists connections, on any thread.
     pub fn lister(&self) -> Lister {
         Lister { exchanges: Arc::clone(&self.exchanges) }
+    }
+
+    /// Has every worker copy packets that match, for a director with so many
+    /// interfaces. `None` if one of them copies for too many already.
+    pub fn capture(
+        &self,
+        filter: &Arc<CaptureFilter>,
+        snap: usize,
+        interfaces: usize,
+    ) -> Option<Vec<CaptureReader>> {
+        self.exchanges.iter().map(|exchange| exchange.capture(Arc::clone(filter), snap, interfaces)).collect()
+    }
+
+    /// Asks every worker what would become of a packet that comes by the interface
+    /// of this number; `None` for one that has too many other commands to obey.
+    pub fn ask(&self, tuple: Tuple, interface: usize, mark: Option<u32>) -> Vec<Option<Arc<Question>>> {
+        let ask = |exchange: &Exchange| {
+            let question = Question::new(tuple, interface, mark);
+            exchange.ask(&question).then_some(question)
+        };
+        self.exchanges.iter().map(ask).collect()
+    }
+
+    /// The clock that workers go by: nanoseconds since this.
+    pub fn clock(&self) -> Instant {
+        self.clock
     }
 
     /// Asks every worker to open its interfaces anew; each answers once.

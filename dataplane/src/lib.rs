@@ -4,6 +4,7 @@
 //! `now` and seeds are arguments, so that any run can be replayed.
 
 mod arena;
+pub mod capture;
 pub mod conn;
 pub mod forward;
 pub mod ftp;
@@ -22,6 +23,7 @@ pub mod sip;
 pub mod stats;
 pub mod steer;
 pub mod sync;
+pub mod trace;
 pub mod wire;
 pub mod worker;
 

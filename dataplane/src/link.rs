@@ -2,11 +2,13 @@
 //! calls: /sys may still show another namespace.
 
 mod features;
+mod filters;
 mod rss;
 
 use std::ffi::CString;
 use std::io;
 
+pub use filters::{Filter, Refused};
 pub use rss::Unknown;
 
 use crate::wire::ethernet::Mac;

@@ -31,13 +31,14 @@ use thiserror::Error;
 
 pub use claims::Claims;
 use plan::Plans;
-use pool::{CHUNKS, Chunk, NONE, Pool};
+use pool::{CHUNKS, Chunk, NONE, Pool, WORDS};
 use turns::Turns;
 
 use crate::arena::Arena;
 use crate::conn::index::Index;
 use crate::conn::{Seed, Tuple};
 use crate::neigh::NextHops;
+use crate::rss::FIRST_WORD;
 use crate::service::Protocol;
 use crate::wire::Address;
 
@@ -228,6 +229,24 @@ impl LocalPorts {
     /// it has begun since the last change of RSS.
     pub fn owner_of(&self, answer: &Tuple) -> usize {
         self.plans.owner(&PoolKey::of(answer), answer.destination_port)
+    }
+
+    /// Whether [`LocalPorts::allocate`] would find a port. It goes through all of
+    /// them where there is none, and so is not for packets.
+    pub fn has_room(&self, lips: &[Address], server: (Address, u16), protocol: Protocol) -> bool {
+        lips.iter().filter(|lip| lip.is_v4() == server.0.is_v4()).any(|lip| {
+            let key = PoolKey { lip: *lip, server: server.0, port: server.1, protocol };
+            match self.find(&key, self.hash(&key)).and_then(|slot| self.pools.get(slot)) {
+                Some(pool) => {
+                    let rules = self.plans.rules(&key);
+                    (FIRST_WORD..WORDS).any(|word| {
+                        let taken = pool.used(word, &self.chunks) | self.plans.others_strays(&key, word);
+                        self.plans.ours(&rules, &key, word) & !taken != 0
+                    })
+                }
+                None => self.pools() < self.max_pools || self.eldest != NONE,
+            }
+        })
     }
 
     /// Takes this very port, for a connection that another director began, to be

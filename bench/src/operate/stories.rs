@@ -117,6 +117,18 @@ pub const STORIES: &[Story] = &[
         tests: &["events_and_connections_are_listed"],
     },
     Story {
+        name: "capture",
+        shows: "packets before and after rewriting by each method, and dropped ones, as tshark reads them",
+        place: end_to_end("capture"),
+        tests: &["both_sides_are_shown", "drops_have_their_reason", "carried_sessions_are_shown_too"],
+    },
+    Story {
+        name: "trace",
+        shows: "what would become of a packet, and then it does",
+        place: end_to_end("capture"),
+        tests: &["a_trace_tells_what_happens", "a_trace_says_why_not"],
+    },
+    Story {
         name: "top",
         shows: "sluice top in a terminal",
         place: end_to_end("observe"),

@@ -95,6 +95,8 @@ fn write(answer: &Answer, out: &mut Vec<u8>) -> serde_json::Result<()> {
             line(out, &serde_json::json!({ "director": rest }))
         }
         Answer::Status(status) => line(out, status),
+        Answer::Captured(part) => line(out, part),
+        Answer::Trace(report) => line(out, report),
         Answer::Role(role) => line(out, &serde_json::json!({ "role": role })),
     }
 }

@@ -7,12 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::capture::{CaptureFilter, MOST_CAPTURES};
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::service::{Family, ServiceKey, ServiceTable};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep};
 
 use super::message::{Answer, LocalAddressUse, Request};
+use crate::capture::{self, CapturePart, CaptureQuery};
 use crate::events::{self, Kind, Severity};
 use crate::health::Health;
 use crate::observe::Observatory;
@@ -21,6 +23,7 @@ use crate::role::Role;
 use crate::rules::{Daemon, DaemonRole, Rules, RulesError, ServiceListing};
 use crate::sync::lvs::{counters, socket};
 use crate::takeover::Takeover;
+use crate::trace::{Asked, TraceError, TraceQuery};
 
 /// What control needs of the running workers.
 pub trait DataPlane {
@@ -48,6 +51,19 @@ pub trait DataPlane {
     fn prepare_daemon(&self, daemon: Daemon) -> Result<Daemon, RulesError> {
         socket::prepared(daemon)
     }
+
+    /// Begins to copy packets that match, at most `snap` bytes of each. Parts come
+    /// until the receiver is dropped; the first names the interfaces. `None` while
+    /// there are too many captures already.
+    fn capture(&self, filter: CaptureFilter, snap: usize) -> Option<mpsc::Receiver<CapturePart>>;
+
+    /// Asks every worker what would become of a packet. `interface` is the number
+    /// of that which it comes by; without it, it is that of the route to its
+    /// source. `mark` is the one that it is taken to have.
+    fn trace(&self, tuple: &Tuple, interface: Option<usize>, mark: Option<u32>) -> Asked;
+
+    /// The director's interfaces.
+    fn interfaces(&self) -> &[String];
 
     /// Counters and state for `sluice status`, as a JSON object.
     fn status(&self) -> serde_json::Value;
@@ -98,9 +114,9 @@ impl<D: DataPlane> Director<D> {
     pub fn new(rules: Rules, plane: D) -> Rc<Self> {
         Rc::new(Director {
             rules: RefCell::new(rules),
+            lvs: Arc::clone(plane.observatory().lvs()),
             plane,
             generation: Cell::new(0),
-            lvs: Arc::default(),
             daemons_changed: Notify::new(),
             health: Health::default(),
             source: RefCell::default(),
@@ -373,6 +389,7 @@ impl<D: DataPlane> Director<D> {
                 }
                 Answer::Status(status)
             }
+            Request::Trace { query } => self.trace(&query).await,
             Request::Role => Answer::Role(self.plane.role()),
             Request::SetRole { role } => {
                 self.plane.set_role(role);
@@ -410,8 +427,50 @@ impl<D: DataPlane> Director<D> {
             | Request::FindConnections { .. }
             | Request::Overview { .. }
             | Request::Events { .. }
+            | Request::Capture { .. }
             | Request::Reload { .. } => Answer::Done,
         }
+    }
+
+    /// What would become of a packet.
+    async fn trace(&self, query: &TraceQuery) -> Answer {
+        let refused = |error: TraceError| Answer::error("bad_request", error.to_string());
+        let tuple = match query.tuple() {
+            Ok(tuple) => tuple,
+            Err(error) => return refused(error),
+        };
+        let interfaces = self.plane.interfaces();
+        let interface = match &query.interface {
+            None => None,
+            Some(name) => match interfaces.iter().position(|interface| interface == name) {
+                Some(place) => Some(place),
+                None => return refused(TraceError::NoInterface(name.clone(), interfaces.join(", "))),
+            },
+        };
+        let asked = self.plane.trace(&tuple, interface, query.mark);
+        let answers = asked.answers().await;
+        let health = |name| {
+            let all = self.health.overview(&self.rules());
+            all.into_iter().find(|health| health.service == name)
+        };
+        Answer::Trace(Box::new(asked.report(&tuple, query.mark, answers, health)))
+    }
+
+    /// Begins a capture, or says why it cannot be, by a code and in words.
+    pub(super) fn capture(
+        &self,
+        query: &CaptureQuery,
+        count: Option<u64>,
+        seconds: Option<u64>,
+    ) -> Result<capture::Stream, (&'static str, String)> {
+        let filter = query.filter().map_err(|error| ("bad_request", error.to_string()))?;
+        let parts = self.plane.capture(filter, query.snap()).ok_or_else(|| {
+            let message =
+                format!("{MOST_CAPTURES} captures are under way, which is the most: end one of them");
+            ("too_many_captures", message)
+        })?;
+        self.plane.observatory().events().record(Kind::Access, Severity::Info, "packets are captured");
+        Ok(capture::Stream::new(parts, count, seconds))
     }
 
     /// Connections by service and LIP.

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::capture::CaptureFilter;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::service::ServiceTable;
 use tokio::sync::mpsc;
 
 use super::DataPlane;
+use crate::capture::CapturePart;
 use crate::observe::Observatory;
 use crate::role::Role;
 use crate::rules::{Daemon, RulesError};
 use crate::sync::lvs::socket;
+use crate::trace::Asked;
 
 /// Adopts tables at once, unless told not to, and lists the connections that
 /// it was given.
@@ -62,6 +65,30 @@ impl DataPlane for FakePlane {
             let _ = sender.try_send(slice);
         }
         receiver
+    }
+
+    /// There are no packets.
+    fn capture(&self, _: CaptureFilter, _: usize) -> Option<mpsc::Receiver<CapturePart>> {
+        let (sender, receiver) = mpsc::channel(1);
+        // There is room for it.
+        let _ = sender.try_send(CapturePart { interfaces: vec!["lo".into()], ..CapturePart::default() });
+        Some(receiver)
+    }
+
+    /// There are no workers.
+    fn trace(&self, _: &Tuple, interface: Option<usize>, _: Option<u32>) -> Asked {
+        Asked {
+            interfaces: self.interfaces().to_vec(),
+            interface: interface.unwrap_or(0),
+            wanted: None,
+            queue: None,
+            questions: Vec::new(),
+        }
+    }
+
+    fn interfaces(&self) -> &[String] {
+        static LOOPBACK: std::sync::LazyLock<[String; 1]> = std::sync::LazyLock::new(|| ["lo".into()]);
+        &*LOOPBACK
     }
 
     fn adopted(&self) {}

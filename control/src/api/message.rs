@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sluice_dataplane::conn::ConnectionRecord;
 
 use super::query::ConnectionQuery;
+use crate::capture::{CapturePart, CaptureQuery};
 use crate::events::{EventRecord, Kind};
 use crate::health::ServiceHealth;
 use crate::marks::{MarkListing, MarkRule};
@@ -19,6 +20,7 @@ use crate::rules::{
     Change, ConfiguredService, Daemon, DaemonRole, Method, Protocol, RulesError, Server, ServiceListing,
     ServiceName, ServiceSettings, Timeouts,
 };
+use crate::trace::{TraceQuery, TraceReport};
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +159,22 @@ pub enum Request {
     Configuration,
     /// Counters and state of the data plane
     Status,
+    /// `sluice capture`: answered by any number of [`Answer::Captured`], some of
+    /// which are empty, so that both sides know of each other; then, if there is a
+    /// limit, by [`Answer::Done`]
+    Capture {
+        /// Which packets
+        query: Box<CaptureQuery>,
+        /// So many at most
+        count: Option<u64>,
+        /// For so many seconds at most
+        seconds: Option<u64>,
+    },
+    /// `sluice trace`
+    Trace {
+        /// Of which packet
+        query: TraceQuery,
+    },
     /// `sluice role`
     Role,
     /// `sluice role active` and `backup`
@@ -222,6 +240,8 @@ impl Request {
                 | Request::Health
                 | Request::Overview { .. }
                 | Request::Events { .. }
+                | Request::Capture { .. }
+                | Request::Trace { .. }
                 | Request::Role
                 // keepalived says it once only.
                 | Request::SetRole { .. }
@@ -251,6 +271,10 @@ pub enum Answer {
     Count(u64),
     /// Part of the answer to [`Request::Events`], oldest first
     Events(Vec<EventRecord>),
+    /// Part of the answer to [`Request::Capture`]
+    Captured(CapturePart),
+    /// To [`Request::Trace`]
+    Trace(Box<TraceReport>),
     /// To [`Request::Overview`]
     Overview(Box<Overview>),
     /// To [`Request::LocalAddresses`]
@@ -290,6 +314,7 @@ impl Answer {
                 | Answer::Health(_)
                 | Answer::Connections(_)
                 | Answer::Events(_)
+                | Answer::Captured(_)
                 | Answer::Changes(_)
                 | Answer::Configured(_)
         )

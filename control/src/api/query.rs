@@ -12,7 +12,8 @@ use sluice_dataplane::neigh::Prefix;
 use crate::rules::{Method, Protocol};
 
 /// What a connection has to be; what is not said matches all.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct ConnectionQuery {
     /// Transport protocol
     pub protocol: Option<Protocol>,
@@ -111,7 +112,8 @@ impl TryFrom<String> for EndpointQuery {
 }
 
 impl EndpointQuery {
-    fn endpoint(self) -> Result<Endpoint, QueryError> {
+    /// What workers look for.
+    pub(crate) fn endpoint(self) -> Result<Endpoint, QueryError> {
         let prefix = Prefix::new(self.address.into(), self.length)
             .ok_or(QueryError::NoNetwork(self.address, self.length))?;
         Ok(Endpoint { prefix, port: self.port })

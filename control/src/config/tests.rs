@@ -559,7 +559,8 @@ fn sysctls_are_settings_of_the_director() {
         "expire_nodest_conn = true\nexpire_quiescent_template = true\nconn_reuse_mode = 3\nsloppy_tcp = true
 sloppy_sctp = true
 drop_entry = 1\ndrop_packet = 2\nsecure_tcp = 3\namemthresh = 2048\nam_droprate = 20\nnat_icmp_send = true
-pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n";
+pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n
+sync_refresh_period = 10\nsync_persist_mode = true\nsync_sock_size = 1048576\n";
     let expected = Tunables {
         expire_nodest_conn: true,
         expire_quiescent_template: true,
@@ -576,6 +577,9 @@ pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n";
         pmtu_disc: false,
         lblc_expiration: 600,
         lblcr_expiration: 700,
+        sync_refresh_period: 10,
+        sync_persist_mode: true,
+        sync_sock_size: 1 << 20,
     };
     assert_eq!(parse(&format!("{SMALLEST}{all}")).unwrap().director.tunables, expected);
     assert_eq!(
@@ -595,11 +599,11 @@ fn a_defence_that_would_always_be_on_is_refused() {
     let with = |connections, settings| {
         parse(&format!("{SMALLEST}connections_per_worker = {connections}\namemthresh = 1000\n{settings}\n"))
     };
-    assert!(with(16_001, "drop_packet = 1").is_ok());
-    assert!(with(16_000, "drop_packet = 3").is_ok());
+    assert!(with(41_001, "drop_packet = 1").is_ok());
+    assert!(with(41_000, "drop_packet = 3").is_ok());
     assert_eq!(
-        with(16_000, "drop_packet = 1").unwrap_err(),
-        "s.toml:6:15: drop_packet would always be on: there is room for 16000 connections in all
+        with(41_000, "drop_packet = 1").unwrap_err(),
+        "s.toml:6:15: drop_packet would always be on: there is room for 41000 connections in all
     hint: lower amemthresh below 1000, or raise connections_per_worker"
     );
 }

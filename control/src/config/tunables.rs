@@ -2,13 +2,11 @@
 //! same values.
 
 use sluice_dataplane::service::{Defense, Tunables};
+use sluice_dataplane::worker::CONNECTIONS_IN_A_PAGE;
 use toml::Spanned;
 
 use super::check::Check;
 use super::file;
-
-/// How many connections a page has room for that `amemthresh` is counted in.
-const CONNECTIONS_IN_A_PAGE: u64 = 16;
 
 impl Check<'_> {
     pub(super) fn tunables(&mut self, file: &file::Director) -> Tunables {
@@ -56,6 +54,20 @@ impl Check<'_> {
                 file.lblcr_expiration.as_ref(),
                 seconds,
                 kernel.lblcr_expiration,
+            ),
+            // Told less often, a connection with packets could end elsewhere.
+            sync_refresh_period: self.number(
+                "sync_refresh_period",
+                file.sync_refresh_period.as_ref(),
+                0..=120,
+                kernel.sync_refresh_period,
+            ),
+            sync_persist_mode: file.sync_persist_mode.unwrap_or(kernel.sync_persist_mode),
+            sync_sock_size: self.number(
+                "sync_sock_size",
+                file.sync_sock_size.as_ref(),
+                0..=1 << 30,
+                kernel.sync_sock_size,
             ),
         }
     }

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use changes::describe;
 pub use log::{CAPACITY, EventLog};
 pub use recorder::Recorder;
+pub(crate) use show::utc_ns;
 pub use show::{Arguments, main};
 
 /// Longest text of an event in bytes; what is beyond is cut off.

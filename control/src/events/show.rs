@@ -65,6 +65,12 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// A time in nanoseconds since 1970, likewise.
+pub(crate) fn utc_ns(time_ns: u64) -> String {
+    let to_milliseconds = utc(time_ns / 1_000_000);
+    format!("{}{:06}Z", to_milliseconds.trim_end_matches('Z'), time_ns % 1_000_000)
+}
+
 /// A time in milliseconds since 1970 as ISO 8601 writes it, in UTC.
 pub(crate) fn utc(time_ms: u64) -> String {
     let (seconds, milliseconds) = (time_ms / 1000, time_ms % 1000);

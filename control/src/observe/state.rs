@@ -17,7 +17,7 @@ pub struct InterfaceState {
     pub xdp: String,
     /// How sockets share memory with the driver: `zero-copy` or `copy`
     pub socket: String,
-    /// How FULLNAT's answers reach their worker: `rss`, `hand-off` or
+    /// How FULLNAT's answers reach their worker: `rss`, `filters`, `hand-off` or
     /// `one-queue`
     pub answers: String,
     /// Whether it is there, and its link is up

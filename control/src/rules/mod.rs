@@ -31,6 +31,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sluice_dataplane::conn::{State, TimeoutOverrides};
+use sluice_dataplane::sched::Maglevs;
 use sluice_dataplane::service::{OffloadChoice, ServerId, ServiceId, ServiceKey, Tunables};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
@@ -81,7 +82,11 @@ pub struct Rules {
     state_timeouts: TimeoutOverrides,
     tunables: Tunables,
     daemons: Vec<Daemon>,
+    /// Those of the configuration, whether they run or not
+    configured_daemons: Vec<Daemon>,
     marks: Marks,
+    /// Of the last table
+    maglevs: Arc<Maglevs>,
 }
 
 #[derive(Debug)]
@@ -145,7 +150,9 @@ impl Rules {
             state_timeouts: TimeoutOverrides::default(),
             tunables: Tunables::default(),
             daemons: Vec::new(),
+            configured_daemons: Vec::new(),
             marks: Marks::default(),
+            maglevs: Arc::default(),
         }
     }
 
@@ -343,6 +350,25 @@ impl Rules {
         let position = self.daemons.iter().position(|d| d.role == role).ok_or(RulesError::NoDaemon)?;
         self.daemons.remove(position);
         Ok(())
+    }
+
+    /// Has these sync daemons run in place of the others. Those of the
+    /// configuration stay what a reload compares with.
+    pub fn replace_daemons(&mut self, mut daemons: Vec<Daemon>) {
+        daemons.sort_by_key(|daemon| daemon.role as u8);
+        self.daemons = daemons;
+    }
+
+    /// The sync daemons that are to run once the configuration is `wanted`: its own,
+    /// and of others those that it never had, for they were started by a command.
+    fn daemons_with(&self, wanted: &Rules) -> Vec<Daemon> {
+        let by_command = self.daemons.iter().filter(|running| {
+            !self.configured_daemons.contains(running)
+                && wanted.daemons.iter().all(|daemon| daemon.role != running.role)
+        });
+        let mut all: Vec<_> = wanted.daemons.iter().chain(by_command).cloned().collect();
+        all.sort_by_key(|daemon| daemon.role as u8);
+        all
     }
 
     /// The sync daemons that run, the master first.

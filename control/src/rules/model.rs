@@ -300,6 +300,16 @@ pub enum Method {
 }
 
 impl Method {
+    /// Its name in configurations.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Nat => "nat",
+            Method::FullNat => "fullnat",
+            Method::Dr => "dr",
+            Method::Tun => "tun",
+        }
+    }
+
     /// Whether the server takes packets at the service's own port, so that
     /// another port of the server has no meaning.
     pub fn keeps_port(self) -> bool {

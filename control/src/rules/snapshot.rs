@@ -24,6 +24,7 @@ impl Rules {
         let mut timeouts = conn::Timeouts::default().overridden(&self.state_timeouts);
         timeouts.set(self.timeouts.tcp, self.timeouts.tcp_fin, self.timeouts.udp);
         builder.timeouts(timeouts).tunables(self.tunables).marks(Arc::clone(self.marks.compiled()));
+        builder.maglevs(Arc::clone(&self.maglevs));
         for service in &self.services {
             self.put_service(&mut builder, service, &timeouts);
         }
@@ -37,7 +38,9 @@ impl Rules {
         for removed in &mut self.removed_services {
             removed.absent.in_table(generation);
         }
-        builder.build()
+        let table = builder.build();
+        self.maglevs = Arc::clone(table.maglevs());
+        table
     }
 
     fn put_service(

@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use crossbeam::channel::{Receiver, TryRecvError};
 use serde_json::{Value, json};
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_dataplane::capture::CaptureFilter;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::link::Link;
 use sluice_dataplane::neigh::Prefix;
 use sluice_dataplane::port::afxdp;
@@ -22,12 +23,17 @@ use super::condition::{self, Progress};
 use super::exhaustion::Exhaustion;
 use super::offload::Offloading;
 use crate::api::DataPlane;
+use crate::capture::{CapturePart, Capturing};
 use crate::netlink;
 use crate::observe::{InterfaceState, Observatory, PeerState, SyncState};
 use crate::role::{Announcer, Role};
 use crate::sync::Sync;
+use crate::trace::Asked;
 use crate::workers::Workers;
 
+use filters::Filters;
+
+mod filters;
 mod queues;
 
 /// Workers with the XDP programs that feed them.
@@ -40,6 +46,8 @@ pub(super) struct Forwarding {
     released: Cell<bool>,
     in_force: RefCell<SteeringRules>,
     next_hops: netlink::Handle,
+    /// On NICs whose RSS is not known
+    filters: RefCell<Filters>,
     mode: ModeChoice,
     without_socket: WithoutSocket,
     /// Whether a program does not redirect all that it should
@@ -80,6 +88,7 @@ impl Forwarding {
             steering: RefCell::new(steering),
             in_force: RefCell::new(in_force),
             next_hops,
+            filters: RefCell::default(),
             mode,
             without_socket,
             unsteered: Cell::new(false),
@@ -177,6 +186,7 @@ impl Forwarding {
                     match attached {
                         Ok(new) => {
                             super::renew_rss(&interface);
+                            self.filters.borrow_mut().forget(&interface);
                             tracing::info!(event = "link", interface, "it is back");
                             *steering = new;
                             self.join(number, steering);
@@ -197,7 +207,18 @@ impl Forwarding {
         if let Some(offload) = &*self.offload.borrow() {
             offload.look_after(&self.interfaces);
         }
+        self.filter();
         self.show_interfaces();
+    }
+
+    /// Has NICs whose RSS is not known lead answers to their worker by filters.
+    fn filter(&self) {
+        let (hops, in_force) = (self.next_hops.current(), self.in_force.borrow());
+        let workers = self.workers.counters().len();
+        for (place, interface) in self.interfaces.iter().enumerate() {
+            let by_rss = hops.rss(place).is_some();
+            self.filters.borrow_mut().follow(interface, &in_force.local_addresses, workers, by_rss);
+        }
     }
 
     /// Leaves what is known of the interfaces where all can see it.
@@ -272,13 +293,19 @@ impl Forwarding {
     }
 
     /// How FULLNAT's answers on an interface reach their worker: `rss` where
-    /// local ports are chosen so that they land on its queue, `hand-off` where
-    /// other workers hand them over, `one-queue` with one worker.
+    /// local ports are chosen so that they land on its queue, `filters` where
+    /// filters lead them there, `hand-off` where other workers hand them over,
+    /// `one-queue` with one worker.
     fn answers(&self, interface: usize) -> &'static str {
         if self.workers.counters().len() < 2 {
             return "one-queue";
         }
-        if self.next_hops.current().rss(interface).is_some() { "rss" } else { "hand-off" }
+        let name = self.interfaces.get(interface).map_or("", String::as_str);
+        match self.next_hops.current().rss(interface) {
+            Some(_) => "rss",
+            None if self.filters.borrow().lead(name) => "filters",
+            None => "hand-off",
+        }
     }
 
     /// Says so, once a minute at most, when connections were refused because
@@ -376,6 +403,31 @@ impl DataPlane for Forwarding {
             }
         });
         receiver
+    }
+
+    fn capture(&self, filter: CaptureFilter, snap: usize) -> Option<mpsc::Receiver<CapturePart>> {
+        Some(Capturing::start(&self.workers, self.interfaces.clone(), filter, snap)?.parts())
+    }
+
+    fn trace(&self, tuple: &Tuple, interface: Option<usize>, mark: Option<u32>) -> Asked {
+        let hops = self.next_hops.current();
+        let interface = interface.or_else(|| hops.leaves_by(tuple.source)).unwrap_or(0);
+        let workers = self.workers.counters().len();
+        let queue = match workers {
+            1 => Some(0),
+            _ => hops.rss(interface).and_then(|rss| rss.queue(tuple)).filter(|queue| *queue < workers),
+        };
+        Asked {
+            interfaces: self.interfaces.clone(),
+            interface,
+            wanted: self.in_force.borrow().wants(tuple, interface),
+            queue,
+            questions: self.workers.ask(*tuple, interface, mark),
+        }
+    }
+
+    fn interfaces(&self) -> &[String] {
+        &self.interfaces
     }
 
     fn status(&self) -> Value {

@@ -15,7 +15,8 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    fn takes(&self, (address, port): (Address, u16)) -> bool {
+    /// Whether an address and port are among them.
+    pub(crate) fn takes(&self, (address, port): (Address, u16)) -> bool {
         self.prefix.contains(address) && self.port.is_none_or(|wanted| wanted == port)
     }
 }

@@ -62,6 +62,9 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// Bytes that it takes for each reference, rounded up.
+    pub(super) const BYTES: usize = (size_of::<Bucket>() * 10).div_ceil(SLOTS * LOAD_TENTHS);
+
     /// An index for at most `capacity` references. Its memory is taken at once.
     pub(crate) fn new(capacity: usize) -> Self {
         let number = (capacity * 10).div_ceil(SLOTS * LOAD_TENTHS) + 1;

@@ -131,6 +131,10 @@ impl Lookup {
 pub struct Full;
 
 impl Table {
+    /// Bytes that a connection takes, those for addresses of IPv6 apart.
+    pub const BYTES: usize =
+        size_of::<Line>() + size_of::<EntryId>() + Wheel::<Vec<Line>>::BYTES + 2 * Index::BYTES;
+
     /// A table for `capacity` connections (less than 2³¹ - 1) from tick `now` on.
     pub fn new(capacity: usize, seed: Seed, now: u32) -> Self {
         assert!(capacity < (1 << 31) - 1, "a reference has 31 bits for the number");

@@ -112,6 +112,9 @@ impl Wheel {
 }
 
 impl<D: Deadlines> Wheel<D> {
+    /// Bytes that it takes for each entry itself.
+    pub(super) const BYTES: usize = size_of::<Links>();
+
     /// A wheel for entries `0..capacity` with these deadlines. Takes 8 bytes an
     /// entry itself.
     ///

@@ -204,7 +204,7 @@ impl Pool {
     }
 
     /// Which ports of a word are in use.
-    fn used(&self, word: usize, chunks: &Arena<Chunk>) -> u64 {
+    pub(super) fn used(&self, word: usize, chunks: &Arena<Chunk>) -> u64 {
         let chunk = self.chunks[word / WORDS_PER_CHUNK].checked_sub(1);
         chunk.and_then(|place| chunks.get(place)).map_or(0, |chunk| chunk[word % WORDS_PER_CHUNK])
     }

@@ -151,10 +151,12 @@ impl NextHops {
     /// The interface that answers of a server come by, taken to be the one that
     /// the route to it leaves by: or any, where all spread packets alike.
     pub fn answers_by(&self, server: Address) -> Option<usize> {
-        if self.spread.uniform {
-            return Some(0);
-        }
-        match self.routes.lookup(server)? {
+        if self.spread.uniform { Some(0) } else { self.leaves_by(server) }
+    }
+
+    /// The interface of the director that the route to an address leaves by.
+    pub fn leaves_by(&self, address: Address) -> Option<usize> {
+        match self.routes.lookup(address)? {
             Target::Gateway(hop) => self.hop(hop).map(|hop| hop.interface.into()),
             Target::OnLink(egress) => {
                 self.routes.egresses.get(egress.0 as usize).map(|egress| egress.interface.into())
@@ -181,6 +183,18 @@ impl NextHops {
     /// Every next hop with its slot.
     pub fn hops(&self) -> impl ExactSizeIterator<Item = (HopId, &NextHop)> {
         self.hops.iter().enumerate().map(|(i, hop)| (HopId(i as u32), hop))
+    }
+
+    /// The prefix that decides on the way to an address.
+    pub fn route(&self, address: Address) -> Option<Prefix> {
+        let Routes { local, main, .. } = &*self.routes;
+        local.longest(address).or_else(|| main.longest(address))
+    }
+
+    /// The neighbour in a slot: a gateway, or an address on the link itself. Goes
+    /// through all of them, and so is not for packets.
+    pub fn neighbour(&self, id: HopId) -> Option<Address> {
+        self.neighbours.iter().find(|(_, slot)| **slot == id).map(|((address, _), _)| *address)
     }
 
     /// The way to an address, by its longest matching prefix.

@@ -172,6 +172,14 @@ impl<T: Copy> PrefixMap<T> {
         let bits = bits(address);
         levels.iter().find_map(|level| level.entries.get(&(bits & level.mask)).copied())
     }
+
+    /// The longest prefix that contains the address.
+    pub(crate) fn longest(&self, address: Address) -> Option<Prefix> {
+        let levels = if address.is_v4() { &self.v4 } else { &self.v6 };
+        let bits = bits(address);
+        let level = levels.iter().find(|level| level.entries.contains_key(&(bits & level.mask)))?;
+        Prefix::new(address, level.mapped_length - if address.is_v4() { V4_BITS } else { 0 })
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 
 use super::hash::{folded, multiplied};
 use super::{Algorithm, Arrival, Member};
-use crate::service::{Family, VirtualService};
+use crate::service::{Family, ServiceTable, VirtualService};
 
 const BITS: u32 = 8;
 
@@ -14,11 +14,11 @@ pub(super) struct DestinationHashing {
 }
 
 impl Algorithm for DestinationHashing {
-    fn settled(&mut self, _servers: &[Member], service: &VirtualService) {
+    fn settled(&mut self, _servers: &[Member], service: &VirtualService, _table: &ServiceTable) {
         self.service_is_v6 = service.key.family() == Family::V6;
     }
 
-    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
         let bucket = multiplied(folded(arrival.destination, !self.service_is_v6), BITS);
         // The bucket's server, as all have the same share.
         let place = bucket.checked_rem(servers.len())?;

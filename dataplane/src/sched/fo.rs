@@ -7,7 +7,7 @@ use super::{Algorithm, Arrival, Member, ovf::heaviest, taking};
 pub(super) struct Failover;
 
 impl Algorithm for Failover {
-    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         heaviest(taking(servers))
     }
 }

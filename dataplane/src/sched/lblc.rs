@@ -8,7 +8,7 @@
 
 use super::locality::{Destinations, Places, Remembered, is_beyond_its_weight};
 use super::{Algorithm, Arrival, Member, least_loaded, taking};
-use crate::service::{Tunables, VirtualService};
+use crate::service::{ServiceTable, Tunables, VirtualService};
 
 #[derive(Debug)]
 pub(super) struct LocalityBased {
@@ -27,8 +27,17 @@ impl Algorithm for LocalityBased {
         self.destinations.keep_for(tunables.lblc_expiration);
     }
 
-    fn settled(&mut self, servers: &[Member], _service: &VirtualService) {
+    fn settled(&mut self, servers: &[Member], _service: &VirtualService, _table: &ServiceTable) {
         self.places.renew(servers);
+    }
+
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+        self.destinations.forget(arrival.now, drop);
+        let known = self.destinations.get(arrival.destination);
+        let place = known.and_then(|known| self.places.of(known, servers));
+        place
+            .filter(|place| servers[*place].weight > 0 && !is_beyond_its_weight(&servers[*place], servers))
+            .or_else(|| least_loaded(taking(servers), Member::overhead))
     }
 
     fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {

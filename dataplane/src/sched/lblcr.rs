@@ -5,7 +5,7 @@
 
 use super::locality::{Destinations, Places, Remembered, is_beyond_its_weight, is_old};
 use super::{Algorithm, Arrival, Member, least_loaded, lighter_or_equal, taking};
-use crate::service::{Tunables, VirtualService};
+use crate::service::{ServiceTable, Tunables, VirtualService};
 
 /// Servers in the sets of all destinations together. IPVS has no limit; beyond
 /// this one, a set stays as it is.
@@ -71,8 +71,17 @@ impl Algorithm for Replicated {
         self.destinations.keep_for(tunables.lblcr_expiration);
     }
 
-    fn settled(&mut self, servers: &[Member], _service: &VirtualService) {
+    fn settled(&mut self, servers: &[Member], _service: &VirtualService, _table: &ServiceTable) {
         self.places.renew(servers);
+    }
+
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+        let Replicated { destinations, places, remembered, .. } = self;
+        destinations.forget(arrival.now, |set| *remembered -= set.servers.len());
+        let least = destinations.get(arrival.destination).and_then(|set| set.least_loaded(servers, places));
+        least
+            .filter(|place| !is_beyond_its_weight(&servers[*place], servers))
+            .or_else(|| least_loaded(taking(servers), Member::overhead))
     }
 
     fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {

@@ -7,7 +7,7 @@ use super::{Algorithm, Arrival, Member, taking};
 pub(super) struct LeastConnections;
 
 impl Algorithm for LeastConnections {
-    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         // `min_by_key` takes the first of several minima.
         taking(servers).min_by_key(|(_, server)| server.overhead()).map(|(place, _)| place)
     }

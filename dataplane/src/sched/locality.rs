@@ -88,8 +88,8 @@ impl<V> Destinations<V> {
         self.slots.len() - self.free.len()
     }
 
-    /// What is kept of a destination, which is used at `now`.
-    pub(super) fn find(&mut self, destination: Address, now: u32) -> Option<&mut V> {
+    /// The slot of a destination, if there is one of this number.
+    fn place(&self, destination: Address) -> u32 {
         let mut at = self.buckets[bucket(destination)];
         while let Some(Some(slot)) = self.slots.get(at as usize) {
             if slot.destination == destination {
@@ -97,7 +97,19 @@ impl<V> Destinations<V> {
             }
             at = slot.next;
         }
-        let slot = self.slots.get_mut(at as usize)?.as_mut()?;
+        at
+    }
+
+    /// What is kept of a destination.
+    pub(super) fn get(&self, destination: Address) -> Option<&V> {
+        let slot = self.slots.get(self.place(destination) as usize)?.as_ref()?;
+        Some(&slot.value)
+    }
+
+    /// What is kept of a destination, which is used at `now`.
+    pub(super) fn find(&mut self, destination: Address, now: u32) -> Option<&mut V> {
+        let place = self.place(destination);
+        let slot = self.slots.get_mut(place as usize)?.as_mut()?;
         slot.last_use = now;
         Some(&mut slot.value)
     }

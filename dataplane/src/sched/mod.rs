@@ -22,6 +22,7 @@ mod lblc;
 mod lblcr;
 mod lc;
 mod locality;
+mod maglev;
 mod mh;
 mod nq;
 mod ovf;
@@ -42,6 +43,9 @@ use crate::service::{
 use crate::stats::ServerCounters;
 use crate::wire::Address;
 
+pub use maglev::Maglevs;
+pub(crate) use maglev::{Basis, Maglev};
+
 /// What schedulers look at in the packet that begins a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Arrival {
@@ -59,8 +63,6 @@ pub struct Arrival {
 #[derive(Clone, Debug)]
 struct Member {
     id: ServerId,
-    address: Address,
-    port: u16,
     weight: u32,
     last_weight: u32,
     method: Method,
@@ -73,8 +75,6 @@ impl Member {
     fn new(id: ServerId, server: &RealServer) -> Self {
         Member {
             id,
-            address: server.address,
-            port: server.port,
             weight: server.weight,
             last_weight: server.last_weight,
             method: server.method,
@@ -173,10 +173,17 @@ trait Algorithm: Debug + Send {
 
     /// All changes of a new table were told; the service may have changed as
     /// well. For what is too dear to be done for each change by itself.
-    fn settled(&mut self, _servers: &[Member], _service: &VirtualService) {}
+    fn settled(&mut self, _servers: &[Member], _service: &VirtualService, _table: &ServiceTable) {}
+
+    /// What [`Algorithm::choose`] would answer now. What it remembers for good
+    /// stays as it is.
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize>;
 
     /// The place of the server for the next connection, if one takes any.
-    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize>;
+    #[inline]
+    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+        self.peek(servers, arrival)
+    }
 }
 
 /// The state of a scheduler that is put in charge of these servers, all at
@@ -242,7 +249,7 @@ impl Scheduler {
             self.kind = service.scheduler;
             self.state = put_in_charge(self.kind, &self.servers, now);
             self.state.tune(table.tunables());
-            self.state.settled(&self.servers, service);
+            self.state.settled(&self.servers, service, table);
         }
     }
 
@@ -271,6 +278,21 @@ impl Scheduler {
             self.update(service, table, arrival.now);
         }
         let place = self.state.choose(&self.servers, arrival)?;
+        Some(self.servers.get(place)?.id)
+    }
+
+    /// What [`Scheduler::schedule`] would answer now, which it will not answer
+    /// otherwise for having been asked.
+    pub fn peek(
+        &mut self,
+        service: &VirtualService,
+        table: &ServiceTable,
+        arrival: &Arrival,
+    ) -> Option<ServerId> {
+        if table.generation() != self.generation {
+            self.update(service, table, arrival.now);
+        }
+        let place = self.state.peek(&self.servers, arrival)?;
         Some(self.servers.get(place)?.id)
     }
 
@@ -312,7 +334,7 @@ impl Scheduler {
             member.thresholds.apply(&member.counters);
             self.state.added(&self.servers[place..]);
         }
-        self.state.settled(&self.servers, service);
+        self.state.settled(&self.servers, service, table);
     }
 
     /// Removes servers that are next to each other, the last first. All at once,

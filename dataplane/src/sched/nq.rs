@@ -8,7 +8,7 @@ use super::{Algorithm, Arrival, Member, least_loaded, taking};
 pub(super) struct NeverQueue;
 
 impl Algorithm for NeverQueue {
-    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         let idle = taking(servers).find(|(_, server)| server.counters.active() == 0);
         match idle {
             Some((place, _)) => Some(place),

@@ -7,7 +7,7 @@ use super::{Algorithm, Arrival, Member, taking};
 pub(super) struct Overflow;
 
 impl Algorithm for Overflow {
-    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         heaviest(taking(servers).filter(|(_, s)| s.counters.active() <= u64::from(s.weight)))
     }
 }

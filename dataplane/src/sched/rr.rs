@@ -26,12 +26,17 @@ impl Algorithm for RoundRobin {
     }
 
     #[inline]
-    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         let (behind, ahead) = servers.split_at_checked(self.next)?;
-        let place = match ahead.iter().position(Member::takes) {
-            Some(i) => self.next + i,
-            None => behind.iter().position(Member::takes)?,
-        };
+        match ahead.iter().position(Member::takes) {
+            Some(i) => Some(self.next + i),
+            None => behind.iter().position(Member::takes),
+        }
+    }
+
+    #[inline]
+    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+        let place = self.peek(servers, arrival)?;
         self.next = place + 1;
         Some(place)
     }

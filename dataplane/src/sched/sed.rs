@@ -8,7 +8,7 @@ use super::{Algorithm, Arrival, Member, least_loaded, taking};
 pub(super) struct ShortestExpectedDelay;
 
 impl Algorithm for ShortestExpectedDelay {
-    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         least_loaded(taking(servers), expected_delay)
     }
 }

@@ -8,7 +8,7 @@
 
 use super::hash::{folded, multiplied};
 use super::{Algorithm, Arrival, Member};
-use crate::service::{Family, SchedulerFlags, VirtualService};
+use crate::service::{Family, SchedulerFlags, ServiceTable, VirtualService};
 
 const BITS: u32 = 8;
 const BUCKETS: usize = 1 << BITS;
@@ -28,7 +28,7 @@ impl Default for SourceHashing {
 }
 
 impl Algorithm for SourceHashing {
-    fn settled(&mut self, servers: &[Member], service: &VirtualService) {
+    fn settled(&mut self, servers: &[Member], service: &VirtualService, _table: &ServiceTable) {
         self.flags = service.scheduler_flags;
         self.service_is_v4 = service.key.family() == Family::V4;
         // A server of weight 0 has a bucket, too.
@@ -37,7 +37,7 @@ impl Algorithm for SourceHashing {
         self.buckets.iter_mut().zip(places.cycle()).for_each(|(bucket, place)| *bucket = place);
     }
 
-    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
         let port = if self.flags.port() { u32::from(arrival.source_port) } else { 0 };
         let client = folded(arrival.source, self.service_is_v4).wrapping_add(port);
         let hash = multiplied(client, BITS);

@@ -298,3 +298,74 @@ fn many_servers_come_and_go() {
         }
     }
 }
+
+mod peeking {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::conn::timer::ticks;
+
+    /// What happens to a service.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Other servers and weights
+        Publish(Vec<(u32, u32)>),
+        /// A server has so many active connections, or others
+        Load(u32, u64, bool),
+        /// Time passes
+        Pass(u32),
+        /// A connection from a client to a destination
+        Open(u8, u8),
+    }
+
+    fn a_step() -> impl Strategy<Value = Step> {
+        let servers = prop::collection::btree_map(1u32..6, 0u32..5, 0..6);
+        prop_oneof![
+            1 => servers.prop_map(|servers| Step::Publish(servers.into_iter().collect())),
+            3 => (1u32..6, 0u64..8, any::<bool>()).prop_map(|(server, load, active)| Step::Load(server, load, active)),
+            1 => (0u32..100_000).prop_map(Step::Pass),
+            8 => (any::<u8>(), 0u8..4).prop_map(|(client, to)| Step::Open(client, to)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+        /// To look twice tells the same, and tells what comes.
+        #[test]
+        fn what_is_told_is_what_comes(
+            kind in prop::sample::select(SchedulerKind::ALL.to_vec()),
+            steps in prop::collection::vec(a_step(), 1..60),
+        ) {
+            let mut control = Control::new(kind);
+            let mut table = control.table(&[(3, 1), (2, 2), (1, 1)]);
+            let mut scheduler = Scheduler::new(&table.0, &table.1, 0);
+            let mut alone = Scheduler::new(&table.0, &table.1, 0);
+            let mut now = 0;
+            for step in steps {
+                match step {
+                    Step::Publish(servers) => table = control.table(&servers),
+                    Step::Load(server, load, active) => {
+                        let Some(counters) = control.counters.get(&server) else { continue };
+                        let share = counters.share(0);
+                        if active { share.active.set(load) } else { share.inactive.set(load) };
+                    }
+                    Step::Pass(seconds) => now += ticks(seconds),
+                    Step::Open(client, to) => {
+                        let arrival = Arrival {
+                            source: Address::from_v4([10, 0, 1, client]),
+                            destination: Address::from_v4([192, 0, 2, to]),
+                            now,
+                            ..ARRIVAL
+                        };
+                        let told = scheduler.peek(&table.0, &table.1, &arrival);
+                        prop_assert_eq!(scheduler.peek(&table.0, &table.1, &arrival), told);
+                        prop_assert_eq!(scheduler.schedule(&table.0, &table.1, &arrival), told);
+                        // Nor is it another one for having been asked.
+                        prop_assert_eq!(alone.schedule(&table.0, &table.1, &arrival), told);
+                    }
+                }
+            }
+        }
+    }
+}

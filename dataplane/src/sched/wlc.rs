@@ -7,7 +7,7 @@ use super::{Algorithm, Arrival, Member, least_loaded, taking};
 pub(super) struct WeightedLeastConnections;
 
 impl Algorithm for WeightedLeastConnections {
-    fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
+    fn peek(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         least_loaded(taking(servers), Member::overhead)
     }
 }

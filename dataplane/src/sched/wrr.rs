@@ -113,6 +113,13 @@ impl Algorithm for WeightedRoundRobin {
         self.changed();
     }
 
+    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+        let before = (self.next, self.current);
+        let place = self.choose(servers, arrival);
+        (self.next, self.current) = before;
+        place
+    }
+
     fn choose(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
         if self.heaviest == 0 {
             return None;

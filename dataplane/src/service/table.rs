@@ -5,10 +5,11 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use super::{
-    FTP, Family, FtpPorts, MarkRules, Method, Protocol, RealServer, ServerId, ServiceId, ServiceKey,
-    Tunables, VirtualService,
+    FTP, Family, FtpPorts, MarkRules, Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId,
+    ServiceKey, Tunables, VirtualService,
 };
 use crate::conn::{Timeouts, Tuple};
+use crate::sched::{Basis, Maglev, Maglevs};
 use crate::wire::Address;
 
 /// Everything that a worker needs to know of services, at one instant.
@@ -30,6 +31,8 @@ pub struct ServiceTable {
     callers: HashMap<(Address, u16), ServerId>,
     timeouts: Timeouts,
     tunables: Tunables,
+    /// Of the services that mh schedules
+    maglevs: Arc<Maglevs>,
 }
 
 impl ServiceTable {
@@ -63,6 +66,17 @@ impl ServiceTable {
     #[inline]
     pub fn caller(&self, address: Address, port: u16) -> Option<ServerId> {
         if self.callers.is_empty() { None } else { self.callers.get(&(address, port)).copied() }
+    }
+
+    /// What mh goes by, to make the next table with
+    /// ([`ServiceTableBuilder::maglevs`]).
+    pub fn maglevs(&self) -> &Arc<Maglevs> {
+        &self.maglevs
+    }
+
+    /// What mh goes by for the service of a key.
+    pub(crate) fn maglev(&self, key: &ServiceKey) -> Option<&Arc<Maglev>> {
+        self.maglevs.of(self.id_of(key)?)
     }
 
     /// Settings of all services.
@@ -204,6 +218,13 @@ impl ServiceTableBuilder {
         self
     }
 
+    /// Lets tables of mh be those of a former service table where servers are the
+    /// same, as each takes some time to fill.
+    pub fn maglevs(&mut self, former: Arc<Maglevs>) -> &mut Self {
+        self.table.maglevs = former;
+        self
+    }
+
     /// Sets the rules that mark packets.
     pub fn marks(&mut self, marks: Arc<MarkRules>) -> &mut Self {
         self.table.marks = marks;
@@ -251,7 +272,23 @@ impl ServiceTableBuilder {
                 );
             }
         }
+        self.table.maglevs = Arc::new(self.filled());
         self.table
+    }
+
+    /// The tables of mh.
+    fn filled(&self) -> Maglevs {
+        let mut maglevs = Maglevs::default();
+        for (id, service) in self.table.services() {
+            if service.scheduler == SchedulerKind::Mh {
+                let servers = service.servers.iter().filter_map(|id| self.table.server(*id));
+                let servers =
+                    servers.map(|server| (server.address, server.port, server.last_weight)).collect();
+                let service_is_v6 = service.key.family() == Family::V6;
+                maglevs.enter(id, Basis { servers, service_is_v6 }, &self.table.maglevs);
+            }
+        }
+        maglevs
     }
 
     fn callers(&self) -> HashMap<(Address, u16), ServerId> {

@@ -10,6 +10,7 @@ mod existing;
 mod loaded;
 mod marks;
 mod rules;
+mod wanted;
 
 use std::io;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use thiserror::Error;
 
 pub use loaded::Loaded;
 pub use rules::{SteeringRules, Target};
+pub use wanted::Wanted;
 
 use crate::link::Link;
 use attachment::Attachment;

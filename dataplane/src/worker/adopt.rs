@@ -111,6 +111,23 @@ impl Flows {
     }
 }
 
+impl Flows {
+    /// What [`Flows::choose`] would answer now, with nobody's turn taken.
+    pub(super) fn peek(
+        &mut self,
+        id: ServiceId,
+        service: &VirtualService,
+        table: &ServiceTable,
+        arrival: &Arrival,
+    ) -> Option<ServerId> {
+        let slot = id.0 as usize;
+        if self.adoption.as_ref().is_some_and(|adoption| slot >= adoption.next) {
+            bring_up_to_date(self.schedulers.made(slot), service, table, arrival.now);
+        }
+        self.schedulers.slot(slot)?.as_mut()?.peek(service, table, arrival)
+    }
+}
+
 /// Lets a slot's scheduler take note of a table, if it did not already.
 fn bring_up_to_date(
     scheduler: &mut Option<Scheduler>,

@@ -6,14 +6,12 @@
 
 use super::flow::{Flows, View};
 use crate::conn::timer::ticks;
-use crate::conn::{Entry, EntryId, Seed, State};
+use crate::conn::{Entry, EntryId, Seed, State, Table};
 use crate::service::{Defense, Tunables};
 
-/// Bytes that a connection takes in the table, its index and the wheel.
-const CONNECTION: u64 = 256;
-
-/// What `amemthresh` is counted in.
-const PAGE: u64 = 4096;
+/// How many connections have room in what `amemthresh` is counted in, a page of
+/// 4 KiB.
+pub const CONNECTIONS_IN_A_PAGE: u64 = 4096 / Table::BYTES as u64;
 
 /// One in so many connections is looked at in a second (`CONN_TAB_SIZE >> 5`).
 const SHARE: u32 = 32;
@@ -61,6 +59,11 @@ impl Overload {
     #[inline]
     pub(super) fn secure_tcp(&self) -> bool {
         self.secure_tcp
+    }
+
+    /// One in so many packets that begin a connection is dropped; 0 for none.
+    pub(super) fn rate(&self) -> u32 {
+        self.rate
     }
 
     /// Whether some of the packets that begin connections are dropped.
@@ -129,7 +132,7 @@ impl Flows {
         let tunables = view.services.tunables();
         if now.wrapping_sub(self.overload.looked) >= ticks(1) {
             self.overload.looked = now;
-            let left = self.room() as u64 * CONNECTION / PAGE;
+            let left = self.room() as u64 / CONNECTIONS_IN_A_PAGE;
             let enough = u64::from(tunables.amemthresh) / self.workers as u64;
             self.overload.look(tunables, left, enough);
             let ends = tunables.drop_entry.is_on(left < enough);

@@ -11,12 +11,14 @@ use crossbeam::queue::ArrayQueue;
 use super::owners::Owners;
 use super::pages::{Order, Pages, Slices};
 use super::snapshot::Snapshot;
+use crate::capture::{CaptureFilter, CaptureOrder, CaptureReader, MOST_CAPTURES, PLACES, Ring};
 use crate::conn::{ConnectionFilter, Seed};
 use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::port::afxdp::{Left, Offered};
 use crate::service::ServiceTable;
 use crate::sync::{Import, Tap};
+use crate::trace::Question;
 use crate::wire::Address;
 
 /// The snapshots that control publishes and every worker takes up between two
@@ -69,6 +71,10 @@ pub enum Command {
     Assume(Left, Sender<Result<(), String>>),
     /// Tell of connections from now on
     Tell(Arc<Tap>),
+    /// Say what would become of a packet ([`Exchange::ask`])
+    Trace(Arc<Question>),
+    /// Copy packets from now on ([`Exchange::capture`])
+    Capture(CaptureOrder),
 }
 
 /// Frames of one worker that may be on their way to others.
@@ -109,6 +115,10 @@ pub struct Exchange {
     /// What is listed at present, so that the worker is never the last to let go
     /// of it, and frees nothing. Only control locks it.
     listed: Mutex<Vec<Arc<Pages>>>,
+    /// The same for captures
+    captured: Mutex<Vec<Arc<Ring>>>,
+    /// And for what is asked
+    asked: Mutex<Vec<Arc<Question>>>,
     /// The same of all workers
     pub(super) owners: Arc<Owners>,
 }
@@ -133,6 +143,8 @@ impl Exchange {
             events: ArrayQueue::new(1024),
             imports: ArrayQueue::new(MOST_IMPORTS),
             listed: Mutex::default(),
+            captured: Mutex::default(),
+            asked: Mutex::default(),
             owners,
         }
     }
@@ -148,9 +160,42 @@ impl Exchange {
         Some(Slices::new(pages))
     }
 
-    /// Frees what former listings took. For control, to be called now and then.
+    /// Has the worker copy packets that match, the first `snap` bytes of each, for
+    /// a director with so many interfaces. `None` while there are
+    /// [`MOST_CAPTURES`] already, or it has too many other commands to obey.
+    pub fn capture(
+        &self,
+        filter: Arc<CaptureFilter>,
+        snap: usize,
+        interfaces: usize,
+    ) -> Option<CaptureReader> {
+        self.release();
+        let mut captured = self.captured.lock().unwrap_or_else(PoisonError::into_inner);
+        if captured.len() >= MOST_CAPTURES {
+            return None;
+        }
+        let ring = Ring::new(filter, snap, PLACES, interfaces);
+        captured.push(Arc::clone(&ring));
+        self.commands.push(Command::Capture(CaptureOrder::new(Arc::clone(&ring)))).ok()?;
+        Some(CaptureReader::new(ring))
+    }
+
+    /// Asks the worker what would become of a packet. Returns false while it has
+    /// too many other commands to obey.
+    pub fn ask(&self, question: &Arc<Question>) -> bool {
+        self.release();
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(question));
+        self.commands.push(Command::Trace(Arc::clone(question))).is_ok()
+    }
+
+    /// Frees what former listings, captures and questions took. For control, to be called now
+    /// and then.
     pub fn release(&self) {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         listed.retain(|pages| Arc::strong_count(pages) > 1);
+        let mut captured = self.captured.lock().unwrap_or_else(PoisonError::into_inner);
+        captured.retain(|ring| Arc::strong_count(ring) > 1);
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|question| Arc::strong_count(question) > 1);
     }
 }

@@ -184,7 +184,7 @@ impl Flows {
     /// Whether a connection that a packet was found to belong to is to be as if
     /// there had been none.
     #[inline]
-    fn is_over(&self, view: &View, id: EntryId, side: Side, packet: &Packet) -> bool {
+    pub(super) fn is_over(&self, view: &View, id: EntryId, side: Side, packet: &Packet) -> bool {
         let spent = |line: &Line| line.one_packet && line.packets > 0 && !packet.later;
         self.table.line(id).is_some_and(spent)
             || side == Side::Client && (self.begins_anew(view, id, packet) || self.is_abandoned(view, id))
@@ -439,10 +439,7 @@ impl Flows {
             return Err(Verdict::Unclaimed);
         }
 
-        let port = match service.options.persistence {
-            Some(_) => Flows::kept_port(service, server.port, tuple.destination_port),
-            None => rport(server, tuple.destination_port),
-        };
+        let port = Flows::server_port(service, server, tuple.destination_port);
         let destination = (server.address, port);
         let local = match server.method {
             Method::FullNat => self
@@ -452,6 +449,15 @@ impl Flows {
             Method::Nat | Method::DirectRoute | Method::Tunnel => (tuple.source, tuple.source_port),
         };
         self.enter(view, service, kept, tuple, [destination, local], now)
+    }
+
+    /// The port that a server gets the packets of a new connection at.
+    #[inline]
+    pub(super) fn server_port(service: &VirtualService, server: &RealServer, port: u16) -> u16 {
+        match service.options.persistence {
+            Some(_) => Flows::kept_port(service, server.port, port),
+            None => rport(server, port),
+        }
     }
 
     /// Enters a connection to a server at `ends[0]`, from `ends[1]` by FULLNAT.

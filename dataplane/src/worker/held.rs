@@ -56,8 +56,8 @@ impl<F: Frame> Held<F> {
     }
 
     /// A frame that has waited too long.
-    pub(super) fn take_expired(&mut self, now: u64) -> Option<F> {
+    pub(super) fn take_expired(&mut self, now: u64) -> Option<Waiting<F>> {
         let place = self.waiting.iter().position(|w| w.until <= now)?;
-        Some(self.waiting.remove(place).frame)
+        Some(self.waiting.remove(place))
     }
 }

@@ -87,7 +87,12 @@ fn fill(
     *next_template = end;
 }
 
-fn template_record(template: &Template, services: &ServiceTable, expires: u32) -> ConnectionRecord {
+/// A template as listings show it, with so many seconds left.
+pub(super) fn template_record(
+    template: &Template,
+    services: &ServiceTable,
+    expires: u32,
+) -> ConnectionRecord {
     let TemplateKey { protocol, client, service, port } = template.key;
     ConnectionRecord {
         protocol: protocol.unwrap_or(Protocol::Tcp),
@@ -104,7 +109,8 @@ fn template_record(template: &Template, services: &ServiceTable, expires: u32) -
     }
 }
 
-fn record(entry: &Entry, services: &ServiceTable, expires: u32) -> ConnectionRecord {
+/// A connection as listings show it, with so many seconds left.
+pub(super) fn record(entry: &Entry, services: &ServiceTable, expires: u32) -> ConnectionRecord {
     let Entry { client, server, .. } = entry;
     ConnectionRecord {
         protocol: client.protocol,

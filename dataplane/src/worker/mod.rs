@@ -7,6 +7,7 @@
 
 mod adopt;
 mod blame;
+mod capture;
 mod defense;
 mod exchange;
 mod express;
@@ -31,6 +32,7 @@ mod snapshot;
 mod standby;
 mod sweep;
 mod sync;
+mod trace;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -38,6 +40,7 @@ use std::time::Duration;
 
 use crossbeam::channel::Sender;
 
+use crate::capture::Sight;
 use crate::conn::{Lookup, Seed, Tuple, timer::TICKS_PER_SECOND};
 use crate::forward::{self, icmp};
 use crate::neigh::{HopId, Resolution};
@@ -48,6 +51,8 @@ use crate::prefetch::prefetch;
 use crate::stats::{DropReason, WorkerCounters};
 use crate::wire::Address;
 
+use capture::Watch;
+pub use defense::CONNECTIONS_IN_A_PAGE;
 use exchange::Buffer;
 pub use exchange::{Command, Event, Exchange, Handed, Published};
 use flow::{Flows, Verdict, View};
@@ -117,6 +122,7 @@ pub struct Worker<P: Port> {
     /// The place of the listing that goes on first
     turn: usize,
     icmp_limit: icmp::Limit,
+    watch: Watch<P::Frame>,
     /// Whether the frames at hand come from an interface, not from a worker
     receiving: bool,
     /// The address that control was last asked for, and when
@@ -161,6 +167,7 @@ impl<P: Port> Worker<P> {
             listings: Vec::with_capacity(MOST_LISTINGS),
             turn: 0,
             icmp_limit: icmp::Limit::new(now),
+            watch: Watch::new(interfaces),
             receiving: false,
             asked: None,
             closing: None,
@@ -191,6 +198,9 @@ impl<P: Port> Worker<P> {
     /// Returns how many frames were handled; 0 means that there was nothing to
     /// do.
     pub fn poll(&mut self, now: u64) -> usize {
+        if self.watch.is_on() {
+            self.watch_round(now);
+        }
         self.take_up_snapshots(now);
         self.port.reclaim();
         let mut handled = 0;
@@ -273,6 +283,9 @@ impl<P: Port> Worker<P> {
 
     /// Handles frames, of which so many were received on which interface.
     fn process(&mut self, burst: &mut Vec<P::Frame>, parts: &[(usize, usize)], visits: usize, now: u64) {
+        if self.watch.looks() {
+            return self.process_watched(burst, parts, visits, now);
+        }
         // Each pass asks the cache for what the next one reads, and does little
         // else, so that the misses of many packets are under way at once.
         burst.iter().filter_map(|frame| frame.bytes().first()).for_each(prefetch);
@@ -445,6 +458,10 @@ impl<P: Port> Worker<P> {
     }
 
     fn transmit(&mut self) {
+        let watched = self.watch.is_on();
+        if watched {
+            self.show_unsent(None);
+        }
         for (interface, unsent) in self.unsent.iter_mut().enumerate() {
             if unsent.is_empty() {
                 continue;
@@ -456,8 +473,16 @@ impl<P: Port> Worker<P> {
             while unsent.len() > MOST_UNSENT {
                 let Some(frame) = unsent.pop() else { break };
                 self.counters.count_drop(DropReason::TransmitFull);
+                if watched {
+                    let (at, sight) =
+                        ((self.settings.worker, interface), Sight::Dropped(DropReason::TransmitFull));
+                    self.watch.show((&self.flows, &self.view), at, sight, None, frame.bytes());
+                }
                 self.port.release(frame);
             }
+        }
+        if watched {
+            self.mark_seen();
         }
     }
 
@@ -511,6 +536,7 @@ impl<P: Port> Worker<P> {
     fn retry_held(&mut self, now: u64) {
         let mut all = self.held.take_all();
         for mut waiting in all.drain(..) {
+            self.watch.interface = waiting.interface;
             let packet = match Packet::parse(waiting.frame.bytes()) {
                 Ok(packet) => packet,
                 Err(Unparsed::Fragment(network)) => {
@@ -535,6 +561,9 @@ impl<P: Port> Worker<P> {
                 verdict => {
                     let visits = self.settings.workers;
                     self.carry_out(verdict, waiting.frame, &packet, waiting.interface, visits, now);
+                    if self.watch.is_on() {
+                        self.show_unsent(Some(&packet.tuple));
+                    }
                 }
             }
         }
@@ -558,8 +587,9 @@ impl<P: Port> Worker<P> {
         self.counters.expired.add(ended as u64);
         self.flows.expire_templates(&self.view, tick(now), EXPIRE_BUDGET);
         self.counters.connections.set(self.flows.table.len() as u64);
-        while let Some(frame) = self.held.take_expired(now) {
-            self.discard(frame, DropReason::Unresolved);
+        while let Some(waiting) = self.held.take_expired(now) {
+            self.watch.interface = waiting.interface;
+            self.discard(waiting.frame, DropReason::Unresolved);
             self.count_held();
         }
         self.expire_fragments(now);
@@ -592,6 +622,8 @@ impl<P: Port> Worker<P> {
                 Command::Prepare(offered, answer) => _ = answer.try_send(self.port.prepare(offered)),
                 Command::Assume(left, answer) => _ = answer.try_send(self.port.assume(&left)),
                 Command::Tell(tap) => self.flows.sync.follow(tap),
+                Command::Trace(question) => self.flows.answer(&self.view, &question, tick(now)),
+                Command::Capture(order) => self.watch(order),
             }
         }
         self.counters.port_failed.set(u64::from(self.port.failed().is_some()));
@@ -649,12 +681,16 @@ impl<P: Port> Worker<P> {
             self.counters.punted.add(1);
         } else {
             self.counters.count_drop(DropReason::PuntFailed);
+            self.watch.note(DropReason::PuntFailed);
         }
     }
 
     #[inline]
     fn discard(&mut self, frame: P::Frame, reason: DropReason) {
         self.counters.count_drop(reason);
+        if self.watch.is_on() {
+            self.show_drop(&frame, reason);
+        }
         self.port.release(frame);
     }
 

@@ -69,6 +69,14 @@ impl Owners {
         (owner != 0 && tag == own & !WORKERS).then(|| owner as usize - 1)
     }
 
+    /// As [`Owners::elsewhere`], with nothing forgotten.
+    pub(super) fn other(&self, tuple: &Tuple, worker: usize) -> Option<usize> {
+        let (slot, own) = self.slot(tuple, worker)?;
+        let found = slot.load(Relaxed);
+        let (tag, owner) = (found & !WORKERS, found & WORKERS);
+        (found != own && owner != 0 && tag == own & !WORKERS).then(|| owner as usize - 1)
+    }
+
     /// Whether another worker began a connection of this client after `worker`
     /// did, which still has the former one.
     pub(super) fn is_outdated(&self, tuple: &Tuple, worker: usize) -> bool {

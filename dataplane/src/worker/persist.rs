@@ -72,6 +72,13 @@ impl<'a> Wanted<'a> {
     }
 }
 
+impl Wanted<'_> {
+    /// Whether there has to be a call, and is none.
+    pub(super) fn lacks_call(&self) -> bool {
+        matches!(self.call, Call::Missing)
+    }
+}
+
 /// The call of a packet to a service with a persistence engine.
 #[cold]
 fn call<'a>(packet: &Packet, bytes: &'a [u8]) -> Call<'a> {

@@ -5,6 +5,7 @@
 #[path = "../director/mod.rs"]
 mod director;
 
+mod capture;
 mod connections;
 mod dr;
 mod families;
@@ -34,6 +35,7 @@ mod standby;
 mod sync;
 mod sync_model;
 mod thresholds;
+mod trace;
 mod tun;
 mod tunables;
 mod tunnel_errors;

@@ -3,6 +3,7 @@
 use etherparse::Icmpv4Type;
 use etherparse::icmpv4::DestUnreachableHeader;
 use sluice_dataplane::link::Link;
+use sluice_dataplane::packet::Packet;
 use sluice_dataplane::port::afxdp::AfXdpPort;
 use sluice_dataplane::service::Protocol;
 use sluice_dataplane::steer::{Loaded, ModeChoice, Steering, SteeringRules, Target, WithoutSocket};
@@ -434,6 +435,12 @@ fn each_frame_goes_its_way() {
     let port = AfXdpPort::open(&[("west".to_owned(), steering.mode())], 0, 1500).unwrap();
     for (what, frame, expected) in cases() {
         assert_eq!(verdict(what, &frame), expected, "{what}");
+        // A trace tells the same of whole packets that are for our MAC.
+        let frame = addressed(frame, mac, what);
+        if let (Ok(packet), true) = (Packet::parse(&frame), frame.starts_with(&mac)) {
+            let wants = rules().wants(&packet.tuple, 0).is_some();
+            assert_eq!(wants, expected == REDIRECT, "told of {what}");
+        }
     }
 
     // Rules that are taken away no longer match, and the others go on to.

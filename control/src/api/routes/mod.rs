@@ -5,6 +5,7 @@
 mod call;
 mod configuration;
 mod operation;
+mod packets;
 mod services;
 mod settings;
 
@@ -17,7 +18,9 @@ pub(super) use call::{Call, Malformed};
 
 /// All of them.
 pub(super) fn all() -> impl Iterator<Item = &'static Route> {
-    [services::ROUTES, settings::ROUTES, configuration::ROUTES, operation::ROUTES].into_iter().flatten()
+    [services::ROUTES, settings::ROUTES, configuration::ROUTES, operation::ROUTES, packets::ROUTES]
+        .into_iter()
+        .flatten()
 }
 
 /// Makes the schema of a type.
@@ -212,7 +215,9 @@ pub(super) fn status(code: &str) -> StatusCode {
         | "refused_configuration" => StatusCode::UNPROCESSABLE_ENTITY,
         "upgrade_required" => StatusCode::UPGRADE_REQUIRED,
         "internal" => StatusCode::INTERNAL_SERVER_ERROR,
-        "too_many_clients" | "taking_over" | "not_now" => StatusCode::SERVICE_UNAVAILABLE,
+        "too_many_clients" | "too_many_captures" | "taking_over" | "not_now" => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         // bad_request, and whatever is not said to be anything else
         _ => StatusCode::BAD_REQUEST,
     }

@@ -143,6 +143,7 @@ impl Forwarding {
     /// Programs stay, and drop what comes while there is no socket.
     fn leave_programs(&self) -> Result<(), TakeoverError> {
         self.released.set(true);
+        self.filters.borrow_mut().leave();
         for mut steering in self.steering.borrow_mut().drain(..) {
             steering.hand_over().map_err(|error| TakeoverError::Workers(error.to_string()))?;
         }
