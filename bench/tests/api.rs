@@ -69,7 +69,8 @@ fn curl_does_what_the_commands_do() -> Result<()> {
     let (status, listing) = asked(("GET", &path), "")?;
     let listing: serde_json::Value = serde_json::from_str(&listing)?;
     ensure!(status == 200 && listing["traffic"]["connections"] == 10, "{listing}");
-    let found = asked(("GET", &format!("/v1/connections?service={VIP}:80&count")), "")?;
+    let ten = format!("/v1/connections?service={VIP}:80&count");
+    let found = asked(("GET", &ten), "")?;
     ensure!(found == (200, "{\"count\":10}\n".into()), "{found:?}");
     let (status, lines) = asked(("GET", "/v1/connections?limit=3"), "")?;
     ensure!(status == 200 && lines.lines().count() == 3, "{lines}");

@@ -123,12 +123,16 @@ impl Beginner {
     fn ask(director: &Director) -> Result<Self> {
         let mut stream = UnixStream::connect(director.socket())?;
         stream.set_read_timeout(Some(TIMEOUT))?;
-        let request = r#"{"take_over":{"interfaces":["eth0","eth1"],"sockets":true}}"#;
-        stream.write_all(format!("{request}\n").as_bytes())?;
+        let body = r#"{"interfaces":["eth0","eth1"],"sockets":true}"#;
+        let head = "POST /v1/takeover HTTP/1.1\r\nhost: sluice\r\nconnection: upgrade\r\n\
+                    upgrade: sluice-takeover\r\ncontent-type: application/json\r\n";
+        stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes())?;
         let mut reader = BufReader::new(stream);
         let mut answer = String::new();
-        reader.read_line(&mut answer)?;
-        ensure!(answer.trim() == r#""done""#, "{answer}");
+        while !answer.ends_with("\r\n\r\n") {
+            ensure!(reader.read_line(&mut answer)? > 0, "it ended after {answer:?}");
+        }
+        ensure!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
         Ok(Self(reader))
     }
 

@@ -98,6 +98,17 @@ fn page(command: &Command, name: &str, version: &str) -> io::Result<Vec<u8>> {
         if command.has_subcommands() {
             man.render_subcommands_section(&mut text)?;
         }
+        if let Some(notes) = command.get_after_long_help().or(command.get_after_help()) {
+            let mut roff = Roff::new();
+            roff.control("SH", ["NOTES"]);
+            // As `--help` has it: examples are lines of their own.
+            roff.control("nf", []);
+            for line in notes.to_string().lines() {
+                roff.text([roman(line)]);
+            }
+            roff.control("fi", []);
+            roff.to_writer(&mut text)?;
+        }
     }
     let mut end = Roff::new();
     if name == command.get_name() {

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{Icmpv4Type, IpFragOffset, Ipv4Header};
 use sluice_dataplane::capture::CaptureFilter;
+use sluice_dataplane::offload::{Board, Carrier, CarrierThread, Lane, Settings, memory::MemoryMap};
 use sluice_dataplane::service::{ClientMask, Engine, Method, Persistence, Protocol};
 
 #[allow(dead_code)]
@@ -198,10 +199,33 @@ fn end(director: &mut Director) {
     assert!(director.workers.iter().all(|worker| worker.connections() == 0), "all have expired");
 }
 
+/// Has connections carried from their second packet on. Who enters them in the map is
+/// on a thread that nobody watches.
+fn carry(director: &mut Director) -> (Arc<Board>, CarrierThread) {
+    let board = Arc::new(Board::in_memory(1000));
+    (0..2).for_each(|interface| assert!(board.set_capable(interface, true)));
+    let settings = Settings { connections: 1000, after: 1, stale: SECOND, clock: 0 };
+    let lanes = Lane::of_all(director.workers.len(), &board, settings);
+    for (worker, lane) in director.workers.iter_mut().zip(&lanes) {
+        worker.carry(Arc::clone(lane));
+    }
+    let carrier = Carrier::new(MemoryMap::new(500), lanes);
+    (board, CarrierThread::start(carrier).expect("a thread"))
+}
+
 #[test]
 fn nothing_is_allocated_or_freed_for_packets() {
-    for (workers, looks_on) in [(1, false), (2, false), (1, true), (2, true)] {
+    let kinds = [(1, false, false), (2, false, false), (1, true, false), (2, true, false), (2, false, true)];
+    for (workers, looks_on, carried) in kinds {
         let mut director = serving(workers);
+        let carrying = carried.then(|| carry(&mut director));
+        let round = |director: &mut Director, n| {
+            if let Some((board, _)) = &carrying {
+                board.set_hops(&director.published().hops.load());
+            }
+            round(director, n);
+            assert_eq!(director.sum(|counters| counters.offloaded.get()) > 0, carried);
+        };
         let filter = Arc::new(CaptureFilter::default());
         let capture = |director: &Director| {
             let of = |worker| director.exchange(worker).capture(Arc::clone(&filter), 2048, 2);
@@ -230,6 +254,7 @@ fn nothing_is_allocated_or_freed_for_packets() {
         round(&mut director, 15);
         end(&mut director);
         let counted = (ALLOCATED.load(Relaxed), FREED.load(Relaxed));
-        assert_eq!(counted, (0, 0), "with {workers} workers, looked on: {looks_on}");
+        let kind = format!("with {workers} workers, looked on: {looks_on}, carried: {carried}");
+        assert_eq!(counted, (0, 0), "{kind}");
     }
 }

@@ -136,10 +136,9 @@ async fn introduce<D: DataPlane>(director: &Director<D>, stream: UnixStream, suc
 }
 
 /// Tells a client why it is not answered, whatever it asks.
-pub(super) async fn refuse(stream: UnixStream, answer: Answer) {
-    let Answer::Error { code, message } = answer else { return };
+pub(super) async fn refuse(stream: UnixStream, (code, message): (&str, &str)) {
     let service = service_fn(|_| {
-        let response = respond_with(Piece::error(&code, message.as_str()));
+        let response = respond_with(Piece::error(code, message));
         async move { Ok::<_, Infallible>(response) }
     });
     let mut builder = server(REFUSED_TIMEOUT);

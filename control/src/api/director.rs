@@ -114,9 +114,9 @@ impl<D: DataPlane> Director<D> {
     pub fn new(rules: Rules, plane: D) -> Rc<Self> {
         Rc::new(Director {
             rules: RefCell::new(rules),
+            lvs: Arc::clone(plane.observatory().lvs()),
             plane,
             generation: Cell::new(0),
-            lvs: Arc::default(),
             daemons_changed: Notify::new(),
             health: Health::default(),
             source: RefCell::default(),
@@ -456,18 +456,18 @@ impl<D: DataPlane> Director<D> {
         Answer::Trace(Box::new(asked.report(&tuple, query.mark, answers, health)))
     }
 
-    /// Begins a capture, or says why it cannot be.
+    /// Begins a capture, or says why it cannot be, by a code and in words.
     pub(super) fn capture(
         &self,
         query: &CaptureQuery,
         count: Option<u64>,
         seconds: Option<u64>,
-    ) -> Result<capture::Stream, Answer> {
-        let filter = query.filter().map_err(|error| Answer::error("bad_request", error.to_string()))?;
+    ) -> Result<capture::Stream, (&'static str, String)> {
+        let filter = query.filter().map_err(|error| ("bad_request", error.to_string()))?;
         let parts = self.plane.capture(filter, query.snap()).ok_or_else(|| {
             let message =
                 format!("{MOST_CAPTURES} captures are under way, which is the most: end one of them");
-            Answer::error("too_many_captures", message)
+            ("too_many_captures", message)
         })?;
         self.plane.observatory().events().record(Kind::Access, Severity::Info, "packets are captured");
         Ok(capture::Stream::new(parts, count, seconds))

@@ -164,7 +164,7 @@ pub enum Request {
     /// limit, by [`Answer::Done`]
     Capture {
         /// Which packets
-        query: CaptureQuery,
+        query: Box<CaptureQuery>,
         /// So many at most
         count: Option<u64>,
         /// For so many seconds at most

@@ -46,8 +46,8 @@ pub async fn serve<D: DataPlane>(director: Rc<Director<D>>, listener: Listener) 
             accepted = listener.socket.accept() => match accepted {
                 Ok((stream, _)) => match admit(&stream, listener.group, clients.len()) {
                     Ok(access) => clients.push(Box::pin(conversation::attend(director, stream, access))),
-                    Err(answer) if refused.len() < MAX_REFUSED => {
-                        refused.push(Box::pin(conversation::refuse(stream, answer)));
+                    Err(why) if refused.len() < MAX_REFUSED => {
+                        refused.push(Box::pin(conversation::refuse(stream, why)));
                     }
                     Err(_) => {}
                 },
@@ -64,21 +64,28 @@ pub async fn serve<D: DataPlane>(director: Rc<Director<D>>, listener: Listener) 
     }
 }
 
-/// What a client may do who came while there were so many others; or what to
-/// tell one who may do nothing.
-fn admit(stream: &UnixStream, group: Option<Gid>, others: usize) -> Result<Access, Answer> {
+/// What those are told who may do nothing; ipvsadm says so too.
+const DENIED: (&str, &str) = ("permission_denied", "Permission denied (you must be root)");
+
+/// What a client may do who came while there were so many others; or the code and
+/// the message for one who may do nothing.
+fn admit(
+    stream: &UnixStream,
+    group: Option<Gid>,
+    others: usize,
+) -> Result<Access, (&'static str, &'static str)> {
     match Access::of(stream, group) {
         Ok(Access::None(uid)) => {
             tracing::warn!(uid, "a client who may do nothing is refused");
-            Err(Answer::error("permission_denied", "Permission denied (you must be root)"))
+            Err(DENIED)
         }
         Err(error) => {
             tracing::warn!(%error, "a client of whom the kernel does not say who it is is refused");
-            Err(Answer::error("permission_denied", "Permission denied (you must be root)"))
+            Err(DENIED)
         }
         Ok(_) if others >= MAX_CLIENTS => {
             tracing::warn!(limit = MAX_CLIENTS, "too many clients; one is turned away");
-            Err(Answer::error("too_many_clients", "too many clients, try again"))
+            Err(("too_many_clients", "too many clients, try again"))
         }
         Ok(access) => Ok(access),
     }
@@ -151,7 +158,7 @@ pub(super) async fn respond<D: DataPlane>(
         Request::Capture { query, count, seconds } => {
             let mut stream = match director.capture(&query, count, seconds) {
                 Ok(stream) => stream,
-                Err(refused) => return send(writer, &refused).await,
+                Err((code, message)) => return send(writer, &Answer::error(code, message)).await,
             };
             loop {
                 let answer = stream.next().await;

@@ -155,7 +155,8 @@ pub fn main(arguments: &Arguments) -> ExitCode {
     };
     let stop = stop_at_signal();
     let snap = query.snap();
-    let request = Request::Capture { query, count: arguments.count, seconds: arguments.seconds };
+    let request =
+        Request::Capture { query: Box::new(query), count: arguments.count, seconds: arguments.seconds };
     let (mut captured, mut lost) = (0, Vec::new());
     let result = Client::new(arguments.socket.as_deref()).call_parts(&request, |part| {
         let Answer::Captured(part) = part else { return Ok(()) };

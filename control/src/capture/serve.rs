@@ -29,7 +29,9 @@ impl Stream {
 
     /// The next answer; the last one is final.
     pub(crate) async fn next(&mut self) -> Answer {
-        if self.over || self.left == 0 {
+        // A timer goes off up to a millisecond late.
+        if self.over || self.left == 0 || Instant::now() >= self.until {
+            self.over = true;
             return Answer::Done;
         }
         let part = tokio::select! {

@@ -78,6 +78,9 @@ pub(super) struct Director {
     pub(super) pmtu_disc: Option<bool>,
     pub(super) lblc_expiration: Option<Spanned<i64>>,
     pub(super) lblcr_expiration: Option<Spanned<i64>>,
+    pub(super) sync_refresh_period: Option<Spanned<i64>>,
+    pub(super) sync_persist_mode: Option<bool>,
+    pub(super) sync_sock_size: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) timeouts: BTreeMap<String, Spanned<i64>>,
 }

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use sluice_dataplane::conn::State;
-use sluice_dataplane::service::{ClientMask, Defense, Engine, FtpPorts, Protocol};
+use sluice_dataplane::service::{ClientMask, Defense, Engine, FtpPorts, OffloadChoice, Protocol};
 
 use super::*;
 use crate::rules::TunnelChecksum;
@@ -223,6 +223,33 @@ s.toml:10:13: there is no when_gone \"reset\"
     hint: choose \"kernel\" or \"drop\"
 s.toml:11:13: \"two words\" cannot be the name of a group
     hint: `getent group` lists those that there are; leave it out so that only root has access"
+    );
+}
+
+#[test]
+fn what_the_kernel_carries_is_checked() {
+    let service = "[[service]]\naddress = \"192.0.2.10:80\"\nprotocol = \"tcp\"\noffload = ";
+    let keys = "offload = \"auto\"\noffload_flows = 1_000\noffload_after = 1\noffload_stale = 60\n";
+    let config = parse(&format!("{SMALLEST}{keys}{service}\"off\"\n")).unwrap();
+    let Director { offload, offload_flows, offload_after, offload_stale, .. } = config.director;
+    assert_eq!((offload, offload_flows, offload_after, offload_stale), (OffloadChoice::Auto, 1000, 1, 60));
+    assert_eq!(config.services[0].options.offload, OffloadChoice::Off);
+    let keys = "offload = \"off\"\noffload_flows = 1\noffload_after = 251\noffload_stale = 0\n";
+    assert_eq!(
+        parse(&format!("{SMALLEST}{keys}{service}\"on\"\n{service}\"yes\"\n")).unwrap_err(),
+        "\
+s.toml:5:17: offload_flows cannot be 1
+    hint: choose 16 to 64000000
+s.toml:6:17: offload_after cannot be 251
+    hint: choose 1 to 250
+s.toml:7:17: offload_stale cannot be 0
+    hint: choose 1 to 60
+s.toml:11:11: offload is \"off\" for the director
+    hint: remove it here, or set offload = \"auto\" or \"on\" in [director]
+s.toml:13:11: tcp 192.0.2.10:80 is a service already, in line 9
+    hint: put all its servers into one [[service]]
+s.toml:15:11: there is no offload \"yes\"
+    hint: choose \"auto\", \"on\" or \"off\""
     );
 }
 
@@ -532,7 +559,8 @@ fn sysctls_are_settings_of_the_director() {
         "expire_nodest_conn = true\nexpire_quiescent_template = true\nconn_reuse_mode = 3\nsloppy_tcp = true
 sloppy_sctp = true
 drop_entry = 1\ndrop_packet = 2\nsecure_tcp = 3\namemthresh = 2048\nam_droprate = 20\nnat_icmp_send = true
-pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n";
+pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n
+sync_refresh_period = 10\nsync_persist_mode = true\nsync_sock_size = 1048576\n";
     let expected = Tunables {
         expire_nodest_conn: true,
         expire_quiescent_template: true,
@@ -549,6 +577,9 @@ pmtu_disc = false\nlblc_expiration = 600\nlblcr_expiration = 700\n";
         pmtu_disc: false,
         lblc_expiration: 600,
         lblcr_expiration: 700,
+        sync_refresh_period: 10,
+        sync_persist_mode: true,
+        sync_sock_size: 1 << 20,
     };
     assert_eq!(parse(&format!("{SMALLEST}{all}")).unwrap().director.tunables, expected);
     assert_eq!(

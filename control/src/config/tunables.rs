@@ -55,6 +55,20 @@ impl Check<'_> {
                 seconds,
                 kernel.lblcr_expiration,
             ),
+            // Told less often, a connection with packets could end elsewhere.
+            sync_refresh_period: self.number(
+                "sync_refresh_period",
+                file.sync_refresh_period.as_ref(),
+                0..=120,
+                kernel.sync_refresh_period,
+            ),
+            sync_persist_mode: file.sync_persist_mode.unwrap_or(kernel.sync_persist_mode),
+            sync_sock_size: self.number(
+                "sync_sock_size",
+                file.sync_sock_size.as_ref(),
+                0..=1 << 30,
+                kernel.sync_sock_size,
+            ),
         }
     }
 

@@ -8,6 +8,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 use sluice_dataplane::stats::{Counter, DropReason, WorkerCounters};
 
+use super::daemon;
 use super::family::Family;
 use crate::observe::{Observatory, PeerState};
 
@@ -23,6 +24,7 @@ pub(super) fn encode(observatory: &Observatory, encoder: &mut DescriptorEncoder<
     encode_drops(observatory, encoder)?;
     encode_interfaces(observatory, encoder)?;
     encode_peers(observatory, encoder)?;
+    daemon::encode(observatory.lvs(), encoder)?;
     let counts = observatory.events().counts();
     Family::new("events", "Entries of the event log, those that came too fast to be listed included.")
         .counters(

@@ -7,6 +7,7 @@
 //! and `server` (as in `10.0.2.1:8080`). Counters count since the director
 //! started, whatever `ipvsadm -Z` does.
 
+mod daemon;
 mod director;
 mod family;
 mod service;

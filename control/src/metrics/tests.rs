@@ -51,6 +51,9 @@ fn everything_is_there() {
         "sluice_active 1",
         "sluice_sync_connected{peer=\"192.0.2.2:8849\"} 1",
         "sluice_sync_sent_records_total{peer=\"192.0.2.2:8849\"} 1234",
+        "sluice_sync_daemon_messages_total{role=\"backup\"} 5",
+        "sluice_sync_daemon_overflowed_total{role=\"backup\"} 2",
+        "sluice_sync_daemon_not_taken_total{role=\"backup\",reason=\"no room\"} 1",
         "sluice_events_total{kind=\"health\",severity=\"warning\"} 1",
         "sluice_table_generation 7",
     ] {

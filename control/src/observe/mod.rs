@@ -31,6 +31,7 @@ pub use overview::{
 pub use state::{Health, InterfaceState, PeerState, ServerHealth, ServerState, SyncState};
 
 use crate::events::EventLog;
+use crate::sync::lvs;
 use history::History;
 
 /// How often rates are sampled.
@@ -46,6 +47,7 @@ pub struct Observatory {
     interfaces: ArcSwap<Vec<InterfaceState>>,
     health: ArcSwap<Health>,
     sync: ArcSwap<SyncState>,
+    lvs: Arc<lvs::counters::Counters>,
     events: Arc<EventLog>,
     history: Mutex<History>,
     started: SystemTime,
@@ -74,6 +76,7 @@ impl Observatory {
             interfaces: ArcSwap::default(),
             health: ArcSwap::default(),
             sync: ArcSwap::default(),
+            lvs: Arc::default(),
             events,
             started: SystemTime::now(),
         }
@@ -127,6 +130,11 @@ impl Observatory {
     /// How sessions are exchanged with other directors.
     pub fn sync(&self) -> Arc<SyncState> {
         self.sync.load_full()
+    }
+
+    /// What the sync daemons did.
+    pub fn lvs(&self) -> &Arc<lvs::counters::Counters> {
+        &self.lvs
     }
 
     /// Leaves how sessions are exchanged with other directors.

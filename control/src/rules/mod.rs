@@ -82,6 +82,8 @@ pub struct Rules {
     state_timeouts: TimeoutOverrides,
     tunables: Tunables,
     daemons: Vec<Daemon>,
+    /// Those of the configuration, whether they run or not
+    configured_daemons: Vec<Daemon>,
     marks: Marks,
     /// Of the last table
     maglevs: Arc<Maglevs>,
@@ -148,6 +150,7 @@ impl Rules {
             state_timeouts: TimeoutOverrides::default(),
             tunables: Tunables::default(),
             daemons: Vec::new(),
+            configured_daemons: Vec::new(),
             marks: Marks::default(),
             maglevs: Arc::default(),
         }
@@ -347,6 +350,25 @@ impl Rules {
         let position = self.daemons.iter().position(|d| d.role == role).ok_or(RulesError::NoDaemon)?;
         self.daemons.remove(position);
         Ok(())
+    }
+
+    /// Has these sync daemons run in place of the others. Those of the
+    /// configuration stay what a reload compares with.
+    pub fn replace_daemons(&mut self, mut daemons: Vec<Daemon>) {
+        daemons.sort_by_key(|daemon| daemon.role as u8);
+        self.daemons = daemons;
+    }
+
+    /// The sync daemons that are to run once the configuration is `wanted`: its own,
+    /// and of others those that it never had, for they were started by a command.
+    fn daemons_with(&self, wanted: &Rules) -> Vec<Daemon> {
+        let by_command = self.daemons.iter().filter(|running| {
+            !self.configured_daemons.contains(running)
+                && wanted.daemons.iter().all(|daemon| daemon.role != running.role)
+        });
+        let mut all: Vec<_> = wanted.daemons.iter().chain(by_command).cloned().collect();
+        all.sort_by_key(|daemon| daemon.role as u8);
+        all
     }
 
     /// The sync daemons that run, the master first.

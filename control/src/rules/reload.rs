@@ -90,6 +90,7 @@ impl Rules {
                 .start_daemon(resolved_later(daemon))
                 .map_err(|source| LoadError::Director { what: "sync_daemon", source })?;
         }
+        rules.configured_daemons.clone_from(&rules.daemons);
         rules.load(services)?;
         Ok(rules)
     }
@@ -143,8 +144,9 @@ impl Rules {
                 changes.compare(key, &value(old), &value(new));
             }
         }
+        let daemons = self.daemons_with(wanted);
         for (action, those, others) in
-            [(Action::Remove, &self.daemons, &wanted.daemons), (Action::Add, &wanted.daemons, &self.daemons)]
+            [(Action::Remove, &self.daemons, &daemons), (Action::Add, &daemons, &self.daemons)]
         {
             for daemon in those.iter().filter(|daemon| !others.contains(daemon)) {
                 changes.add(action, "sync daemon", daemon.to_string());
@@ -176,6 +178,7 @@ impl Rules {
     /// `wanted` is to be made by [`Rules::configured`] for the same workers and
     /// interfaces, and has had no table.
     pub fn become_like(&mut self, wanted: Rules) {
+        let daemons = self.daemons_with(&wanted);
         let Rules {
             services,
             default_local_addresses,
@@ -183,7 +186,7 @@ impl Rules {
             state_timeouts,
             tunables,
             marks,
-            daemons,
+            configured_daemons,
             ..
         } = wanted;
         self.default_local_addresses = default_local_addresses;
@@ -191,6 +194,7 @@ impl Rules {
         self.state_timeouts = state_timeouts;
         self.tunables = tunables;
         self.daemons = daemons;
+        self.configured_daemons = configured_daemons;
         self.marks.become_like(marks);
         self.by_name.clear();
         let old = std::mem::take(&mut self.services).into_iter();

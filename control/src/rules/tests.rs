@@ -443,3 +443,37 @@ mod reload {
         }
     }
 }
+
+#[test]
+fn a_reload_leaves_sync_daemons_alone_that_a_command_started() {
+    let daemon = |role, interface: &str| Daemon {
+        role,
+        interface: interface.into(),
+        sync_id: None,
+        max_length: None,
+        group: None,
+        port: None,
+        ttl: None,
+    };
+    let file = |daemons: &[Daemon]| {
+        let target = Target { daemons: daemons.to_vec(), ..Target::default() };
+        Rules::configured(1, vec!["eth0".into()], target).unwrap()
+    };
+    let seen = |rules: &Rules| -> Vec<_> {
+        rules.daemons().iter().map(|daemon| (daemon.role, daemon.interface.clone())).collect()
+    };
+    let (master, backup) = (DaemonRole::Master, DaemonRole::Backup);
+    let mut rules = file(&[daemon(master, "eth0")]);
+    rules.start_daemon(daemon(backup, "eth1")).unwrap();
+    let mut reload = |wanted: Rules| {
+        let changes = rules.differences(&wanted).len();
+        rules.become_like(wanted);
+        (changes, seen(&rules))
+    };
+    let both = vec![(master, "eth0".to_owned()), (backup, "eth1".to_owned())];
+    assert_eq!(reload(file(&[daemon(master, "eth0")])), (0, both));
+    // What was in the file and is no more ends, and what is in it takes the other's place.
+    assert_eq!(reload(file(&[])), (1, vec![(backup, "eth1".to_owned())]));
+    assert_eq!(reload(file(&[daemon(backup, "eth2")])), (2, vec![(backup, "eth2".to_owned())]));
+    assert_eq!(reload(file(&[])), (1, Vec::new()));
+}

@@ -204,10 +204,10 @@ impl Forwarding {
             );
         }
         self.reopen(anew && !gone);
-        self.filter();
         if let Some(offload) = &*self.offload.borrow() {
             offload.look_after(&self.interfaces);
         }
+        self.filter();
         self.show_interfaces();
     }
 

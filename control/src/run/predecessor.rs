@@ -93,9 +93,9 @@ impl Predecessor {
             service.rules(own.cloned().collect())
         });
         let marks = self.marks.iter().cloned().enumerate().map(|(place, rule)| (place + 1, rule));
-        let daemons = self.daemons.clone();
-        let target = Target { services: services.collect(), marks: marks.collect(), daemons, ..file };
+        let target = Target { services: services.collect(), marks: marks.collect(), ..file };
         let mut rules = Rules::configured(workers, interfaces, target)?;
+        rules.replace_daemons(self.daemons.clone());
         rules
             .set_timeouts(self.timeouts)
             .map_err(|source| LoadError::Director { what: "timeouts", source })?;

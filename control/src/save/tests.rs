@@ -43,6 +43,7 @@ timeouts = { established = 60 }
 address = "192.0.2.2:53"
 protocol = "udp"
 one_packet = true
+offload = "off"  # rare
 server = [
     { address = "10.0.2.1", method = "nat" },
     { address = "10.0.2.2", method = "dr", weight = 2 },

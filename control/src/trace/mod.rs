@@ -7,6 +7,8 @@ mod command;
 mod remedy;
 mod report;
 mod tell;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub use command::{Arguments, main};

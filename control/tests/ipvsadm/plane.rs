@@ -7,9 +7,12 @@ use std::sync::{Arc, Mutex};
 
 use etherparse::PacketBuilder;
 use sluice_control::api::DataPlane;
+use sluice_control::capture::CapturePart;
 use sluice_control::observe::Observatory;
 use sluice_control::role::Role;
-use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord};
+use sluice_control::trace::Asked;
+use sluice_dataplane::capture::CaptureFilter;
+use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::neigh::{Egress, NextHopsBuilder, Prefix};
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::service::ServiceTable;
@@ -37,7 +40,7 @@ struct Inner {
 /// The worker. Control publishes on its thread, the test sends packets on its
 /// own.
 #[derive(Clone)]
-pub struct MemoryPlane(Arc<Mutex<Inner>>, Arc<Observatory>);
+pub struct MemoryPlane(Arc<Mutex<Inner>>, Arc<Observatory>, [String; 2]);
 
 impl Default for MemoryPlane {
     fn default() -> Self {
@@ -59,7 +62,8 @@ impl Default for MemoryPlane {
         let port = MemoryPort::new(2, 256);
         let worker =
             Worker::new(settings, port, Arc::clone(&published), Arc::clone(&exchanges), counters.clone(), 0);
-        MemoryPlane(Arc::new(Mutex::new(Inner { worker, published, exchanges, counters })), Arc::default())
+        let inner = Arc::new(Mutex::new(Inner { worker, published, exchanges, counters }));
+        MemoryPlane(inner, Arc::default(), ["eth0".into(), "eth1".into()])
     }
 }
 
@@ -92,6 +96,25 @@ impl DataPlane for MemoryPlane {
     }
 
     fn adopted(&self) {}
+
+    /// Nothing of ipvsadm looks into packets.
+    fn capture(&self, _: CaptureFilter, _: usize) -> Option<mpsc::Receiver<CapturePart>> {
+        None
+    }
+
+    fn trace(&self, _: &Tuple, interface: Option<usize>, _: Option<u32>) -> Asked {
+        Asked {
+            interfaces: self.interfaces().to_vec(),
+            interface: interface.unwrap_or(CLIENT_SIDE),
+            wanted: None,
+            queue: None,
+            questions: Vec::new(),
+        }
+    }
+
+    fn interfaces(&self) -> &[String] {
+        &self.2
+    }
 
     fn status(&self) -> serde_json::Value {
         serde_json::Value::Null

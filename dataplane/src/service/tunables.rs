@@ -39,6 +39,28 @@ pub struct Tunables {
     pub lblc_expiration: u32,
     /// How long lblcr keeps a set of servers as it is, in seconds
     pub lblcr_expiration: u32,
+    /// In how many seconds other directors are told again of connections that had
+    /// packets; 0 is [`SYNC_REFRESH`]
+    pub sync_refresh_period: u32,
+    /// A sync daemon tells of persistent services' templates only
+    pub sync_persist_mode: bool,
+    /// Bytes of a sync daemon's socket buffer; 0 leaves it as it is
+    pub sync_sock_size: u32,
+}
+
+/// Seconds in which other directors are told again of connections that had packets,
+/// if nothing else is set.
+pub const SYNC_REFRESH: u32 = 30;
+
+impl Tunables {
+    /// In how many seconds other directors are told again of connections that had
+    /// packets.
+    pub fn sync_refresh(&self) -> u32 {
+        match self.sync_refresh_period {
+            0 => SYNC_REFRESH,
+            seconds => seconds,
+        }
+    }
 }
 
 /// When a defence against overload is on.
@@ -85,6 +107,9 @@ impl Default for Tunables {
             pmtu_disc: true,
             lblc_expiration: 86_400,
             lblcr_expiration: 86_400,
+            sync_refresh_period: 0,
+            sync_persist_mode: false,
+            sync_sock_size: 0,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! What the XDP program says of a packet, told from its rules.
 
+use std::collections::BTreeSet;
+
 use super::{SteeringRules, Target};
 use crate::conn::Tuple;
 use crate::local::MIN_LOCAL_PORT;
@@ -27,19 +29,20 @@ impl SteeringRules {
     /// order of `wanted` in `steer.bpf.c`.
     pub fn wants(&self, tuple: &Tuple, interface: usize) -> Option<Wanted> {
         let Tuple { source, destination, source_port, destination_port, protocol } = *tuple;
-        let known = |all: &std::collections::BTreeSet<Target>, address, port| {
+        let known = |all: &BTreeSet<Target>, address, port| {
             all.contains(&Target { address, port, protocol })
                 || all.contains(&Target { address, port: 0, protocol })
         };
-        let passive = |address, port| {
+        let passive = |of: &BTreeSet<Target>, address, port| {
             protocol == Protocol::Tcp
                 && self.ftp.contains(&address)
+                && of.iter().any(|target| target.address == address)
                 && (self.passive_ports.0..=self.passive_ports.1).contains(&port)
         };
         if known(&self.services, destination, destination_port) {
             return Some(Wanted::Service);
         }
-        if passive(destination, destination_port) {
+        if passive(&self.services, destination, destination_port) {
             return Some(Wanted::Ftp);
         }
         if self.local_addresses.contains(&destination)
@@ -51,7 +54,7 @@ impl SteeringRules {
         if known(&self.nat_servers, source, source_port) {
             return Some(Wanted::NatServer);
         }
-        if passive(source, source_port) {
+        if passive(&self.nat_servers, source, source_port) {
             return Some(Wanted::Ftp);
         }
         let marks = self.mark_rules.iter().map(|rules| rules.mark(tuple, interface));

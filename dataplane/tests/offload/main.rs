@@ -1,6 +1,11 @@
 //! The program that carries flows, in the kernel. Needs root; skipped, and said
 //! so, without.
 
+#[path = "../director/mod.rs"]
+#[allow(dead_code, reason = "the forwarding tests use all of it")]
+mod director;
+
+mod churn;
 mod differential;
 mod kernel;
 mod random;

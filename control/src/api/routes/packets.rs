@@ -46,11 +46,11 @@ pub(super) const ROUTES: &[Route] = &[
         ),
         |call| {
             let NewCapture { query, count, seconds } = call.body()?;
-            Ok(Request::Capture { query, count, seconds })
+            Ok(Request::Capture { query: Box::new(query), count, seconds })
         },
         |request| match request {
             Request::Capture { query, count, seconds } => {
-                let capture = NewCapture { query: query.clone(), count: *count, seconds: *seconds };
+                let capture = NewCapture { query: (**query).clone(), count: *count, seconds: *seconds };
                 Some(Call::plain().with_body(&capture))
             }
             _ => None,
@@ -58,7 +58,7 @@ pub(super) const ROUTES: &[Route] = &[
         || {
             let mut query = CaptureQuery { dropped: true, ..CaptureQuery::default() };
             query.connection.client = "198.51.100.0/24".parse().ok();
-            vec![Request::Capture { query, count: Some(100), seconds: Some(60) }]
+            vec![Request::Capture { query: Box::new(query), count: Some(100), seconds: Some(60) }]
         },
     )
     .body::<NewCapture>()

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use sluice_dataplane::sync::{Importer, Report, Source};
 use tokio::net::UdpSocket;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::codec::decode;
 use super::counters::{Heard, add};
-use super::socket::{Place, receiver};
+use super::socket::{Place, lost, receiver};
 use super::translate::record_of;
 use crate::rules::Daemon;
 use crate::sync::{PAUSE, Plane};
@@ -37,12 +37,14 @@ const LOOK: Duration = Duration::from_millis(200);
 /// fails.
 pub(super) async fn run(daemon: &Daemon, plane: &Plane, counters: &Heard) -> io::Result<()> {
     let place = Place::of(daemon)?;
-    let socket = receiver(daemon)?;
+    let size = plane.published.services.load().tunables().sync_sock_size;
+    let socket = receiver(daemon, size)?;
     let hops = Arc::clone(&plane.published.hops.load());
     let importer = Importer::new(Arc::clone(&plane.exchanges), Source::Foreign, hops);
     let mut backup = Backup { daemon, plane, counters, importer, reported: [0; 4] };
     // A longer one is cut off, and then not as long as it says.
     let mut buffer = vec![0; usize::from(u16::MAX)];
+    let (mut looked, mut lost_so_far) = (Instant::now(), 0);
     loop {
         if let Ok(received) = timeout(LOOK, socket.recv(&mut buffer)).await {
             backup.hear(&buffer[..received?]);
@@ -53,10 +55,15 @@ pub(super) async fn run(daemon: &Daemon, plane: &Plane, counters: &Heard) -> io:
             while !backup.importer.pump() {
                 sleep(PAUSE).await;
             }
-        } else {
-            place.check()?;
         }
         backup.report();
+        if looked.elapsed() >= LOOK {
+            looked = Instant::now();
+            place.check()?;
+            let lost = lost(&socket);
+            add(&counters.overflowed, lost.saturating_sub(lost_so_far));
+            lost_so_far = lost;
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the sync daemons did so far.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use serde_json::{Value, json};
 
@@ -19,6 +19,8 @@ pub struct Counters {
 /// What a master told.
 #[derive(Debug, Default)]
 pub struct Sent {
+    /// Whether there was one
+    pub ran: AtomicBool,
     /// Messages that were sent
     pub messages: AtomicU64,
     /// Connections and templates in them
@@ -36,6 +38,8 @@ pub struct Sent {
 /// What a backup heard.
 #[derive(Debug, Default)]
 pub struct Heard {
+    /// Whether there was one
+    pub ran: AtomicBool,
     /// Messages of its sync id
     pub messages: AtomicU64,
     /// Connections and templates in them
@@ -54,6 +58,9 @@ pub struct Heard {
     pub own: AtomicU64,
     /// Entries that there was no room for
     pub full: AtomicU64,
+    /// Messages that the socket had no room for: larger with `sync_sock_size`, and
+    /// `net.core.rmem_max`, which bounds it
+    pub overflowed: AtomicU64,
 }
 
 /// Adds to a counter that one thread writes.
@@ -95,6 +102,7 @@ impl Heard {
             "taken": of(&self.taken),
             "own": of(&self.own),
             "full": of(&self.full),
+            "overflowed": of(&self.overflowed),
             "kept_out": kept_out,
         })
     }

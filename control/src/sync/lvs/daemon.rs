@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -70,8 +71,14 @@ async fn work(daemon: &Daemon, plane: &Plane, counters: &Counters) {
     let mut told = String::new();
     loop {
         let result = match daemon.role {
-            DaemonRole::Master => master::run(daemon, plane, &counters.master).await,
-            DaemonRole::Backup => backup::run(daemon, plane, &counters.backup).await,
+            DaemonRole::Master => {
+                counters.master.ran.store(true, Relaxed);
+                master::run(daemon, plane, &counters.master).await
+            }
+            DaemonRole::Backup => {
+                counters.backup.ran.store(true, Relaxed);
+                backup::run(daemon, plane, &counters.backup).await
+            }
         };
         if let Err(error) = result {
             let error = error.to_string();

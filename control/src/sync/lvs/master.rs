@@ -3,10 +3,11 @@
 //! IPVS decides at packets when to tell, by `sync_threshold`, `sync_period` and
 //! `sync_refresh_period` (`ip_vs_sync_conn_needed`). Here workers tell at once
 //! of a connection that is established, of each change of its state, and again
-//! every half minute in which it had packets; and all that there are when the
-//! master begins, so that a backup that is there by then has them.
+//! after `sync_refresh_period` in which it had packets; and all that there are when
+//! the master begins, so that a backup that is there by then has them.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -41,7 +42,8 @@ const LOOK: Duration = Duration::from_secs(1);
 /// be sent.
 pub(super) async fn run(daemon: &Daemon, plane: &Plane, counters: &Sent) -> io::Result<()> {
     let place = Place::of(daemon)?;
-    let socket = sender(daemon)?;
+    let services = || Arc::clone(&plane.published.services.load());
+    let socket = sender(daemon, services().tunables().sync_sock_size)?;
     let mut subscription = loop {
         match Subscription::new(&plane.exchanges, CAPACITY) {
             Some(subscription) => break subscription,
@@ -58,6 +60,7 @@ pub(super) async fn run(daemon: &Daemon, plane: &Plane, counters: &Sent) -> io::
         counters,
         since: None,
         in_a_row: 0,
+        templates_only: false,
     };
     loop {
         if subscription.is_behind() && !subscription.is_transferring() && transferred.elapsed() >= TRANSFERS {
@@ -66,6 +69,8 @@ pub(super) async fn run(daemon: &Daemon, plane: &Plane, counters: &Sent) -> io::
         }
         add(&counters.overflowed, subscription.lost() - lost);
         lost = subscription.lost();
+        // As it is now: a reload may have changed it.
+        master.templates_only = services().tunables().sync_persist_mode;
         while let Some(change) = subscription.next_change() {
             // What was heard of another director is that one's to tell.
             if let (What::Record(record), false) = (&change.what, change.foreign) {
@@ -91,10 +96,15 @@ struct Master<'a> {
     /// When the oldest entry of the message came
     since: Option<Instant>,
     in_a_row: u32,
+    /// Whether connections of persistent services are left to their templates
+    templates_only: bool,
 }
 
 impl Master<'_> {
     async fn tell(&mut self, record: &Record) -> io::Result<()> {
+        if self.templates_only && matches!(record, Record::Session(session) if session.persistent) {
+            return Ok(());
+        }
         let entry = match entry_of(record) {
             Ok(entry) => entry,
             // Its last state was told.

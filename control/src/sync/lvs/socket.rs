@@ -1,6 +1,7 @@
 //! The multicast sockets that a master sends from and a backup reads.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::os::fd::AsRawFd;
 
 use sluice_dataplane::link::Link;
 use socket2::{Domain, InterfaceIndexOrAddress, Socket, Type};
@@ -28,8 +29,8 @@ pub fn prepared(daemon: Daemon) -> Result<Daemon, RulesError> {
     let mtu = Link::new(&daemon.interface).and_then(|link| link.mtu()).map_err(|_| RulesError::NoDevice)?;
     let daemon = resolved(daemon, mtu);
     let socket = match daemon.role {
-        DaemonRole::Master => sender(&daemon),
-        DaemonRole::Backup => receiver(&daemon),
+        DaemonRole::Master => sender(&daemon, 0),
+        DaemonRole::Backup => receiver(&daemon, 0),
     };
     socket.map_err(|error| RulesError::DaemonSocket(format!("interface {}: {error}", daemon.interface)))?;
     Ok(daemon)
@@ -61,11 +62,12 @@ pub fn resolved(daemon: Daemon, mtu: usize) -> Daemon {
     }
 }
 
-/// A socket that sends to the group of a daemon from its interface.
+/// A socket that sends to the group of a daemon from its interface, with a buffer
+/// of so many bytes if they are not 0.
 ///
 /// # Errors
 /// What the system says.
-pub fn sender(daemon: &Daemon) -> std::io::Result<UdpSocket> {
+pub fn sender(daemon: &Daemon, buffer: u32) -> std::io::Result<UdpSocket> {
     let group = daemon.group.unwrap_or(GROUP.into());
     let port = daemon.port.unwrap_or(PORT);
     let ttl = daemon.ttl.unwrap_or(1).into();
@@ -86,17 +88,21 @@ pub fn sender(daemon: &Daemon) -> std::io::Result<UdpSocket> {
             (IpAddr::from(Ipv6Addr::UNSPECIFIED), SocketAddrV6::new(v6, port, 0, index).into())
         }
     };
+    if buffer > 0 {
+        socket.set_send_buffer_size(buffer as usize)?;
+    }
     socket.bind(&SocketAddr::new(any, 0).into())?;
     socket.connect(&to.into())?;
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket.into())
 }
 
-/// A socket that reads what is sent to the group of a daemon on its interface.
+/// A socket that reads what is sent to the group of a daemon on its interface, with
+/// a buffer of so many bytes, or of a size that is good for most if they are 0.
 ///
 /// # Errors
 /// What the system says.
-pub fn receiver(daemon: &Daemon) -> std::io::Result<UdpSocket> {
+pub fn receiver(daemon: &Daemon, buffer: u32) -> std::io::Result<UdpSocket> {
     let group = daemon.group.unwrap_or(GROUP.into());
     let port = daemon.port.unwrap_or(PORT);
     let index = nix::net::if_::if_nametoindex(daemon.interface.as_str())?;
@@ -104,7 +110,7 @@ pub fn receiver(daemon: &Daemon) -> std::io::Result<UdpSocket> {
     socket.bind_device(Some(daemon.interface.as_bytes()))?;
     socket.set_reuse_address(true)?;
     // As much of it as the system grants: without, a burst is lost sooner.
-    socket.set_recv_buffer_size(BUFFER)?;
+    socket.set_recv_buffer_size(if buffer > 0 { buffer as usize } else { BUFFER })?;
     match group {
         IpAddr::V4(v4) => {
             socket.bind(&SocketAddr::new(group, port).into())?;
@@ -117,6 +123,21 @@ pub fn receiver(daemon: &Daemon) -> std::io::Result<UdpSocket> {
     }
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket.into())
+}
+
+/// Messages that came for a socket and that its buffer had no room for, since it was
+/// opened (`SK_MEMINFO_DROPS` in `include/uapi/linux/sock_diag.h`).
+#[allow(unsafe_code)]
+pub fn lost(socket: &UdpSocket) -> u64 {
+    const DROPS: usize = 8;
+    let mut numbers = [0_u32; DROPS + 1];
+    let mut length = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: at most `length` bytes are written to the array.
+    let result = unsafe {
+        let to = numbers.as_mut_ptr().cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, to, &mut length)
+    };
+    if result == 0 { numbers[DROPS].into() } else { 0 }
 }
 
 /// The interface that a socket is bound to.

@@ -5,12 +5,13 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use sluice_dataplane::conn::State;
+use sluice_dataplane::service::Tunables;
 use sluice_dataplane::sync::Record;
 use sluice_dataplane::wire::tcp;
 
 use super::counters::Counters;
 use super::{backup, master};
-use crate::rules::{Daemon, DaemonRole};
+use crate::rules::{Daemon, DaemonRole, ServiceSettings};
 use crate::sync::tests::director::{Director, session, wait_for};
 
 fn daemon(role: DaemonRole, port: u16, sync_id: u8) -> Daemon {
@@ -104,5 +105,41 @@ fn what_was_heard_is_not_told_again_before_it_has_packets() {
         wait_for("its own", || third.connections().len() == 1);
         other.packet(4, tcp::ACK);
         wait_for("that with a packet", || third.connections().len() == 2);
+    });
+}
+
+#[test]
+fn templates_alone_are_told_where_the_master_is_to() {
+    for (only_templates, expected) in [(false, 3), (true, 0)] {
+        let tunables = Tunables { sync_persist_mode: only_templates, ..Tunables::default() };
+        let persistent = |settings: &mut ServiceSettings| settings.persistence = Some(300);
+        let one = Director::with(1, 1, persistent, |rules| rules.set_tunables(tunables));
+        let other = Director::with(1, 1, persistent, |_| {});
+        for number in 0..3 {
+            one.packet(number, tcp::SYN);
+            one.packet(number, tcp::ACK);
+        }
+        wait_for("connections", || one.connections().iter().filter(|c| c.1 == "ESTABLISHED").count() == 3);
+        pair(&one, &other, [1, 1], |counters| {
+            wait_for("the entries", || of(&counters.backup.taken) >= 3 + expected as u64);
+            let established = other.connections().iter().filter(|c| c.1 == "ESTABLISHED").count();
+            assert_eq!(established, expected, "{only_templates}");
+        });
+    }
+}
+
+#[test]
+fn what_the_socket_has_no_room_for_is_counted() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let to = daemon(DaemonRole::Backup, free_port(), 1);
+        let from = Daemon { role: DaemonRole::Master, ..to.clone() };
+        let receiver = super::socket::receiver(&to, 4096).unwrap();
+        let sender = super::socket::sender(&from, 0).unwrap();
+        assert_eq!(super::socket::lost(&receiver), 0);
+        for _ in 0..64 {
+            sender.send(&[0; 1400]).await.unwrap();
+        }
+        assert!(super::socket::lost(&receiver) > 32, "{}", super::socket::lost(&receiver));
     });
 }

@@ -106,10 +106,23 @@ impl Director {
 
     /// One whose connections age so many times as fast as they should.
     pub(in crate::sync) fn hasty(workers: usize, speed: u64) -> Self {
+        Director::with(workers, speed, |_| {}, |_| {})
+    }
+
+    /// One whose service and rules are changed.
+    pub(in crate::sync) fn with(
+        workers: usize,
+        speed: u64,
+        settings: impl FnOnce(&mut ServiceSettings),
+        change: impl FnOnce(&mut Rules),
+    ) -> Self {
         let mut rules = Rules::new(workers);
         let name = ServiceName::Address { protocol: rules::Protocol::Tcp, address: VIP.into(), port: PORT };
-        rules.add_service(name, ServiceSettings::plain("rr", name.family())).unwrap();
+        let mut plain = ServiceSettings::plain("rr", name.family());
+        settings(&mut plain);
+        rules.add_service(name, plain).unwrap();
         rules.add_server(&name, Server::plain(RIP.into(), PORT, rules::Method::Dr, 1)).unwrap();
+        change(&mut rules);
         let mut hops = NextHopsBuilder::new(1);
         let egress = hops.egress(Egress::new(0, MAC));
         hops.neighbour(egress, Address::from_v4(RIP), Some([2, 0, 0, 0, 2, 1]));

@@ -108,6 +108,8 @@ impl AfXdpPort {
             return Err(format!("it has {layout:?}, and this process {ours:?}"));
         }
         let failed = |what: &str, error: std::io::Error| format!("{what}: {error}");
+        // They are the other process's from here on.
+        self.free.clear();
         self.frames.share(memory).map_err(|error| failed("its memory", error))?;
         for (interface, socket) in self.interfaces.iter_mut().zip(sockets) {
             let taken = Sockets::taken(&interface.name, layout.queue, socket);

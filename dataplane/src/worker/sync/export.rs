@@ -13,10 +13,6 @@ use crate::sync::{Change, Record, Session, Tap, TemplateRecord, What};
 /// Connections or templates of a transfer that are looked at between two bursts.
 const SLICE: u32 = 128;
 
-/// Seconds in which all connections are looked at once, and those that had
-/// packets meanwhile are told anew.
-const ROUND: u32 = 30;
-
 /// Connections that are looked at for that between two bursts.
 const REFRESHED: u32 = 32;
 
@@ -63,9 +59,10 @@ struct Share {
 }
 
 impl Share {
-    /// Takes note that so many ticks have passed, with so many to be looked at.
-    fn pass(&mut self, all: u32, ticks_passed: u32) {
-        let round = u64::from(ticks(ROUND));
+    /// Takes note that so many ticks have passed, with so many to be looked at in a
+    /// round of so many.
+    fn pass(&mut self, all: u32, ticks_passed: u32, round: u32) {
+        let round = u64::from(round.max(1));
         let sum = self.rest + u64::from(all) * u64::from(ticks_passed);
         self.rest = sum % round;
         self.due = self.due.saturating_add(u32::try_from(sum / round).unwrap_or(all)).min(all);
@@ -277,16 +274,17 @@ impl Flows {
         true
     }
 
-    /// Tells those anew that had packets since the last round, so that they live
-    /// as long elsewhere as they do here.
+    /// Looks at all once in a round, and tells those anew that had packets since the
+    /// last, so that they live as long elsewhere as they do here.
     fn refresh(&mut self, view: &View, now: u32) {
+        let round = view.services.tunables().sync_refresh();
         let (sessions, templates) = (self.table.high_water(), self.templates.high_water());
-        let passed = now.saturating_sub(self.sync.refresh.tick).min(ticks(ROUND));
+        let passed = now.saturating_sub(self.sync.refresh.tick).min(ticks(round));
         if passed > 0 {
             let refresh = &mut self.sync.refresh;
             refresh.tick = now;
-            refresh.sessions.pass(sessions, passed);
-            refresh.templates.pass(templates, passed);
+            refresh.sessions.pass(sessions, passed, ticks(round));
+            refresh.templates.pass(templates, passed, ticks(round));
         }
         let (due, template_due) = (self.sync.refresh.sessions.due, self.sync.refresh.templates.due);
         // Who cannot follow as it is, is not told what it mostly knows.
@@ -301,7 +299,7 @@ impl Flows {
             let Some(server) = view.services.server(entry.server_id) else { continue };
             let timeout = view.services.timeouts_of(server).seconds(entry.state);
             let untold = self.sync.sessions.get(id) & TOLD == 0;
-            if untold || deadline.saturating_add(ticks(ROUND + 1)) > now.saturating_add(ticks(timeout)) {
+            if untold || deadline.saturating_add(ticks(round + 1)) > now.saturating_add(ticks(timeout)) {
                 self.tell_session(view, id, now);
             }
         }
@@ -310,7 +308,7 @@ impl Flows {
             let Some((_, template, deadline)) = self.templates.at(id) else { continue };
             let untold = self.sync.templates.get(id) & TOLD == 0;
             if untold
-                || deadline.saturating_add(ticks(ROUND + 1)) > now.saturating_add(ticks(template.timeout))
+                || deadline.saturating_add(ticks(round + 1)) > now.saturating_add(ticks(template.timeout))
             {
                 self.tell_template(view, id, now);
             }
@@ -359,8 +357,8 @@ mod tests {
         for all in [1, 7, 1000, 100_003] {
             let mut share = Share::default();
             let mut seen = vec![0; all as usize];
-            for _ in 0..ticks(ROUND) {
-                share.pass(all, 1);
+            for _ in 0..ticks(30) {
+                share.pass(all, 1, ticks(30));
                 while let Some(id) = share.take(all) {
                     seen[id as usize] += 1;
                 }
@@ -372,7 +370,7 @@ mod tests {
     #[test]
     fn nothing_is_looked_at_where_nothing_is() {
         let mut share = Share::default();
-        share.pass(0, ticks(ROUND));
+        share.pass(0, ticks(30), ticks(30));
         assert_eq!(share.take(0), None);
     }
 }
