@@ -4,6 +4,17 @@
 //! port, in stages: parse and hash all, look up all, act on all. Between two
 //! bursts it takes up new snapshots, expires connections, and goes on with
 //! what control asked for, all in bounded portions.
+//!
+//! Packets cost no memory that is not there from the start (`no_allocation.rs` of
+//! the tests watches it), but for:
+//! * the members of schedulers, when a new service table is taken up, and a chunk
+//!   of schedulers when there are more services than ever;
+//! * a destination that lblc or lblcr meets for the first time, up to their bounds;
+//! * what FTP keeps of a line that it rewrote, until that is acknowledged;
+//! * lists of local ports that changed owners, while plans change
+//!   ([`local`](crate::local));
+//! * records for a peer, where sessions are synchronised;
+//! * what a command of control brings along, such as opening the port anew.
 
 mod adopt;
 mod blame;

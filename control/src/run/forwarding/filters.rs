@@ -86,6 +86,8 @@ impl Set {
 #[derive(Debug, Default)]
 pub(super) struct Filters {
     by_interface: BTreeMap<String, Set>,
+    /// What each interface was to do last
+    told: BTreeMap<String, (BTreeSet<Address>, usize, bool)>,
 }
 
 impl Filters {
@@ -97,6 +99,11 @@ impl Filters {
     /// Has an interface lead answers to these LIPs to `workers` workers, or not if
     /// it does by itself (`by_rss`).
     pub(super) fn follow(&mut self, interface: &str, lips: &BTreeSet<Address>, workers: usize, by_rss: bool) {
+        let told = self.told.get(interface);
+        if told.is_some_and(|told| (&told.0, told.1, told.2) == (lips, workers, by_rss)) {
+            return;
+        }
+        self.told.insert(interface.to_owned(), (lips.clone(), workers, by_rss));
         let of = |lip: &Address| Filter::all_of(*lip, workers).into_iter().flatten();
         let wanted: BTreeSet<_> = if by_rss { BTreeSet::new() } else { lips.iter().flat_map(of).collect() };
         if wanted.is_empty() && !self.lead(interface) {
@@ -122,11 +129,13 @@ impl Filters {
     /// Forgets those of an interface that went away, and its filters with it.
     pub(super) fn forget(&mut self, interface: &str) {
         self.by_interface.remove(interface);
+        self.told.remove(interface);
     }
 
     /// Leaves the filters as they are, for a process that goes on with them.
     pub(super) fn leave(&mut self) {
         self.by_interface.clear();
+        self.told.clear();
     }
 }
 
