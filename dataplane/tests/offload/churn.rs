@@ -128,9 +128,8 @@ fn flows_come_and_go_with_their_connections() {
                 0 => vec![tcp(&client, VIP, FIN | ACK)],
                 1 => vec![tcp(&client, VIP, RST)],
                 2..=9 => vec![udp(&client, DNS_VIP); 1 + random.below(12)],
-                _ => {
-                    [vec![tcp(&client, VIP, SYN)], vec![tcp(&client, VIP, ACK); 1 + random.below(12)]].concat()
-                }
+                _ => [vec![tcp(&client, VIP, SYN)], vec![tcp(&client, VIP, ACK); 1 + random.below(12)]]
+                    .concat(),
             };
             packets.iter().for_each(|packet| churn.arrive(packet));
             if random.chance(20) {
