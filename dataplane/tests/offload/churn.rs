@@ -163,7 +163,8 @@ fn flows_come_and_go_with_their_connections() {
         first.map(|bytes| bytes >> 20),
         last >> 20
     );
-    assert!(churn.by_program * 10 > churn.packets, "only {} of {}", churn.by_program, churn.packets);
+    // Most of these connections are too short to be.
+    assert!(churn.by_program * 20 > churn.packets, "only {} of {}", churn.by_program, churn.packets);
     assert_eq!(churn.director.workers[0].connections(), 0);
     assert!(churn.program.map.is_empty().expect("it can be read"));
     let first = first.expect("there were so many rounds");
