@@ -101,8 +101,11 @@ impl<T: Copy> Ring<T> {
         let [producer, consumer, flags, elements] =
             [offsets.producer, offsets.consumer, offsets.flags, offsets.desc].map(|at| at as usize);
         let length = elements + size as usize * size_of::<T>();
-        let aligned = [producer, consumer, flags].iter().all(|at| at % align_of::<AtomicU32>() == 0);
-        if !aligned || elements % align_of::<T>() != 0 || producer.max(consumer).max(flags) + 4 > elements {
+        let aligned = [producer, consumer, flags].iter().all(|at| at.is_multiple_of(align_of::<AtomicU32>()));
+        if !aligned
+            || !elements.is_multiple_of(align_of::<T>())
+            || producer.max(consumer).max(flags) + 4 > elements
+        {
             return Err(refused());
         }
         // SAFETY: a new mapping at a place that the kernel chooses. It refuses a
