@@ -213,8 +213,13 @@ impl<'a> Bench<'a> {
                 let mut config = self.config(method, figure.load);
                 if carried {
                     // What the worker does is seen by the time that it does not sleep.
-                    let keys = "[director]\nidle = \"sleep\"\noffload = \"on\"\noffload_after = 1\noffload_flows = 1_100_000\n";
-                    config = config.replacen("[director]\n", keys, 1);
+                    let mut keys =
+                        "[director]\nidle = \"sleep\"\noffload = \"on\"\noffload_after = 1\n".to_owned();
+                    if let Load::Flows(1_000_000) = figure.load {
+                        // More than there are by default.
+                        keys += "offload_flows = 1_100_000\n";
+                    }
+                    config = config.replacen("[director]\n", &keys, 1);
                     // A veth takes redirected frames if its other end has GRO; the sink's has an XDP program.
                     lab::run(self.wire.source.command("ethtool").args(["-K", "eth0", "gro", "on"]))?;
                 }
