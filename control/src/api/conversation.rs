@@ -32,10 +32,24 @@ use super::{MAX_REQUEST, PATIENCE, openapi};
 use crate::patient::Patient;
 use crate::takeover::Takeover;
 
-/// How long the head of a request may take to come, and a client say nothing.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// The head of a request to come, and a client to say nothing
+    pub(super) head: Duration,
+    /// The body of a request to come
+    pub(super) body: Duration,
+    /// Nothing of an answer to be taken
+    pub(super) write: Duration,
+}
 
-/// The same of a client that is refused whatever it says.
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { head: Duration::from_secs(30), body: PATIENCE, write: PATIENCE }
+    }
+}
+
+/// How long a request may take to come that is refused whatever it says.
 const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Bytes of a request's line and headers.
@@ -60,6 +74,7 @@ struct Making<'d> {
 struct Client<'d, D> {
     director: &'d Director<D>,
     access: Access,
+    patience: Patience,
     making: RefCell<Option<Making<'d>>>,
     /// That is new, and was not polled yet
     begun: Cell<bool>,
@@ -86,17 +101,23 @@ fn server(head_timeout: Duration) -> http1::Builder {
 }
 
 /// Answers a client until it leaves.
-pub(super) async fn attend<D: DataPlane>(director: &Director<D>, stream: UnixStream, access: Access) {
+pub(super) async fn attend<D: DataPlane>(
+    director: &Director<D>,
+    stream: UnixStream,
+    access: Access,
+    patience: Patience,
+) {
     let client = Client {
         director,
         access,
+        patience,
         making: RefCell::default(),
         begun: Cell::default(),
         successor: Cell::default(),
     };
-    let io = TokioIo::new(Patient::new(stream, PATIENCE));
+    let io = TokioIo::new(Patient::new(stream, patience.write));
     let service = service_fn(|request| client.answer(request));
-    let mut connection = server(HEAD_TIMEOUT).serve_connection(io, service);
+    let mut connection = server(patience.head).serve_connection(io, service);
     let ended = poll_fn(|context| {
         loop {
             client.poll_making(context);
@@ -178,7 +199,9 @@ impl<'d, D: DataPlane> Client<'d, D> {
             return Ok(Understood::Document(with_type(openapi::text().as_bytes().to_vec(), JSON)));
         }
         let (route, values) = routes::find(&head.method, path).map_err(|astray| lost(astray, path))?;
-        let body = read(body).await.map_err(|(code, message)| respond_with(Piece::error(code, message)))?;
+        let body = read(body, self.patience.body)
+            .await
+            .map_err(|(code, message)| respond_with(Piece::error(code, message)))?;
         let bad = |Malformed(message)| respond_with(Piece::error("bad_request", message));
         if route.body.is_none() && !body.is_empty() {
             return Err(bad(Malformed(format!("{} {} takes no body", route.method, route.path))));
@@ -255,16 +278,16 @@ fn lost(astray: Astray, path: &str) -> Response<AnswerBody> {
 }
 
 /// The body of a request.
-async fn read(body: Incoming) -> Result<Vec<u8>, (&'static str, String)> {
+async fn read(body: Incoming, patience: Duration) -> Result<Vec<u8>, (&'static str, String)> {
     let too_long = || ("request_too_long", format!("a request is longer than {MAX_REQUEST} bytes"));
     if body.size_hint().lower() > MAX_REQUEST as u64 {
         return Err(too_long());
     }
-    match timeout(PATIENCE, Limited::new(body, MAX_REQUEST).collect()).await {
+    match timeout(patience, Limited::new(body, MAX_REQUEST).collect()).await {
         Ok(Ok(whole)) => Ok(whole.to_bytes().into()),
         Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_long()),
         Ok(Err(error)) => Err(("bad_request", format!("the body cannot be read: {error}"))),
-        Err(_) => Err(("request_timeout", format!("the body did not come within {PATIENCE:?}"))),
+        Err(_) => Err(("request_timeout", format!("the body did not come within {patience:?}"))),
     }
 }
 

@@ -16,10 +16,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::access::Access;
 use super::body::{Writer, send};
+use super::conversation::{self, Patience};
 use super::director::{DataPlane, Director, frozen};
 use super::listing;
 use super::message::{Answer, Request};
-use super::{Listener, MAX_CLIENTS, conversation};
+use super::{Listener, MAX_CLIENTS};
 use crate::rules::SAMPLE_INTERVAL;
 
 /// Changes of a reload that are sent together.
@@ -45,7 +46,7 @@ pub async fn serve<D: DataPlane>(director: Rc<Director<D>>, listener: Listener) 
         tokio::select! {
             accepted = listener.socket.accept() => match accepted {
                 Ok((stream, _)) => match admit(&stream, listener.group, clients.len()) {
-                    Ok(access) => clients.push(Box::pin(conversation::attend(director, stream, access))),
+                    Ok(access) => clients.push(Box::pin(conversation::attend(director, stream, access, Patience::default()))),
                     Err(why) if refused.len() < MAX_REFUSED => {
                         refused.push(Box::pin(conversation::refuse(stream, why)));
                     }

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use super::*;
-use crate::api::conversation::{MAX_HEAD, MAX_HEADERS};
+use crate::api::access::Access;
+use crate::api::conversation::{MAX_HEAD, MAX_HEADERS, Patience, attend};
 
 /// Others are still answered.
 fn is_well(director: &Running) {
@@ -176,4 +177,36 @@ fn a_listing_of_a_million_is_made_no_faster_than_it_is_read() {
     let slices = made.load(std::sync::atomic::Ordering::Relaxed);
     assert!(slices < 30, "{slices} slices were made for a reader of none");
     is_well(&director);
+}
+
+#[test]
+fn whoever_is_slow_is_let_go() {
+    let short = Duration::from_millis(100);
+    let patience = Patience { head: short, body: short, write: short };
+    let director = Director::new(Rules::new(1), FakePlane::default());
+    *director.plane().slices.borrow_mut() = vec![vec![connection(1, "ESTABLISHED"); 100]; 100];
+    for (said, status) in [
+        ("", ""),
+        ("GET /v1/ro", ""),
+        ("GET /v1/role HTTP/1.1\r\nx: ", ""),
+        ("GET /v1/role HTTP/1.1\r\n\r\n", "HTTP/1.1 200"),
+        ("POST /v1/services HTTP/1.1\r\ncontent-length: 100\r\n\r\n{", "HTTP/1.1 408"),
+        // More than a socket holds.
+        ("GET /v1/connections HTTP/1.1\r\n\r\n", "HTTP/1.1 200"),
+    ] {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        client.write_all(said.as_bytes()).unwrap();
+        server.set_nonblocking(true).unwrap();
+        runtime().block_on(async {
+            let server = tokio::net::UnixStream::from_std(server).unwrap();
+            let attended = attend(&director, server, Access::Owner, patience);
+            tokio::time::timeout(Duration::from_secs(30), attended)
+                .await
+                .unwrap_or_else(|_| panic!("{said:?}"));
+        });
+        // What was sent until then.
+        let mut answer = Vec::new();
+        let _ = client.read_to_end(&mut answer);
+        assert!(String::from_utf8_lossy(&answer).starts_with(status), "{said:?}");
+    }
 }
