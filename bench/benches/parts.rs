@@ -186,13 +186,11 @@ fn table(criterion: &mut Criterion) {
                             for (lookup, tuple) in lookups.iter_mut().zip(&tuples) {
                                 *lookup = table.begin(tuple);
                             }
-                            let mut goes_on = [false; BURST];
-                            for (lookup, goes_on) in lookups.iter_mut().zip(&mut goes_on) {
-                                *goes_on = table.likely(lookup);
+                            for (lookup, tuple) in lookups.iter_mut().zip(&tuples) {
+                                table.likely(tuple, lookup);
                             }
-                            for (lookup, _) in lookups.iter_mut().zip(goes_on).filter(|(_, goes_on)| *goes_on)
-                            {
-                                table.go_on(lookup);
+                            for (lookup, tuple) in lookups.iter_mut().zip(&tuples) {
+                                table.go_on(tuple, lookup);
                             }
                             for (tuple, lookup) in tuples.iter().zip(&lookups) {
                                 let found = table.find_likely(tuple, lookup);

@@ -133,10 +133,6 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// That of no connection.
-    pub(super) const NONE: Key =
-        Key { ends: Ends { source: 0, destination: 0, ports: [0; 2] }, kind: Kind::NONE };
-
     #[inline]
     pub(super) fn of(tuple: &Tuple) -> Self {
         let ends = Ends {

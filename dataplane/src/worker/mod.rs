@@ -120,8 +120,6 @@ pub struct Worker<P: Port> {
     parsed: Vec<Result<Packet, Unparsed>>,
     /// What is known of the connection of each
     lookups: Vec<Lookup>,
-    /// Those that did not come to an end in one step
-    going_on: Vec<u16>,
     /// Frames to be sent, by interface
     unsent: Vec<Vec<P::Frame>>,
     held: Held<P::Frame>,
@@ -170,7 +168,6 @@ impl<P: Port> Worker<P> {
             parts: Vec::with_capacity(interfaces),
             parsed: Vec::with_capacity(2 * BURST),
             lookups: Vec::with_capacity(2 * BURST),
-            going_on: Vec::with_capacity(2 * BURST),
             unsent: (0..interfaces).map(|_| Vec::with_capacity(MOST_UNSENT + BURST)).collect(),
             held: Held::new(),
             gather: Gather::new(Seed::new(seed)),
@@ -310,15 +307,14 @@ impl<P: Port> Worker<P> {
             Ok(packet) => table.begin(&packet.tuple),
             Err(_) => Lookup::NONE,
         }));
-        self.going_on.clear();
-        for (place, lookup) in (0..).zip(&mut self.lookups) {
-            if table.likely(lookup) {
-                self.going_on.push(place);
+        for (parsed, lookup) in self.parsed.iter().zip(&mut self.lookups) {
+            if let Ok(packet) = parsed {
+                table.likely(&packet.tuple, lookup);
             }
         }
-        for place in &self.going_on {
-            if let Some(lookup) = self.lookups.get_mut(usize::from(*place)) {
-                table.go_on(lookup);
+        for (parsed, lookup) in self.parsed.iter().zip(&mut self.lookups) {
+            if let Ok(packet) = parsed {
+                table.go_on(&packet.tuple, lookup);
             }
         }
         let parsed = std::mem::take(&mut self.parsed);
@@ -459,7 +455,7 @@ impl<P: Port> Worker<P> {
         Ok(hop.interface as usize)
     }
 
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, interface: usize, frame: P::Frame) {
         match self.unsent.get_mut(interface) {
             Some(unsent) if unsent.len() < MOST_UNSENT + BURST => unsent.push(frame),
@@ -696,7 +692,8 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    #[inline]
+    // Not where packets are sent on, for all that is done with one would be there too.
+    #[inline(never)]
     fn discard(&mut self, frame: P::Frame, reason: DropReason) {
         self.counters.count_drop(reason);
         if self.watch.is_on() {

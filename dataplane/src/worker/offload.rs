@@ -219,11 +219,15 @@ fn count(counters: &WorkerCounters, carrying: &mut Carrying) {
 
 impl Flows {
     /// Takes note of a packet that the worker sent on.
-    #[inline]
+    #[inline(always)]
     pub(super) fn sent(&mut self, view: &View, id: EntryId, packet: &Packet) {
-        if !self.carrying.on {
-            return;
+        if self.carrying.on {
+            self.count_sent(view, id, packet);
         }
+    }
+
+    #[inline(never)]
+    fn count_sent(&mut self, view: &View, id: EntryId, packet: &Packet) {
         let Some(line) = self.table.get_mut(id) else { return };
         match line.offload {
             NEVER => {}
