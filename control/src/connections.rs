@@ -10,13 +10,9 @@ use crate::api::{Answer, Client, ClientError, ConnectionQuery, EndpointQuery, Re
 use crate::output;
 use crate::rules::{Method, Protocol};
 
-/// Options of `sluice connections`. All that are given must hold.
+/// Which connections are meant: all that is given must hold.
 #[derive(clap::Args, Debug)]
-pub struct Arguments {
-    /// The director's socket [default: $SLUICE_SOCKET, else
-    /// /run/sluice/sluice.sock]
-    #[arg(long)]
-    socket: Option<PathBuf>,
+pub(crate) struct Wanted {
     /// Client: ADDRESS, ADDRESS:PORT, [IPV6]:PORT or NETWORK/LENGTH
     #[arg(long, value_name = "ADDRESS")]
     client: Option<EndpointQuery>,
@@ -41,6 +37,17 @@ pub struct Arguments {
     /// nat, fullnat, dr or tun
     #[arg(long, value_parser = method)]
     method: Option<Method>,
+}
+
+/// Options of `sluice connections`. All that are given must hold.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// The director's socket [default: $SLUICE_SOCKET, else
+    /// /run/sluice/sluice.sock]
+    #[arg(long)]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    wanted: Wanted,
     /// Show so many at most
     #[arg(long, value_name = "NUMBER", conflicts_with = "count")]
     limit: Option<u64>,
@@ -52,7 +59,7 @@ pub struct Arguments {
     json: bool,
 }
 
-pub(crate) fn protocol(text: &str) -> Result<Protocol, String> {
+fn protocol(text: &str) -> Result<Protocol, String> {
     match text {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),
@@ -61,7 +68,7 @@ pub(crate) fn protocol(text: &str) -> Result<Protocol, String> {
     }
 }
 
-pub(crate) fn method(text: &str) -> Result<Method, String> {
+fn method(text: &str) -> Result<Method, String> {
     match text {
         "nat" => Ok(Method::Nat),
         "fullnat" => Ok(Method::FullNat),
@@ -71,15 +78,15 @@ pub(crate) fn method(text: &str) -> Result<Method, String> {
     }
 }
 
-pub(crate) fn state(text: &str) -> Result<String, String> {
+fn state(text: &str) -> Result<String, String> {
     let state = text.to_ascii_uppercase();
     let query = ConnectionQuery { state: Some(state.clone()), ..ConnectionQuery::default() };
     query.filter().map(|_| state).map_err(|error| error.to_string())
 }
 
-impl Arguments {
-    fn request(&self) -> Request {
-        let query = ConnectionQuery {
+impl Wanted {
+    pub(crate) fn query(&self) -> ConnectionQuery {
+        ConnectionQuery {
             protocol: self.proto,
             client: self.client,
             service: self.service,
@@ -88,8 +95,13 @@ impl Arguments {
             local: self.local,
             state: self.state.clone(),
             method: self.method,
-        };
-        Request::FindConnections { query, limit: self.limit, count: self.count }
+        }
+    }
+}
+
+impl Arguments {
+    fn request(&self) -> Request {
+        Request::FindConnections { query: self.wanted.query(), limit: self.limit, count: self.count }
     }
 }
 

@@ -13,10 +13,9 @@ use super::part::CapturePart;
 use super::pcapng::File;
 use super::query::{CaptureQuery, Side};
 use super::text;
-use crate::api::{Answer, Client, ClientError, ConnectionQuery, EndpointQuery, Request};
-use crate::connections::{method, protocol, state};
+use crate::api::{Answer, Client, ClientError, EndpointQuery, Request};
+use crate::connections::Wanted;
 use crate::output;
-use crate::rules::{Method, Protocol};
 
 /// Options of `sluice capture`. Packets are shown that all of them hold for: each
 /// as it was received and as it is sent, with the same packet number.
@@ -34,31 +33,8 @@ pub struct Arguments {
     /// Print a line for each packet instead
     #[arg(long)]
     print: bool,
-    /// Client of its connection: ADDRESS, ADDRESS:PORT, [IPV6]:PORT or
-    /// NETWORK/LENGTH
-    #[arg(long, value_name = "ADDRESS")]
-    client: Option<EndpointQuery>,
-    /// Virtual address, written likewise
-    #[arg(long, value_name = "ADDRESS")]
-    service: Option<EndpointQuery>,
-    /// Mark of the service
-    #[arg(long)]
-    mark: Option<u32>,
-    /// Real server of its connection, written likewise
-    #[arg(long, value_name = "ADDRESS")]
-    server: Option<EndpointQuery>,
-    /// Local address of FULLNAT, written likewise
-    #[arg(long, value_name = "ADDRESS")]
-    local: Option<EndpointQuery>,
-    /// tcp, udp or sctp
-    #[arg(long, value_name = "PROTOCOL", value_parser = protocol)]
-    proto: Option<Protocol>,
-    /// State of its connection as ipvsadm -Lnc shows it, as in ESTABLISHED
-    #[arg(long, value_parser = state)]
-    state: Option<String>,
-    /// nat, fullnat, dr or tun
-    #[arg(long, value_parser = method)]
-    method: Option<Method>,
+    #[command(flatten)]
+    wanted: Wanted,
     /// Either end of the packet or of its connection, written as a client
     #[arg(long, value_name = "ADDRESS")]
     address: Option<EndpointQuery>,
@@ -111,16 +87,7 @@ Each worker looks at no more than four captures at once.";
 impl Arguments {
     fn query(&self) -> CaptureQuery {
         CaptureQuery {
-            connection: ConnectionQuery {
-                protocol: self.proto,
-                client: self.client,
-                service: self.service,
-                mark: self.mark,
-                server: self.server,
-                local: self.local,
-                state: self.state.clone(),
-                method: self.method,
-            },
+            connection: self.wanted.query(),
             source: self.source,
             destination: self.destination,
             address: self.address,
@@ -260,6 +227,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::api::ConnectionQuery;
 
     #[derive(Parser)]
     struct Command {

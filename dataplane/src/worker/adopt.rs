@@ -103,15 +103,9 @@ impl Flows {
         table: &ServiceTable,
         arrival: &Arrival,
     ) -> Option<ServerId> {
-        let slot = id.0 as usize;
-        if self.adoption.as_ref().is_some_and(|adoption| slot >= adoption.next) {
-            bring_up_to_date(self.schedulers.made(slot), service, table, arrival.now);
-        }
-        self.schedulers.slot(slot)?.as_mut()?.schedule(service, table, arrival)
+        self.scheduler(id, service, table, arrival.now)?.schedule(service, table, arrival)
     }
-}
 
-impl Flows {
     /// What [`Flows::choose`] would answer now, with nobody's turn taken.
     pub(super) fn peek(
         &mut self,
@@ -120,11 +114,23 @@ impl Flows {
         table: &ServiceTable,
         arrival: &Arrival,
     ) -> Option<ServerId> {
+        self.scheduler(id, service, table, arrival.now)?.peek(service, table, arrival)
+    }
+
+    /// The scheduler of a service, as of this table.
+    #[inline]
+    fn scheduler(
+        &mut self,
+        id: ServiceId,
+        service: &VirtualService,
+        table: &ServiceTable,
+        now: u32,
+    ) -> Option<&mut Scheduler> {
         let slot = id.0 as usize;
         if self.adoption.as_ref().is_some_and(|adoption| slot >= adoption.next) {
-            bring_up_to_date(self.schedulers.made(slot), service, table, arrival.now);
+            bring_up_to_date(self.schedulers.made(slot), service, table, now);
         }
-        self.schedulers.slot(slot)?.as_mut()?.peek(service, table, arrival)
+        self.schedulers.slot(slot)?.as_mut()
     }
 }
 
