@@ -202,7 +202,7 @@ fn nothing_is_carried_for_a_director_that_stands_still() -> Result<()> {
     Ok(())
 }
 
-/// Nor for one that was killed, at once.
+/// Nor for one that was killed.
 #[test]
 fn nothing_is_carried_for_the_dead() -> Result<()> {
     if !lab::may_run("nothing_is_carried_for_the_dead") {
@@ -211,7 +211,11 @@ fn nothing_is_carried_for_the_dead() -> Result<()> {
     let (site, director) = site(Method::Nat)?;
     let mut session = carried_session(&site, &director)?;
     director.kill()?;
-    ensure!(session.say("is anybody there?").is_err(), "packets are carried for the dead");
+    // The kernel takes the program off when the last thread is gone, which takes a moment.
+    let deadline = Instant::now() + Duration::from_secs(2);
+    while session.say("is anybody there?").is_ok() {
+        ensure!(Instant::now() < deadline, "packets are carried for the dead");
+    }
     // Another one takes up where that one was.
     let director = start(&site, Method::Nat)?;
     drop(carried_session(&site, &director)?);
