@@ -17,40 +17,13 @@ use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use director::packets::{ACK, Datagram, SYN, UdpChecksum, ethernet, sctp, tcp, udp};
+use director::random::Random;
 use director::{CLIENT_ROUTER, Director, FRAMES, INSIDE, OUTSIDE, Outcome, Routes, SECOND, server_mac};
 use sluice_dataplane::service::{Encapsulation, Method, Protocol, ServerId, ServiceId};
 use sluice_dataplane::stats::DropReason;
 
 /// Frames that arrive together, most times.
 const BURST: usize = 64;
-
-/// A generator of numbers that any seed repeats (xorshift64*).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next() as u8
-    }
-
-    fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
-    }
-}
 
 const METHODS: [Method; 4] = [Method::Nat, Method::FullNat, Method::DirectRoute, Method::Tunnel];
 

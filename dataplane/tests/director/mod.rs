@@ -12,6 +12,8 @@
 
 pub mod packets;
 pub mod packets_v6;
+#[allow(dead_code, reason = "no test uses all of it")]
+pub mod random;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};

@@ -8,18 +8,8 @@ use sluice_dataplane::service::Method;
 
 use super::offload::Carried;
 use crate::director::packets::{ACK, FIN, RST, SYN, tcp, udp};
+use crate::director::random::Random;
 use crate::director::{DNS_VIP, Director, SECOND, VIP};
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 20) % n
-    }
-}
 
 /// Packets that arrived and were sent on, and those of them that were carried.
 fn run(seed: u64, steps: usize) -> (u64, u64) {
@@ -29,7 +19,7 @@ fn run(seed: u64, steps: usize) -> (u64, u64) {
     director.timeouts.set(30, 5, 8);
     director.publish();
     // Now and then there is no room for all.
-    let (places, flows) = ([8, 40][random.below(2) as usize], [10, 200][random.below(2) as usize]);
+    let (places, flows) = ([8, 40][random.below(2)], [10, 200][random.below(2)]);
     let mut carried = Carried::new(director, places, flows);
     let (mut packets, mut bytes, mut by_program) = (0u64, 0u64, 0u64);
     for step in 0..steps {
@@ -54,7 +44,7 @@ fn run(seed: u64, steps: usize) -> (u64, u64) {
             }
         }
         match random.below(12) {
-            0 => carried.director.pass(random.below(3 * SECOND)).sent.clear(),
+            0 => carried.director.pass(random.below(3 * SECOND as usize) as u64).sent.clear(),
             1 if random.below(8) == 0 => carried.board.invalidate(),
             2 if random.below(20) == 0 => carried.pass(40),
             3 => drop(carried.carrier.round()),

@@ -5,20 +5,10 @@ use sluice_dataplane::service::Method;
 
 use super::sync::Link;
 use crate::director::packets::{ACK, FIN, RST, SYN, tcp};
+use crate::director::random::Random;
 use crate::director::{Director, SECOND, VIP};
 
 const CONNECTIONS: u32 = 10_000;
-
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, below: u32) -> u32 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % u64::from(below)) as u32
-    }
-}
 
 fn serve(method: Method, workers: usize) -> Director {
     let mut director = Director::with(workers, CONNECTIONS as usize + 10);
@@ -37,15 +27,15 @@ fn run(method: Method, workers: usize, seed: u64) {
     let mut link = Some(Link::new(&mut active, &mut backup, 1, 512));
     for round in 0..400 {
         for _ in 0..random.below(400) {
-            let number = random.below(CONNECTIONS);
+            let number = random.below(CONNECTIONS as usize) as u32;
             let client = format!("198.51.{}.7:{}", 100 + number / 5000, 1024 + number % 5000);
-            let flags = [SYN, ACK, ACK, FIN, RST][random.below(5) as usize];
+            let flags = [SYN, ACK, ACK, FIN, RST][random.below(5)];
             if flags == ACK {
                 active.arrive(0, &tcp(&client, VIP, SYN).bytes());
             }
             active.arrive(0, &tcp(&client, VIP, flags).bytes());
         }
-        let passes = u64::from(random.below(8)) * SECOND;
+        let passes = random.below(8) as u64 * SECOND;
         active.now += passes;
         backup.now += passes;
         active.settle();
@@ -68,7 +58,7 @@ fn run(method: Method, workers: usize, seed: u64) {
             2 => link = Some(Link::new(&mut active, &mut backup, 1, 512)),
             _ => {
                 let link = link.get_or_insert_with(|| Link::new(&mut active, &mut backup, 1, 512));
-                let most = random.below(2000) as usize;
+                let most = random.below(2000);
                 link.carry(&mut active, &mut backup, most);
             }
         }

@@ -14,9 +14,9 @@ use sluice_dataplane::offload::{Carrier, KernelMap, Lane, Settings};
 use sluice_dataplane::service::Method;
 
 use crate::director::packets::{ACK, Datagram, FIN, RST, SYN, tcp, udp};
+use crate::director::random::Random;
 use crate::director::{DNS_VIP, Director, SECOND, VIP};
 use crate::kernel::Program;
-use crate::random::Random;
 
 fn setting(name: &str, otherwise: u64) -> u64 {
     env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))

@@ -16,8 +16,8 @@ use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::port::{Frame, Port};
 use sluice_dataplane::service::Protocol;
 
+use crate::director::random::Random;
 use crate::kernel::{Program, hops};
-use crate::random::Random;
 
 const HOPS: u32 = 60;
 

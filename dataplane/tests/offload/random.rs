@@ -5,31 +5,11 @@ use sluice_dataplane::forward::{self, Plan, Rewrite};
 use sluice_dataplane::service::{Encapsulation, Method, Protocol, ServerId};
 use sluice_dataplane::wire::{Address, checksum};
 
-/// A generator of numbers that any seed repeats (xorshift64*).
-pub struct Random(u64);
+use crate::director::random::Random;
 
 impl Random {
     pub fn new(seed: u64) -> Self {
         Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    pub fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    pub fn of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[self.below(choices.len())]
     }
 
     /// A number of which some are more likely: those where arithmetic goes wrong.
