@@ -62,12 +62,18 @@ impl Link {
     /// How many receive queues are in use; 1 where the driver cannot tell.
     pub fn receive_queues(&self) -> io::Result<u32> {
         let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
-        let pointer = (&raw mut channels).cast();
-        match self.request(libc::SIOCETHTOOL, |request| request.ifr_ifru.ifru_data = pointer) {
-            Ok(_) => Ok((channels.combined_count + channels.rx_count).max(1)),
+        match self.ethtool(&mut channels) {
+            Ok(()) => Ok((channels.combined_count + channels.rx_count).max(1)),
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(1),
             Err(error) => Err(error),
         }
+    }
+
+    /// Makes a request of ethtool, which begins with its command. The kernel writes
+    /// the answer in its place, and as much as the request says there is room for.
+    fn ethtool<T: ?Sized>(&self, request: &mut T) -> io::Result<()> {
+        let pointer = (&raw mut *request).cast();
+        self.request(libc::SIOCETHTOOL, |ifreq| ifreq.ifr_ifru.ifru_data = pointer).map(drop)
     }
 
     /// Gives it another MAC.

@@ -205,15 +205,11 @@ impl Link {
     }
 
     fn ask(&self, request: &mut Request) -> Result<(), Refused> {
-        let pointer = request.0.as_mut_ptr().cast();
-        match self.request(libc::SIOCETHTOOL, |ifreq| ifreq.ifr_ifru.ifru_data = pointer) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(match error.raw_os_error() {
-                Some(libc::EOPNOTSUPP | libc::EINVAL) => Refused::Unsupported,
-                Some(libc::ENOSPC) => Refused::Full,
-                _ => Refused::System(error),
-            }),
-        }
+        self.ethtool(request.0.as_mut_slice()).map_err(|error| match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EINVAL) => Refused::Unsupported,
+            Some(libc::ENOSPC) => Refused::Full,
+            _ => Refused::System(error),
+        })
     }
 }
 

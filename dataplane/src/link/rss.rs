@@ -96,7 +96,7 @@ impl Link {
     pub fn renew_rss(&self) -> io::Result<bool> {
         let mut driver = [0u32; DRIVER_WORDS];
         driver[0] = GET_DRIVER;
-        match self.ethtool(&mut driver) {
+        match self.ask_rss(&mut driver) {
             Ok(()) => {}
             Err(Unknown::System(error)) => return Err(error),
             Err(_) => return Ok(false),
@@ -107,7 +107,7 @@ impl Link {
         }
         let renewed = self.read_rss().and_then(|(mut request, ..)| {
             request[0] = SET_RSS;
-            self.ethtool(&mut request)
+            self.ask_rss(&mut request)
         });
         match renewed {
             Ok(()) => Ok(true),
@@ -131,7 +131,7 @@ impl Link {
         let words = RSS_HEADER + entries as usize + key_bytes.div_ceil(4) as usize;
         let mut request = vec![0u32; words];
         (request[0], request[2], request[3]) = (GET_RSS, entries, key_bytes);
-        self.ethtool(&mut request)?;
+        self.ask_rss(&mut request)?;
         Ok((request, entries as usize, key_bytes as usize))
     }
 
@@ -139,19 +139,17 @@ impl Link {
     fn hashed(&self, kind: u32) -> Hashed {
         let mut request = [0u32; FIELDS_WORDS];
         (request[0], request[1]) = (GET_HASH_FIELDS, kind);
-        if self.ethtool(&mut request).is_err() {
+        if self.ask_rss(&mut request).is_err() {
             return Hashed::Unknown;
         }
         of_fields([request[2], request[3]])
     }
 
-    fn ethtool(&self, request: &mut [u32]) -> Result<(), Unknown> {
-        let pointer = request.as_mut_ptr().cast();
-        match self.request(libc::SIOCETHTOOL, |ifreq| ifreq.ifr_ifru.ifru_data = pointer) {
-            Ok(_) => Ok(()),
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Err(Unknown::NoTable),
-            Err(error) => Err(error.into()),
-        }
+    fn ask_rss(&self, request: &mut [u32]) -> Result<(), Unknown> {
+        self.ethtool(request).map_err(|error| match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => Unknown::NoTable,
+            _ => error.into(),
+        })
     }
 }
 

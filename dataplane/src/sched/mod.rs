@@ -253,11 +253,6 @@ impl Scheduler {
         }
     }
 
-    /// Generation of the table that it knows.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation
-    }
-
     /// How many servers it knows.
     pub(crate) fn servers(&self) -> usize {
         self.servers.len()
@@ -274,9 +269,7 @@ impl Scheduler {
         table: &ServiceTable,
         arrival: &Arrival,
     ) -> Option<ServerId> {
-        if table.generation() != self.generation {
-            self.update(service, table, arrival.now);
-        }
+        self.follow(service, table, arrival.now);
         let place = self.state.choose(&self.servers, arrival)?;
         Some(self.servers.get(place)?.id)
     }
@@ -289,11 +282,17 @@ impl Scheduler {
         table: &ServiceTable,
         arrival: &Arrival,
     ) -> Option<ServerId> {
-        if table.generation() != self.generation {
-            self.update(service, table, arrival.now);
-        }
+        self.follow(service, table, arrival.now);
         let place = self.state.peek(&self.servers, arrival)?;
         Some(self.servers.get(place)?.id)
+    }
+
+    /// Adopts a table, if it is not the one that was adopted last.
+    #[inline]
+    pub(crate) fn follow(&mut self, service: &VirtualService, table: &ServiceTable, now: u32) {
+        if table.generation() != self.generation {
+            self.update(service, table, now);
+        }
     }
 
     /// Takes the servers of the table over, with a callback for each change.

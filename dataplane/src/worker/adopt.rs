@@ -142,8 +142,7 @@ fn bring_up_to_date(
     now: u32,
 ) {
     match scheduler {
-        Some(scheduler) if scheduler.generation() == table.generation() => {}
-        Some(scheduler) => scheduler.update(service, table, now),
+        Some(scheduler) => scheduler.follow(service, table, now),
         None => *scheduler = Some(Scheduler::new(service, table, now)),
     }
 }
