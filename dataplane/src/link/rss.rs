@@ -120,7 +120,7 @@ impl Link {
     fn read_rss(&self) -> Result<(Vec<u32>, usize, usize), Unknown> {
         let mut header = [0u32; RSS_HEADER];
         header[0] = GET_RSS;
-        self.ethtool(&mut header)?;
+        self.ask_rss(&mut header)?;
         let (entries, key_bytes) = (header[2], header[3]);
         if entries == 0 || key_bytes == 0 {
             return Err(Unknown::NoTable);
