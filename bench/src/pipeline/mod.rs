@@ -4,6 +4,7 @@
 //! Packets are made from the number of their flow when they arrive, so that ten million flows take no memory but the
 //! worker's, and four bytes each where servers answer.
 
+pub mod crowd;
 mod frames;
 pub mod rules;
 
@@ -89,10 +90,15 @@ impl Pipeline {
     /// A worker without connections, with room for so many.
     #[must_use]
     pub fn empty(method: Method, connections: usize) -> Self {
-        let rules = Rules::new(method, SERVERS);
+        Pipeline::of_servers(method, SERVERS, connections)
+    }
+
+    /// The same for a service with so many servers.
+    fn of_servers(method: Method, servers: u32, connections: usize) -> Self {
+        let rules = Rules::new(method, servers);
         let published = Arc::new(Published::default());
         published.services.store(Arc::new(rules.table(1, SchedulerKind::Rr).build()));
-        published.hops.store(Arc::new(next_hops()));
+        published.hops.store(Arc::new(next_hops(servers)));
         let exchanges = Exchange::of_all(1, connections, [7; 16]);
         let counters = Arc::new(WorkerCounters::default());
         let worker = Worker::new(
@@ -271,19 +277,19 @@ impl Churn {
     }
 }
 
-fn next_hops() -> sluice_dataplane::neigh::NextHops {
+fn next_hops(count: u32) -> sluice_dataplane::neigh::NextHops {
     let mut hops = NextHopsBuilder::new(1);
     let clients = hops.egress(Egress::new(CLIENT_SIDE as u8, [2, 0, 0, 0, 1, 254]));
-    let servers = hops.egress(Egress::new(SERVER_SIDE as u8, [2, 0, 0, 0, 2, 254]));
+    let side = hops.egress(Egress::new(SERVER_SIDE as u8, [2, 0, 0, 0, 2, 254]));
     hops.neighbour(clients, Address::from_v4(ROUTER), Some([2, 0, 0, 0, 1, 253]));
-    for server in 0..SERVERS {
+    for server in 0..count {
         let address = rules::server_address(server);
-        let [.., host] = address;
-        hops.neighbour(servers, Address::from_v4(address), Some([2, 0, 0, 0, 2, host]));
+        let [_, _, net, host] = address;
+        hops.neighbour(side, Address::from_v4(address), Some([2, 0, 0, 0, net, host]));
     }
     let prefix = |text: &str| text.parse::<Prefix>().expect("a valid prefix");
     hops.connected(prefix("10.0.1.0/24"), clients);
-    hops.connected(prefix("10.0.2.0/24"), servers);
+    hops.connected(prefix("10.0.0.0/16"), side);
     hops.via(Prefix::V4_DEFAULT, clients, Address::from_v4(ROUTER));
     hops.build()
 }

@@ -29,7 +29,7 @@ pub const fn server_address(number: u32) -> [u8; 4] {
 pub struct Rules {
     method: Method,
     counters: Arc<TrafficCounters>,
-    servers: Vec<Arc<ServerCounters>>,
+    pub(super) servers: Vec<Arc<ServerCounters>>,
 }
 
 impl Rules {
@@ -44,12 +44,7 @@ impl Rules {
     #[must_use]
     pub fn table(&self, generation: u64, scheduler: SchedulerKind) -> ServiceTableBuilder {
         let mut builder = ServiceTableBuilder::new(generation);
-        let key = ServiceKey::Address {
-            protocol: Protocol::Udp,
-            address: Address::from_v4(VIP),
-            port: SERVICE_PORT,
-        };
-        self.add_to(&mut builder, ServiceId(0), ServerId(0), key, scheduler);
+        self.add_to(&mut builder, ServiceId(0), ServerId(0), key(), scheduler);
         builder
     }
 
@@ -69,7 +64,12 @@ impl Rules {
         builder.service(id, self.service(key, scheduler, servers));
     }
 
-    fn service(&self, key: ServiceKey, scheduler: SchedulerKind, servers: Vec<ServerId>) -> VirtualService {
+    pub(super) fn service(
+        &self,
+        key: ServiceKey,
+        scheduler: SchedulerKind,
+        servers: Vec<ServerId>,
+    ) -> VirtualService {
         let [a, b, c, first] = LOCAL_FIRST;
         VirtualService {
             key,
@@ -82,7 +82,7 @@ impl Rules {
         }
     }
 
-    fn server(
+    pub(super) fn server(
         &self,
         service: ServiceId,
         key: ServiceKey,
@@ -108,6 +108,11 @@ impl Rules {
             service_counters: Arc::clone(&self.counters),
         }
     }
+}
+
+/// What the service is known by.
+pub(super) fn key() -> ServiceKey {
+    ServiceKey::Address { protocol: Protocol::Udp, address: Address::from_v4(VIP), port: SERVICE_PORT }
 }
 
 /// Adds `count` services with two servers each. Those of one generation are not those of another.
