@@ -54,7 +54,8 @@ pub fn longest_polls(kind: SchedulerKind, servers: u32, rounds: u32) -> [f32; Ta
     let rounds: Vec<_> = (0..rounds).map(|_| round(kind, servers)).collect();
     Task::ALL.map(|task| {
         let polls = (0..rounds[0].len()).filter(|poll| rounds[0][*poll].0 == task);
-        let shortest = polls.map(|poll| rounds.iter().map(|round| round[poll].1).fold(f32::INFINITY, f32::min));
+        let shortest =
+            polls.map(|poll| rounds.iter().map(|round| round[poll].1).fold(f32::INFINITY, f32::min));
         shortest.fold(0.0, f32::max)
     })
 }
@@ -68,7 +69,7 @@ fn round(kind: SchedulerKind, servers: u32) -> Vec<(Task, f32)> {
     let (first, second) = (busy(kind, servers), busy(kind, servers));
     let mut polls = Vec::new();
     let mut generation = pipeline.generation();
-    let mut maglevs = Arc::default();
+    let mut rosters = Arc::default();
     for task in [Task::Added, Task::Opening, Task::Edited, Task::OneLess, Task::Replaced, Task::Gone] {
         generation += 1;
         let mut polls_left = AFTER;
@@ -76,13 +77,13 @@ fn round(kind: SchedulerKind, servers: u32) -> Vec<(Task, f32)> {
             polls_left = BURSTS;
         } else {
             let mut builder = ServiceTableBuilder::new(generation);
-            builder.maglevs(maglevs);
+            builder.rosters(rosters);
             let rules = if task == Task::Replaced { &second } else { &first };
             if task != Task::Gone {
                 put(&mut builder, rules, kind, servers, task);
             }
             let table = builder.build();
-            maglevs = Arc::clone(table.maglevs());
+            rosters = Arc::clone(table.rosters());
             published.services.store(Arc::new(table));
         }
         caches.iter_mut().step_by(64).for_each(|byte| *byte = byte.wrapping_add(1));

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::hash::{folded, multiplied};
-use super::{Member, overhead};
+use super::overhead;
+use super::{Member, Servers};
 use crate::conn::timer::ticks;
 use crate::service::ServerId;
 use crate::stats::ServerCounters;
@@ -34,6 +35,9 @@ const BUCKETS: usize = 1 << BITS;
 
 /// Destinations above which some are forgotten early (`max_size`).
 const MOST: usize = 16 * BUCKETS;
+
+/// Destinations that are looked at between two bursts.
+const SLICE: usize = 256;
 
 /// End of a list.
 const END: u32 = u32::MAX;
@@ -133,11 +137,6 @@ impl<V> Destinations<V> {
         }
     }
 
-    /// Everything that is kept.
-    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.slots.iter_mut().flatten().map(|slot| &mut slot.value)
-    }
-
     /// Forgets what IPVS would have forgotten by now; `gone` gets each value.
     pub(super) fn forget(&mut self, now: u32, mut gone: impl FnMut(V)) {
         while now.saturating_sub(self.last_look) >= INTERVAL {
@@ -150,6 +149,14 @@ impl<V> Destinations<V> {
             self.last_look += INTERVAL;
             self.look(self.last_look, &mut gone);
         }
+    }
+
+    /// Lets go of a bounded portion; returns whether that was all. For one that is
+    /// not asked any more.
+    pub(super) fn dismantle(&mut self) -> bool {
+        let left = self.slots.len().saturating_sub(SLICE);
+        self.slots.truncate(left);
+        left == 0
     }
 
     /// `ip_vs_lblc_check_expire`.
@@ -214,32 +221,31 @@ pub(super) struct Remembered {
     id: ServerId,
     /// They tell it from another server in the same slot
     counters: Arc<ServerCounters>,
-    /// Its weight when it was removed
-    last_known: u32,
 }
 
 impl Remembered {
     pub(super) fn new(server: &Member) -> Self {
-        Remembered { id: server.id, counters: server.counters.clone(), last_known: server.weight }
+        Remembered { id: server.id, counters: server.counters.clone() }
     }
 
     pub(super) fn is(&self, server: &Member) -> bool {
         self.id == server.id && Arc::ptr_eq(&self.counters, &server.counters)
     }
 
-    /// To be told when `server` is removed.
-    pub(super) fn removed(&mut self, server: &Member) {
-        if self.is(server) {
-            self.last_known = server.weight;
-        }
+    /// Its place, unless it was removed.
+    #[inline]
+    pub(super) fn place(&self, servers: Servers) -> Option<usize> {
+        let place = servers.roster.places.of(self.id)?;
+        servers.get(place).filter(|server| self.is(server)).map(|_| place)
     }
 
-    pub(super) fn weight(&self, servers: &[Member], places: &Places) -> u32 {
-        places.of(self, servers).map_or(self.last_known, |place| servers[place].weight)
+    /// Its weight, or that which it had when it was removed.
+    pub(super) fn weight(&self, servers: Servers) -> u32 {
+        self.place(servers).map_or_else(|| self.counters.kept_weight(), |place| servers[place].weight)
     }
 
     pub(super) fn overhead(&self) -> u64 {
-        overhead(&self.counters)
+        overhead(self.counters.active(), self.counters.inactive())
     }
 }
 
@@ -248,23 +254,14 @@ impl Remembered {
 pub(super) struct Places(HashMap<ServerId, u32>);
 
 impl Places {
-    pub(super) fn renew(&mut self, servers: &[Member]) {
-        self.0.clear();
-        self.0.extend(servers.iter().zip(0..).map(|(server, place)| (server.id, place)));
+    pub(super) fn of_all(servers: &[Member]) -> Self {
+        Places(servers.iter().zip(0..).map(|(server, place)| (server.id, place)).collect())
     }
 
-    /// The place of a remembered server, unless it was removed.
-    pub(super) fn of(&self, remembered: &Remembered, servers: &[Member]) -> Option<usize> {
-        let place = *self.0.get(&remembered.id)? as usize;
-        servers.get(place).filter(|server| remembered.is(server)).map(|_| place)
+    #[inline]
+    fn of(&self, id: ServerId) -> Option<usize> {
+        self.0.get(&id).map(|place| *place as usize)
     }
-}
-
-/// Whether a server has more active connections than its weight, while another
-/// one has less than half (`is_overloaded` of both schedulers).
-pub(super) fn is_beyond_its_weight(server: &Member, servers: &[Member]) -> bool {
-    server.counters.active() > u64::from(server.weight)
-        && servers.iter().any(|other| other.counters.active() * 2 < u64::from(other.weight))
 }
 
 #[cfg(test)]

@@ -155,9 +155,10 @@ impl<P: Port> Worker<P> {
         let Settings { worker, workers, connections, seed } = settings;
         let claims = exchanges.iter().map(|exchange| Arc::clone(&exchange.claims)).collect();
         let owners = Arc::clone(&exchanges[worker].owners);
+        let movements = Arc::clone(&exchanges[worker].movements);
         let interfaces = port.interfaces();
         Worker {
-            flows: Flows::new(worker, claims, owners, connections, Seed::new(seed), tick(now)),
+            flows: Flows::new(worker, claims, owners, movements, connections, Seed::new(seed), tick(now)),
             port,
             settings,
             published,
@@ -259,7 +260,7 @@ impl<P: Port> Worker<P> {
     pub fn wait(&mut self, limit: Duration) {
         self.tidy();
         // Control waits for a table to be adopted, and that takes some rounds.
-        if !self.flows.is_adopting() {
+        if !self.flows.is_taking_up() {
             self.port.wait(limit);
         }
     }
@@ -267,9 +268,12 @@ impl<P: Port> Worker<P> {
     fn take_up_snapshots(&mut self, now: u64) {
         self.flows.standby = self.published.standby.load(Ordering::Relaxed);
         if !self.flows.is_adopting() {
-            let services = self.published.services.load();
-            if !Arc::ptr_eq(&services, &self.view.services) {
-                let former = std::mem::replace(&mut self.view.services, Arc::clone(&services));
+            let published = || {
+                let services = self.published.services.load();
+                (!Arc::ptr_eq(&services, &self.view.services)).then(|| Arc::clone(&services))
+            };
+            if let Some(services) = self.flows.prepare(published) {
+                let former = std::mem::replace(&mut self.view.services, services);
                 self.flows.begin_adoption(former);
                 self.flows.sweep = Sweep::of(&self.view);
             }
@@ -593,6 +597,7 @@ impl<P: Port> Worker<P> {
         let ended = self.flows.sweep(&self.view) + self.flows.defend(&self.view, tick(now));
         self.counters.expired.add(ended as u64);
         self.flows.expire_templates(&self.view, tick(now), EXPIRE_BUDGET);
+        self.flows.tend_schedulers(tick(now));
         self.counters.connections.set(self.flows.table.len() as u64);
         while let Some(waiting) = self.held.take_expired(now) {
             self.watch.interface = waiting.interface;
