@@ -193,3 +193,69 @@ impl Change {
         self.weights = steps;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::sched::tests::Control;
+
+    /// The weights of servers in order.
+    fn all(weights: &[u32]) -> Weights {
+        weights.iter().copied().fold(Weights::default(), Weights::with)
+    }
+
+    fn servers() -> impl Strategy<Value = Vec<(u32, u32)>> {
+        let server = (1u32..9, prop_oneof![Just(0u32), (1u32..7).prop_map(|n| n * 12)]);
+        prop::collection::vec(server, 0..8).prop_map(|mut servers| {
+            let mut known = Vec::new();
+            servers.retain(|(slot, _)| !known.contains(slot) && (known.push(*slot), true).1);
+            servers
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+        /// The weights are those that there are after each step, one by one; and
+        /// what is found out in portions is what is found out at once.
+        #[test]
+        fn tells_the_weights_after_each_step(before in servers(), after in servers(), budget in 1usize..5) {
+            let mut control = Control::new(SchedulerKind::Wrr);
+            let rosters = [before, after].map(|servers| {
+                let (service, table) = control.table(&servers);
+                table.roster(&service.key).unwrap().clone()
+            });
+            let (old, new) = (&rosters[0].members, &rosters[1]);
+            let mut change = Change::begin(old, new);
+            while !change.proceed(old, new, &mut budget.clone()) {}
+            let at_once = Change::between(old, new);
+            prop_assert_eq!(format!("{change:?}"), format!("{at_once:?}"));
+
+            let mut weights: Vec<u32> = old.iter().map(|member| member.weight).collect();
+            let mut slots: Vec<u32> = old.iter().map(|member| member.id.0).collect();
+            let mut steps: Vec<Weights> = Vec::new();
+            for place in &change.removed {
+                weights.remove(*place as usize);
+                slots.remove(*place as usize);
+                steps.push(all(&weights));
+            }
+            for (place, former) in &change.edited {
+                let member = &new.members[*place as usize];
+                prop_assert_eq!(member.id, old[*former as usize].id);
+                weights[*place as usize - change.added] = member.weight;
+                steps.push(all(&weights));
+            }
+            for member in new.members[..change.added].iter().rev() {
+                weights.insert(0, member.weight);
+                slots.insert(0, member.id.0);
+                steps.push(all(&weights));
+            }
+            steps.dedup();
+            prop_assert_eq!(&change.weights, &steps);
+            prop_assert_eq!(slots, new.members.iter().map(|member| member.id.0).collect::<Vec<_>>());
+            prop_assert_eq!(weights, new.members.iter().map(|member| member.weight).collect::<Vec<_>>());
+        }
+    }
+}

@@ -17,7 +17,10 @@ use super::{lighter_or_equal, overhead};
 use crate::service::SchedulerKind;
 
 /// Nobody.
-const NONE: u32 = u32::MAX;
+pub(super) const NONE: u32 = u32::MAX;
+
+/// The last so many changes are told of.
+const LOGGED: usize = if cfg!(test) { 8 } else { 1024 };
 
 /// What servers are compared by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -143,6 +146,10 @@ pub(super) struct Index {
     changed: Vec<u32>,
     /// Whether so many changed that all play again
     all_changed: bool,
+    /// Places of servers that changed, the last ones, and how many there were
+    /// altogether; for those who follow ([`Index::since`])
+    log: Box<[u32]>,
+    logged: u64,
     stage: Stage,
 }
 
@@ -168,6 +175,12 @@ impl Index {
             seen_groups: roster.blocks.groups.iter().map(|(group, _)| movements.group(*group)).collect(),
             changed: Vec::with_capacity(servers / 8),
             all_changed: false,
+            log: if contest == Contest::WeightedOverhead {
+                vec![NONE; LOGGED].into()
+            } else {
+                Box::default()
+            },
+            logged: 0,
             stage: Stage::Reading(0),
         }
     }
@@ -291,6 +304,10 @@ impl Index {
         }
         self.light = self.light - usize::from(load.is_light(member)) + usize::from(now.is_light(member));
         *load = now;
+        if !self.log.is_empty() {
+            self.log[(self.logged % LOGGED as u64) as usize] = place;
+            self.logged += 1;
+        }
         if self.changed.len() < self.changed.capacity() {
             self.changed.push(place);
         } else {
@@ -329,6 +346,30 @@ impl Index {
             node = if is_in(2 * node) { 2 * node } else { 2 * node + 1 };
         }
         Some(node - self.leaves)
+    }
+
+    /// How often a server changed.
+    pub(super) fn logged(&self) -> u64 {
+        self.logged
+    }
+
+    /// The places of servers that changed after so many changes; nothing if there
+    /// are too many to tell.
+    pub(super) fn since(&self, seen: u64) -> Option<impl Iterator<Item = u32>> {
+        let places = (seen..self.logged).map(|number| self.log[(number % LOGGED as u64) as usize]);
+        (self.logged - seen <= self.log.len() as u64).then_some(places)
+    }
+
+    /// Whether a server takes part.
+    #[inline]
+    pub(super) fn admits(&self, roster: &Roster, place: usize) -> bool {
+        self.contest.admits(&roster.members[place], &self.loads[place])
+    }
+
+    /// What a server has to do for its connections.
+    #[inline]
+    pub(super) fn overhead(&self, place: usize) -> u64 {
+        self.loads[place].overhead()
     }
 
     /// Whether a server has less than half of what its weight lets it have.

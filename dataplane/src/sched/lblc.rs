@@ -27,7 +27,7 @@ impl Algorithm for LocalityBased {
     }
 
     fn peek(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize> {
-        self.destinations.forget(arrival.now, drop);
+        self.destinations.forget(arrival.now, |_| 0);
         let known = self.destinations.get(arrival.destination);
         let place = known.and_then(|known| known.place(servers));
         place
@@ -37,7 +37,7 @@ impl Algorithm for LocalityBased {
 
     fn choose(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize> {
         let Arrival { destination, now, .. } = *arrival;
-        self.destinations.forget(now, drop);
+        self.destinations.forget(now, |_| 0);
         let known = self.destinations.find(destination, now);
         let place = known.as_ref().and_then(|known| known.place(servers));
         if let Some(place) = place
@@ -60,10 +60,10 @@ impl Algorithm for LocalityBased {
     }
 
     fn tend(&mut self, now: u32) {
-        self.destinations.forget(now, drop);
+        self.destinations.tend(now, |_| 0);
     }
 
     fn dismantle(&mut self) -> bool {
-        self.destinations.dismantle()
+        self.destinations.dismantle(|_| 0)
     }
 }

@@ -4,6 +4,7 @@
 //! taken out when the set did not change for a day.
 
 use super::locality::{Destinations, Remembered, is_old};
+use super::standing::Standing;
 use super::{Algorithm, Arrival, Member, Servers, least_loaded, lighter_or_equal};
 use crate::service::Tunables;
 
@@ -11,11 +12,20 @@ use crate::service::Tunables;
 /// this one, a set stays as it is.
 const MOST: usize = 1 << 17;
 
+/// From so many servers on, a set has a [`Standing`].
+const LARGE: usize = if cfg!(test) { 2 } else { 64 };
+
+/// As much memory as a standing takes for each server of the service, it has for
+/// one in so many of them.
+const SPARSE: usize = 32;
+
 /// The servers of a destination, the last added at the end.
 #[derive(Debug)]
 struct Set {
     servers: Vec<Remembered>,
     last_change: u32,
+    /// Where they are many
+    standing: Option<Box<Standing>>,
 }
 
 #[derive(Debug)]
@@ -34,17 +44,49 @@ impl Replicated {
 
     /// Forgets destinations, as lblc does.
     fn forget(&mut self, now: u32) {
-        let remembered = &mut self.remembered;
-        self.destinations.forget(now, |set| *remembered -= set.servers.len());
+        self.destinations.forget(now, forgotten(&mut self.remembered));
     }
 }
 
 impl Set {
+    fn new(server: &Member, now: u32) -> Self {
+        Set { servers: vec![Remembered::new(server)], last_change: now, standing: None }
+    }
+
     /// The least loaded server that takes connections (`ip_vs_dest_set_min`).
-    fn least_loaded(&self, servers: Servers) -> Option<usize> {
-        let known = self.servers.iter().rev().filter_map(|server| server.place(servers));
-        let members = known.map(|place| (place, &servers[place]));
-        least_loaded(members.filter(|(_, server)| server.takes()), Member::overhead)
+    fn least_loaded(&mut self, servers: Servers) -> Option<usize> {
+        let is_large = self.servers.len() >= LARGE.max(servers.len() / SPARSE);
+        match servers.index.filter(|_| is_large) {
+            Some(index) => {
+                let standing = self.standing.get_or_insert_default();
+                standing.follow(&self.servers, servers, index);
+                standing.winner()
+            }
+            None => {
+                self.standing = None;
+                let known = self.servers.iter().rev().filter_map(|server| server.place(servers));
+                let members = known.map(|place| (place, &servers[place]));
+                least_loaded(members.filter(|(_, server)| server.takes()), Member::overhead)
+            }
+        }
+    }
+
+    /// Whether the server at a place is in it; to be asked after
+    /// [`Set::least_loaded`].
+    fn has(&self, place: usize, servers: Servers) -> bool {
+        match &self.standing {
+            Some(standing) => standing.has(place),
+            None => self.servers.iter().any(|known| known.is(&servers[place])),
+        }
+    }
+
+    /// Adds the server at a place.
+    fn add(&mut self, place: usize, servers: Servers, now: u32) {
+        self.servers.push(Remembered::new(&servers[place]));
+        self.last_change = now;
+        if let (Some(standing), Some(index)) = (&mut self.standing, servers.index) {
+            standing.add(place, servers, index);
+        }
     }
 
     /// Takes the most loaded server out, if one has a weight
@@ -57,7 +99,16 @@ impl Set {
             weighted.reduce(|most, other| if lighter_or_equal(other.1, most.1) { most } else { other });
         let (busiest, _) = busiest?;
         self.last_change = now;
+        self.standing = None;
         Some(self.servers.remove(busiest))
+    }
+}
+
+/// Takes the servers of a set off those that are remembered, and says how many.
+fn forgotten(remembered: &mut usize) -> impl FnMut(Set) -> usize {
+    |set| {
+        *remembered -= set.servers.len();
+        set.servers.len()
     }
 }
 
@@ -69,7 +120,7 @@ impl Algorithm for Replicated {
 
     fn peek(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize> {
         self.forget(arrival.now);
-        let set = self.destinations.get(arrival.destination);
+        let set = self.destinations.get_mut(arrival.destination);
         let least = set.and_then(|set| set.least_loaded(servers));
         least.filter(|place| !servers.is_beyond_its_weight(*place)).or_else(|| servers.least_loaded())
     }
@@ -82,8 +133,7 @@ impl Algorithm for Replicated {
             let place = servers.least_loaded()?;
             if *remembered < MOST {
                 let before = destinations.len();
-                let set = Set { servers: vec![Remembered::new(&servers[place])], last_change: now };
-                destinations.insert(destination, set, now);
+                destinations.insert(destination, Set::new(&servers[place], now), now);
                 *remembered += destinations.len() - before;
             }
             return Some(place);
@@ -99,10 +149,8 @@ impl Algorithm for Replicated {
             return Some(place);
         }
         let place = servers.least_loaded()?;
-        let server = &servers[place];
-        if *remembered < MOST && !set.servers.iter().any(|known| known.is(server)) {
-            set.servers.push(Remembered::new(server));
-            set.last_change = now;
+        if *remembered < MOST && !set.has(place, servers) {
+            set.add(place, servers, now);
             *remembered += 1;
         }
         Some(place)
@@ -113,10 +161,10 @@ impl Algorithm for Replicated {
     }
 
     fn tend(&mut self, now: u32) {
-        self.forget(now);
+        self.destinations.tend(now, forgotten(&mut self.remembered));
     }
 
     fn dismantle(&mut self) -> bool {
-        self.destinations.dismantle()
+        self.destinations.dismantle(|set| set.servers.len())
     }
 }

@@ -34,6 +34,7 @@ mod roster;
 mod rr;
 mod sed;
 mod sh;
+mod standing;
 mod wlc;
 mod wrr;
 
@@ -281,7 +282,7 @@ impl Scheduler {
         now: u32,
         prepared: Option<Prepared>,
     ) -> Self {
-        let roster = Arc::new(Roster::empty(service));
+        let roster = Arc::new(Roster::empty(service, table.generation()));
         let mut scheduler = Scheduler {
             generation: table.generation(),
             state: put_in_charge(&roster, now),
@@ -318,10 +319,10 @@ impl Scheduler {
                 return 0;
             }
             Some(roster) => Arc::clone(roster),
-            None => Arc::new(Roster::empty(service)),
+            None => Arc::new(Roster::empty(service, table.generation())),
         };
         if self.roster.key != roster.key {
-            self.roster = Arc::new(Roster::empty(service));
+            self.roster = Arc::new(Roster::empty(service, table.generation()));
             let fresh = put_in_charge(&self.roster, now);
             self.retire(fresh);
         }

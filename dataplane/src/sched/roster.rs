@@ -119,6 +119,8 @@ impl Blocks {
 /// schedulers make of them all.
 #[derive(Debug)]
 pub(crate) struct Roster {
+    /// That of the table which it was made for: no two of a service have the same
+    pub(super) generation: u64,
     pub(super) key: ServiceKey,
     pub(super) kind: SchedulerKind,
     pub(super) flags: SchedulerFlags,
@@ -156,11 +158,11 @@ impl Weights {
 
 impl Roster {
     /// That of a service without servers.
-    pub(super) fn empty(service: &VirtualService) -> Self {
-        Roster::of(service, Box::default())
+    pub(super) fn empty(service: &VirtualService, generation: u64) -> Self {
+        Roster::of(service, generation, Box::default())
     }
 
-    fn of(service: &VirtualService, members: Box<[Member]>) -> Self {
+    fn of(service: &VirtualService, generation: u64, members: Box<[Member]>) -> Self {
         let VirtualService { key, scheduler: kind, scheduler_flags: flags, .. } = *service;
         let blocks = if members.len() >= MANY { Blocks::of(&members) } else { Blocks::default() };
         let places = match kind {
@@ -177,7 +179,7 @@ impl Roster {
             SchedulerKind::Sh => sh::buckets(&members),
             _ => Box::default(),
         };
-        Roster { key, kind, flags, members, blocks, places, weights, buckets, maglev: None }
+        Roster { generation, key, kind, flags, members, blocks, places, weights, buckets, maglev: None }
     }
 
     /// Whether it has so many servers that to take it up takes long.
@@ -201,12 +203,19 @@ impl Roster {
 /// The rosters of all services.
 #[derive(Debug, Default)]
 pub struct Rosters {
+    /// That of the table
+    generation: u64,
     slots: Vec<Option<Arc<Roster>>>,
     /// Those that take long to take up
     long: Vec<ServiceId>,
 }
 
 impl Rosters {
+    /// Those of a table, none so far.
+    pub(crate) fn new(generation: u64) -> Self {
+        Rosters { generation, ..Rosters::default() }
+    }
+
     /// That of a service.
     #[inline]
     pub(crate) fn of(&self, service: ServiceId) -> Option<&Arc<Roster>> {
@@ -231,7 +240,7 @@ impl Rosters {
         let roster = match before.filter(|before| before.is_of(service, &members)) {
             Some(same) => Arc::clone(same),
             None => {
-                let mut roster = Roster::of(service, members);
+                let mut roster = Roster::of(service, self.generation, members);
                 if service.scheduler == SchedulerKind::Mh {
                     let servers =
                         servers.map(|(_, server)| (server.address, server.port, server.last_weight));
@@ -264,7 +273,7 @@ mod tests {
         let mut control = Control::new(SchedulerKind::Mh);
         let (_, first) = control.table(&[(3, 1), (2, 1), (1, 1)]);
         let first = first.rosters().of(ServiceId(0)).unwrap();
-        let former = Rosters { slots: vec![Some(Arc::clone(first))], long: Vec::new() };
+        let former = Rosters { slots: vec![Some(Arc::clone(first))], ..Rosters::default() };
         for (weight, same) in [(1, true), (2, false), (0, false)] {
             let (service, table) = control.table(&[(3, weight), (2, weight), (1, weight)]);
             let mut next = Rosters::default();

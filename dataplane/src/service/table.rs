@@ -278,7 +278,7 @@ impl ServiceTableBuilder {
     }
 
     fn rosters_of_now(&self) -> Rosters {
-        let mut rosters = Rosters::default();
+        let mut rosters = Rosters::new(self.table.generation);
         for (id, service) in self.table.services() {
             let servers = service.servers.iter().filter_map(|id| Some((*id, self.table.server(*id)?)));
             rosters.enter(id, service, servers, &self.table.rosters);

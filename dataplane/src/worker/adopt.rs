@@ -153,17 +153,23 @@ impl Flows {
     }
 
     /// Prepares for a table, by a portion; `published` is the newest one, for when
-    /// none is prepared for yet. Returns the table once it can be taken up. Must
-    /// not be called while another one is being adopted.
+    /// none is prepared for yet. Returns the table once it can be taken up: if it is
+    /// the `first`, at once, as no packet can be forwarded before. Must not be
+    /// called while another one is being adopted.
     pub(super) fn prepare(
         &mut self,
+        first: bool,
         published: impl FnOnce() -> Option<Arc<ServiceTable>>,
     ) -> Option<Arc<ServiceTable>> {
         if self.preparation.is_none() {
             self.preparation = published().map(Preparation::new);
         }
         let preparation = self.preparation.as_mut()?;
-        preparation.proceed(&mut self.schedulers, &self.movements).then(|| Arc::clone(&preparation.table))
+        let mut is_ready = preparation.proceed(&mut self.schedulers, &self.movements);
+        while first && !is_ready {
+            is_ready = preparation.proceed(&mut self.schedulers, &self.movements);
+        }
+        is_ready.then(|| Arc::clone(&preparation.table))
     }
 
     /// Begins to adopt a table that takes the place of `former`. Must not be
@@ -433,7 +439,7 @@ mod tests {
                     Step::Poll => {
                         if !flows.is_adopting() {
                             let newest = || (!Arc::ptr_eq(&published, &view)).then(|| Arc::clone(&published));
-                            if let Some(next) = flows.prepare(newest) {
+                            if let Some(next) = flows.prepare(false, newest) {
                                 flows.begin_adoption(std::mem::replace(&mut view, next));
                                 model.adopt(&view);
                             }

@@ -272,7 +272,8 @@ impl<P: Port> Worker<P> {
                 let services = self.published.services.load();
                 (!Arc::ptr_eq(&services, &self.view.services)).then(|| Arc::clone(&services))
             };
-            if let Some(services) = self.flows.prepare(published) {
+            let first = self.view.services.generation() == 0;
+            if let Some(services) = self.flows.prepare(first, published) {
                 let former = std::mem::replace(&mut self.view.services, services);
                 self.flows.begin_adoption(former);
                 self.flows.sweep = Sweep::of(&self.view);

@@ -157,6 +157,20 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    /// With sets that grow and shrink.
+    #[test]
+    fn sets_of_lblcr_choose_as_those_that_look_at_all(
+        servers in servers(),
+        steps in prop::collection::vec(a_step(SchedulerKind::Lblcr), 1..150),
+    ) {
+        let begin = Step::Publish(SchedulerKind::Lblcr, servers, Vec::new());
+        as_those_that_look_at_all(SchedulerKind::Lblcr, std::iter::once(begin).chain(steps).collect())?;
+    }
+}
+
 /// What changed shows, however many changed.
 #[test]
 fn many_change_at_once() {
