@@ -191,11 +191,13 @@ impl Pipeline {
         (Arc::clone(&self.published), Arc::clone(&self.exchanges))
     }
 
-    /// The service of the connections, and `others` more with two servers each, which differ by `generation`.
+    /// The service of the connections, `others` more with two servers each, and 100 of mh, which differ by `generation`;
+    /// and one that has the servers of `crowd`, with other weights in each generation.
     #[must_use]
-    pub fn table(&self, generation: u64, others: u32) -> ServiceTable {
+    pub fn table(&self, generation: u64, others: u32, crowd: &Rules) -> ServiceTable {
         let mut builder = self.rules.table(generation, SchedulerKind::Rr);
         rules::add_others(&mut builder, generation, others);
+        rules::add_large(&mut builder, generation, others, crowd);
         builder.build()
     }
 
@@ -330,15 +332,16 @@ mod tests {
     fn services_are_swapped() {
         let mut pipeline = Pipeline::new(Method::FullNat, 10);
         let (published, _) = pipeline.control();
-        published.services.store(Arc::new(pipeline.table(2, 100)));
-        // The new table is taken up in portions, between bursts.
-        for _ in 0..100 {
-            pipeline.arrive();
-            assert_eq!((pipeline.forward(), pipeline.connections()), (BURST, 10));
-            if pipeline.generation() == 2 {
-                return;
-            }
+        let crowd = Rules::new(Method::FullNat, 1000);
+        for generation in [2, 3] {
+            published.services.store(Arc::new(pipeline.table(generation, 100, &crowd)));
+            // The new table is taken up in portions, between bursts.
+            let is_taken_up = (0..200).any(|_| {
+                pipeline.arrive();
+                assert_eq!((pipeline.forward(), pipeline.connections()), (BURST, 10));
+                pipeline.generation() == generation
+            });
+            assert!(is_taken_up, "{generation}");
         }
-        panic!("the table was not taken up");
     }
 }

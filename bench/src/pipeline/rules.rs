@@ -115,10 +115,39 @@ pub(super) fn key() -> ServiceKey {
     ServiceKey::Address { protocol: Protocol::Udp, address: Address::from_v4(VIP), port: SERVICE_PORT }
 }
 
+/// Services of mh that are swapped, and servers of each.
+const MAGLEVS: u32 = 100;
+const MAGLEV_SERVERS: u32 = 16;
+
+/// Adds services behind `count` of [`add_others`]: 100 of mh, and one that has all the servers of `crowd`, with other
+/// weights in each generation.
+pub(super) fn add_large(builder: &mut ServiceTableBuilder, generation: u64, count: u32, crowd: &Rules) {
+    let mut first = FIRST_SERVER + 2 * count;
+    for number in 0..MAGLEVS {
+        let address = Address::from_v4([198, 20 + (generation % 2) as u8, 0, number as u8]);
+        let key = ServiceKey::Address { protocol: Protocol::Tcp, address, port: 443 };
+        let id = ServiceId(1 + count + number);
+        let rules = Rules::new(Method::FullNat, MAGLEV_SERVERS);
+        rules.add_to(builder, id, ServerId(first), key, SchedulerKind::Mh);
+        first += MAGLEV_SERVERS;
+    }
+    let id = ServiceId(1 + count + MAGLEVS);
+    let key = ServiceKey::Address { protocol: Protocol::Tcp, address: Address::from_v4(VIP), port: 443 };
+    let servers: Vec<_> = (first..).map(ServerId).take(crowd.servers.len()).collect();
+    for ((server, counters), number) in servers.iter().zip(&crowd.servers).zip(0..) {
+        let mut made = crowd.server(id, key, number, Arc::clone(counters));
+        made.weight = 1 + (number + generation as u32) % 4;
+        made.last_weight = made.weight;
+        builder.server(*server, made);
+    }
+    builder.service(id, crowd.service(key, SchedulerKind::Wlc, servers));
+}
+
+/// The slot of the first server of other services, behind those of the first.
+const FIRST_SERVER: u32 = 1024;
+
 /// Adds `count` services with two servers each. Those of one generation are not those of another.
 pub fn add_others(builder: &mut ServiceTableBuilder, generation: u64, count: u32) {
-    // Behind those of the first service.
-    const FIRST_SERVER: u32 = 1024;
     for number in 0..count {
         let [_, _, high, low] = number.to_be_bytes();
         let address = Address::from_v4([198, 18 + (generation % 2) as u8, high, low]);

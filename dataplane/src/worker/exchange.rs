@@ -121,7 +121,7 @@ pub struct Exchange {
     /// And for what is asked
     asked: Mutex<Vec<Arc<Question>>>,
     /// The same of all workers
-    pub(super) owners: Arc<Owners>,
+    pub(crate) owners: Arc<Owners>,
     /// The same of all workers
     pub(super) movements: Arc<Movements>,
 }
