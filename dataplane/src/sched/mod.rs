@@ -9,11 +9,18 @@
 //!
 //! IPVS tells a scheduler of every server that is added, removed or edited.
 //! Here a worker only sees one table replace another, so [`Scheduler::update`]
-//! finds out what happened in between: removals first, then edits, then
+//! finds out what happened in between ([`Change`]): removals first, then edits, then
 //! additions, the oldest first. That equals IPVS wherever a table differs by
 //! one command from the one before. A service that is loaded at once behaves as
 //! if its servers had been added in turn, which matters to wrr. An edit that
-//! changes nothing is told by [`RealServer::edits`].
+//! changes nothing is told by [`RealServer::edits`](crate::service::RealServer::edits).
+//!
+//! No worker is to stall, however many servers a service has. So servers are kept
+//! in rosters that control makes and tables share ([`Rosters`]); what is to be known
+//! of many of them is found out in portions before a table is taken up
+//! ([`Prepared`]); and where IPVS walks through all servers for a connection, many
+//! of them are in an [`Index`], which knows who is next, and is held to the walk
+//! by tests.
 
 mod change;
 mod dh;

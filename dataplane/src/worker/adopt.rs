@@ -1,13 +1,12 @@
 //! Taking up a new service table, a portion between two bursts.
 //!
 //! First it is prepared for: as long as that takes, packets go by the table
-//! before, and what is to be known of services with many servers is found out
-//! ([`Prepared`]). From the first burst after that on, packets go by the new
-//! table. A scheduler takes note
-//! of it before its next choice, or when its turn comes, whichever is first.
-//! Only then is the table adopted, and only after that another one taken up:
-//! every scheduler thus sees every table that its worker takes up, as if all
-//! had been told at once.
+//! before, while what is to be known of services with many servers is found out
+//! ([`Prepared`]). From the first burst after that on, packets go by the new table. A
+//! scheduler takes note of it before its next choice, or when its turn comes,
+//! whichever is first. Only then is the table adopted, and only after that another
+//! one taken up: every scheduler thus sees every table that its worker takes up, as
+//! if all had been told at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,8 +15,9 @@ use super::flow::Flows;
 use crate::sched::{Arrival, Movements, Prepared, Scheduler};
 use crate::service::{RealServer, ServerId, ServiceId, ServiceTable, VirtualService};
 
-/// Services and servers that are gone through between two bursts: some ten
-/// microseconds if nothing is in the cache. One service may exceed it.
+/// Services that are gone through between two bursts, and servers that changed in
+/// them: some ten microseconds if nothing is in the cache. One service may exceed
+/// it.
 const SLICE: usize = if cfg!(test) { 4 } else { 128 };
 
 /// Servers that are looked at between two bursts to prepare for a table: some
@@ -120,8 +120,8 @@ impl Preparation {
             }
             let Some(id) = self.table.rosters().long().get(self.next).copied() else {
                 self.refreshes = self.refreshes.saturating_sub(1);
-                let is_fresh = self.made.values_mut().fold(true, |all, one| one.refresh(movements) && all);
-                return is_fresh || self.refreshes == 0;
+                let stale = self.made.values_mut().filter_map(|one| (!one.refresh(movements)).then_some(()));
+                return stale.count() == 0 || self.refreshes == 0;
             };
             self.next += 1;
             budget -= 1;

@@ -7,9 +7,10 @@
 //!
 //! Packets cost no memory that is not there from the start (`no_allocation.rs` of
 //! the tests watches it), but for:
-//! * the members of schedulers, when a new service table is taken up, and a chunk
-//!   of schedulers when there are more services than ever;
-//! * a destination that lblc or lblcr meets for the first time, up to their bounds;
+//! * what schedulers know of many servers, when a new service table is taken up, and
+//!   a chunk of schedulers when there are more services than ever;
+//! * a destination that lblc or lblcr meets for the first time, and a server that
+//!   lblcr adds to it, up to their bounds;
 //! * what FTP keeps of a line that it rewrote, until that is acknowledged;
 //! * lists of local ports that changed owners, while plans change
 //!   ([`local`](crate::local));

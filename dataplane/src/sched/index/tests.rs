@@ -129,7 +129,6 @@ fn as_those_that_look_at_all(kind: SchedulerKind, steps: Vec<Step>) -> Result<()
                         source_port: port.into(),
                         destination: Address::from_v4([192, 0, 2, to]),
                         now,
-                        ..ARRIVAL
                     };
                     let chosen = slow.schedule(&service, &table, &arrival);
                     prop_assert_eq!(quick.schedule(&service, &table, &arrival), chosen, "{:?}", control.kind);
