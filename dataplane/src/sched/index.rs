@@ -13,7 +13,7 @@
 
 use super::movements::Movements;
 use super::roster::{Member, Roster};
-use super::{lighter_or_equal, overhead};
+use super::{Watch, lighter_or_equal, overhead};
 use crate::service::SchedulerKind;
 
 /// Nobody.
@@ -150,6 +150,10 @@ pub(super) struct Index {
     /// altogether; for those who follow ([`Index::since`])
     log: Box<[u32]>,
     logged: u64,
+    /// While it is made for a table that is not in force yet: whoever is looked at is
+    /// brought in line with the thresholds of that table before. Where connections
+    /// come or go meanwhile, former thresholds are gone by, and that is told of.
+    limiting: Option<Watch>,
     stage: Stage,
 }
 
@@ -181,7 +185,23 @@ impl Index {
                 Box::default()
             },
             logged: 0,
+            limiting: None,
             stage: Stage::Reading(0),
+        }
+    }
+
+    /// Lets it be made for a table that is not in force yet.
+    pub(super) fn limiting(mut self, watch: &Watch) -> Self {
+        self.limiting = Some(watch.clone());
+        self
+    }
+
+    /// Brings all in line with their thresholds that changed lately, for the last
+    /// time: the table is in force.
+    pub(super) fn come_into_force(&mut self, roster: &Roster) {
+        if let Some(watch) = self.limiting.clone() {
+            self.refresh(roster, &watch.movements, usize::MAX);
+            self.limiting = None;
         }
     }
 
@@ -200,6 +220,9 @@ impl Index {
                     for place in places {
                         let (load, member) =
                             (&mut self.loads[*place as usize], &roster.members[*place as usize]);
+                        if let Some(watch) = &self.limiting {
+                            member.limit(Some(watch));
+                        }
                         *load = Load::of(member);
                         self.light += usize::from(load.is_light(member));
                     }
@@ -294,21 +317,13 @@ impl Index {
         is_done
     }
 
-    /// Those in whose blocks something changed.
-    pub(super) fn changed_since<'a>(
-        &'a self,
-        roster: &'a Roster,
-        movements: &'a Movements,
-    ) -> impl Iterator<Item = &'a Member> {
-        let blocks = (0..self.seen.len()).map(|at| (at, block_at(roster, at)));
-        let changed = blocks.filter(|(at, (block, _))| movements.block(*block) != self.seen[*at]);
-        changed.flat_map(|(_, (_, places))| places).map(|place| &roster.members[*place as usize])
-    }
-
     /// Looks at a server's connections anew.
     #[inline]
     fn read(&mut self, place: u32, roster: &Roster) {
         let member = &roster.members[place as usize];
+        if let Some(watch) = &self.limiting {
+            member.limit(Some(watch));
+        }
         let (load, now) = (&mut self.loads[place as usize], Load::of(member));
         if *load == now {
             return;

@@ -337,24 +337,21 @@ impl Scheduler {
         self.state.tune(table.tunables());
         let prepared = prepared.and_then(|prepared| prepared.made_for(&self.roster, &roster));
         let watch = self.watch.as_ref();
+        let limited = |change: &Change| {
+            let members = change.limited.iter().map(|place| &roster.members[*place as usize]);
+            members.for_each(|member| member.limit(self.watch.as_ref()));
+        };
         let (change, index, looked_at) = match prepared {
             Some((change, index)) => {
-                // Former thresholds may have been gone by since then.
-                match (&index, watch) {
-                    (Some(index), Some(watch)) => {
-                        let changed = index.changed_since(&roster, &watch.movements);
-                        changed.for_each(|member| member.limit(Some(watch)));
-                    }
-                    _ => {
-                        let limited = change.limited.iter().map(|place| &roster.members[*place as usize]);
-                        limited.for_each(|member| member.limit(watch));
-                    }
+                if index.is_none() {
+                    limited(&change);
                 }
                 let looked_at = change.len();
                 (change, index, looked_at)
             }
             None => {
-                let change = Change::between(&self.roster.members, &roster, watch);
+                let change = Change::between(&self.roster.members, &roster);
+                limited(&change);
                 let looked_at = self.roster.members.len() + roster.members.len();
                 (change, self.indexed(&roster), looked_at)
             }

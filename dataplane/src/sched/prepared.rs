@@ -36,13 +36,14 @@ impl Prepared {
             return None;
         }
         let old = from.map_or(&[][..], |from| &from.members);
-        let index = Contest::of(to).map(|contest| Index::begin(contest, to, movements));
+        let watch = Watch { movements: Arc::clone(movements), worker };
+        let contest = Contest::of(to).filter(|_| to.is_long());
         Some(Prepared {
             change: Change::begin(old, to),
             from: from.cloned(),
             to: Arc::clone(to),
-            watch: Watch { movements: Arc::clone(movements), worker },
-            index: index.filter(|_| to.is_long()),
+            index: contest.map(|contest| Index::begin(contest, to, movements).limiting(&watch)),
+            watch,
         })
     }
 
@@ -51,7 +52,7 @@ impl Prepared {
     pub(crate) fn proceed(&mut self, budget: &mut usize) -> bool {
         let old = self.from.as_ref().map_or(&[][..], |from| &from.members);
         let movements = &self.watch.movements;
-        self.change.proceed(old, &self.to, Some(&self.watch), budget)
+        self.change.proceed(old, &self.to, budget)
             && self.index.as_mut().is_none_or(|index| index.proceed(&self.to, movements, budget))
     }
 
@@ -63,12 +64,22 @@ impl Prepared {
     }
 
     /// What was made ready, if it was for these.
-    pub(super) fn made_for(self, from: &Arc<Roster>, to: &Arc<Roster>) -> Option<(Change, Option<Index>)> {
+    pub(super) fn made_for(
+        mut self,
+        from: &Arc<Roster>,
+        to: &Arc<Roster>,
+    ) -> Option<(Change, Option<Index>)> {
         let is_from = match &self.from {
             Some(known) => Arc::ptr_eq(known, from),
             None => from.members.is_empty(),
         };
         let is_made = self.change.is_known() && self.index.as_ref().is_none_or(Index::is_made);
-        (is_from && is_made && Arc::ptr_eq(&self.to, to)).then_some((self.change, self.index))
+        if !(is_from && is_made && Arc::ptr_eq(&self.to, to)) {
+            return None;
+        }
+        if let Some(index) = &mut self.index {
+            index.come_into_force(to);
+        }
+        Some((self.change, self.index))
     }
 }
