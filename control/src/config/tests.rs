@@ -232,7 +232,8 @@ fn what_the_kernel_carries_is_checked() {
     let service = "[[service]]\naddress = \"192.0.2.10:80\"\nprotocol = \"tcp\"\noffload = ";
     let keys = "offload = \"auto\"\noffload_flows = 1_000\noffload_flows_v6 = 16\noffload_after = 1\noffload_stale = 60\n";
     let config = parse(&format!("{SMALLEST}{keys}{service}\"off\"\n")).unwrap();
-    let Director { offload, offload_flows, offload_flows_v6, offload_after, offload_stale, .. } = config.director;
+    let Director { offload, offload_flows, offload_flows_v6, offload_after, offload_stale, .. } =
+        config.director;
     assert_eq!((offload, offload_flows, offload_flows_v6), (OffloadChoice::Auto, 1000, 16));
     assert_eq!((offload_after, offload_stale), (1, 60));
     assert_eq!(config.services[0].options.offload, OffloadChoice::Off);

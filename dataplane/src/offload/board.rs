@@ -255,13 +255,8 @@ impl Board {
         if std::iter::once(client).chain(server).any(|(key, _)| table.has(key, generation)) {
             return None;
         }
-        let mut held = Held {
-            token,
-            is_v4,
-            client: table.claim(&client.0, token)?,
-            server: None,
-            outer: None,
-        };
+        let mut held =
+            Held { token, is_v4, client: table.claim(&client.0, token)?, server: None, outer: None };
         let lacking = match server {
             Some((key, _)) => {
                 held.server = table.claim(key, token);
@@ -332,9 +327,8 @@ impl Board {
 
     /// What was carried at the slots of a connection, since ever.
     pub fn carried(&self, held: &Held) -> Carried {
-        let tally = |place: Option<Place>| {
-            place.map_or((0, 0), |place| self.table(held.is_v4).tally(place.slot))
-        };
+        let tally =
+            |place: Option<Place>| place.map_or((0, 0), |place| self.table(held.is_v4).tally(place.slot));
         let (client, server) = (tally(Some(held.client)), tally(held.server));
         Carried { packets: [client.0, server.0], bytes: [client.1, server.1] }
     }

@@ -190,7 +190,8 @@ impl Flow {
         words[WHAT] = key.words().0 | what;
         let ([a, b, c, d], [e, f]) = (peer.to_ne_bytes(), self.hop.to_ne_bytes());
         words[WAY] = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
-        words[NEW] = zerocopy::transmute!([self.ports[0], self.ports[1], self.ip_delta, self.transport_delta]);
+        words[NEW] =
+            zerocopy::transmute!([self.ports[0], self.ports[1], self.ip_delta, self.transport_delta]);
     }
 }
 

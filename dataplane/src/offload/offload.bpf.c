@@ -24,7 +24,8 @@
 #define MOST_HOPS 65536
 #define MOST_INTERFACES 64
 
-/* A flow is in its home slot or in one of those behind it. */
+/* A flow is in its home slot, or 1, 3, 6, 10 and so on behind it: in the middle of
+ * those of other homes, and not where theirs would be. */
 #define WINDOW 16
 
 /* As everywhere in the director, one of IPv4 is IPv4-mapped. */
@@ -66,8 +67,8 @@ struct slot {
 	 */
 	__u32 peer;
 	__u16 hop;
-	/* Whether one that has its home here is so many slots behind. Whoever has
-	 * that one writes it.
+	/* Which of the slots of its window have one that has its home here. Whoever
+	 * has such a slot writes its bit.
 	 */
 	__u16 near;
 	/* New ports; those of GUE for a tunnel of that kind. */
@@ -376,12 +377,12 @@ static __always_inline int find_v4(const struct iphdr *ip, const struct packet *
 {
 	__u32 generation = now->generation;
 	struct slot_v4 *slot;
-	__u32 home, place;
+	__u32 place;
 	__u16 near;
 
-	home = home_of((now->seed[2] + ip->saddr) * (now->seed[3] + ip->daddr) + of_ports(packet, now->seed),
+	place = home_of((now->seed[2] + ip->saddr) * (now->seed[3] + ip->daddr) + of_ports(packet, now->seed),
 		       now->homes_v4);
-	slot = bpf_map_lookup_elem(&flows_v4, &home);
+	slot = bpf_map_lookup_elem(&flows_v4, &place);
 	if (!slot)
 		return 0;
 	near = slot->slot.near;
@@ -391,7 +392,7 @@ static __always_inline int find_v4(const struct iphdr *ip, const struct packet *
 		near >>= 1;
 		if (!near)
 			return 0;
-		place = home + i;
+		place += i;
 		slot = bpf_map_lookup_elem(&flows_v4, &place);
 		if (!slot)
 			return 0;
@@ -427,14 +428,14 @@ static __always_inline int find_v6(const struct ipv6hdr *ip, const struct packet
 	__u32 generation = now->generation;
 	const __u64 *seed = now->seed;
 	struct slot_v6 *slot;
-	__u32 home, place;
+	__u32 place;
 	__u16 near;
 
-	home = home_of((seed[2] + source[0]) * (seed[3] + source[1]) + (seed[4] + source[2]) * (seed[5] + source[3]) +
+	place = home_of((seed[2] + source[0]) * (seed[3] + source[1]) + (seed[4] + source[2]) * (seed[5] + source[3]) +
 			       (seed[6] + dest[0]) * (seed[7] + dest[1]) + (seed[8] + dest[2]) * (seed[9] + dest[3]) +
 			       of_ports(packet, seed),
 		       now->homes_v6);
-	slot = bpf_map_lookup_elem(&flows_v6, &home);
+	slot = bpf_map_lookup_elem(&flows_v6, &place);
 	if (!slot)
 		return 0;
 	near = slot->slot.near;
@@ -444,7 +445,7 @@ static __always_inline int find_v6(const struct ipv6hdr *ip, const struct packet
 		near >>= 1;
 		if (!near)
 			return 0;
-		place = home + i;
+		place += i;
 		slot = bpf_map_lookup_elem(&flows_v6, &place);
 		if (!slot)
 			return 0;

@@ -16,7 +16,7 @@
 //! Any worker may [`claim`] a slot that is nobody's, by compare and exchange. From
 //! then on that one alone writes its words, until it [`release`]s it. The exceptions
 //! are `closed` and the tallies, which the program writes, and `near`, which belongs to
-//! those behind: bit *d* of it says that the slot *d* further on has a flow whose home
+//! those behind: a bit of it says that a slot of the window has a flow whose home
 //! this one is, and is set and cleared by whoever has that slot. So a search looks at
 //! the home and at those that `near` names, of which there mostly are none: a flow that
 //! goes leaves no gap that a search would have to be told of, and a key that is not
@@ -48,8 +48,18 @@ use super::atomic::{AtomicU64, Ordering, fence};
 pub const WORDS_V4: usize = 8;
 pub const WORDS_V6: usize = 16;
 
-/// A flow is in its home or in one of the slots behind it.
+/// A flow is in its home or in one of some slots behind it.
 pub const WINDOW: usize = 16;
+
+/// How far behind its home the slot of a window is: 0, 1, 3, 6, 10 and so on. In a row,
+/// flows of neighbouring homes would be in each other's way, and a table that is half
+/// full would have no place for one in a thousand.
+pub const fn offset(number: usize) -> u32 {
+    (number * (number + 1) / 2) as u32
+}
+
+/// Slots behind a home that its window reaches to.
+pub const REACH: u32 = offset(WINDOW - 1);
 
 /// Generation in the first half, token in the second
 pub const TERM: usize = 0;
@@ -97,9 +107,9 @@ fn halves(word: u64) -> [u32; 2] {
     [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]
 }
 
-/// The bit of `near` for a distance from home.
-pub fn near(distance: usize) -> u64 {
-    let [a, b] = (1u16 << distance).to_ne_bytes();
+/// The bit of `near` for a slot of the window.
+pub fn near(number: usize) -> u64 {
+    let [a, b] = (1u16 << number).to_ne_bytes();
     u64::from_ne_bytes([0, 0, 0, 0, 0, 0, a, b])
 }
 
@@ -131,16 +141,16 @@ pub fn fill(slot: &[AtomicU64], words: &[u64]) {
     }
 }
 
-/// Puts a slot in force, which is so far from its home. For who has it.
-pub fn publish(slot: &[AtomicU64], home: &[AtomicU64], distance: usize, term: u64) {
+/// Puts a slot in force, by its number in the window of its home. For who has it.
+pub fn publish(slot: &[AtomicU64], home: &[AtomicU64], number: usize, term: u64) {
     slot[TERM].store(term, Ordering::Release);
-    home[WAY].fetch_or(near(distance), Ordering::Relaxed);
+    home[WAY].fetch_or(near(number), Ordering::Relaxed);
 }
 
 /// Takes it out of force. For who has it, who has it still.
-pub fn withdraw(slot: &[AtomicU64], home: &[AtomicU64], distance: usize, token: u32) {
+pub fn withdraw(slot: &[AtomicU64], home: &[AtomicU64], number: usize, token: u32) {
     slot[TERM].store(owned(token), Ordering::Release);
-    home[WAY].fetch_and(!near(distance), Ordering::Relaxed);
+    home[WAY].fetch_and(!near(number), Ordering::Relaxed);
 }
 
 /// Gives up a slot that is not in force.
@@ -148,9 +158,9 @@ pub fn release(slot: &[AtomicU64]) {
     slot[TERM].store(0, Ordering::Release);
 }
 
-/// Whether there may be a flow so far from its home.
-pub fn is_near(home: &[AtomicU64], distance: usize) -> bool {
-    home[WAY].load(Ordering::Relaxed) & near(distance) != 0
+/// Whether there may be a flow in a slot of the window.
+pub fn is_near(home: &[AtomicU64], number: usize) -> bool {
+    home[WAY].load(Ordering::Relaxed) & near(number) != 0
 }
 
 /// Begins to read a slot: its term, if that is of a generation.

@@ -1,9 +1,9 @@
 //! A table of flows in memory that the program reads: where a flow is, and how one
 //! is entered.
 //!
-//! There are twice as many slots as flows, so that a flow mostly is in its home, and
-//! hardly ever finds no place within the [`WINDOW`] behind it; then its connection
-//! stays with the worker. Nothing is moved, and nothing grows.
+//! There are twice as many slots as flows, so that a flow mostly is in its home, and of a
+//! full table four in a million find no place in the [`WINDOW`] of theirs; their
+//! connections stay with the worker. Nothing is moved, and nothing grows.
 //!
 //! The home of a key is made by the program in the same way: words of the key are
 //! added to those of a secret seed and multiplied in pairs, and the sum of that is
@@ -14,9 +14,7 @@
 use super::atomic::{AtomicU64, Ordering};
 use super::board::Words;
 use super::layout::{Flow, Key, SEEDS, Vec4};
-use super::slot::{
-    self, ADDRESSES, BYTES, CLOSED, PACKETS, TERM, WAY, WHAT, WINDOW, WORDS_V4, WORDS_V6,
-};
+use super::slot::{self, ADDRESSES, BYTES, CLOSED, PACKETS, TERM, WAY, WHAT, WINDOW, WORDS_V4, WORDS_V6};
 
 /// In place of a slot: there is none.
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -28,7 +26,7 @@ pub(super) fn homes(flows: u32) -> u32 {
 
 /// Slots for so many flows: the last homes have a window, too.
 pub(super) fn slots(flows: u32) -> u32 {
-    homes(flows).saturating_add(WINDOW as u32 - 1)
+    homes(flows).saturating_add(slot::REACH)
 }
 
 /// What the homes of keys are made with.
@@ -70,11 +68,11 @@ impl Seed {
     }
 }
 
-/// A slot that somebody has, and how far it is from its home.
+/// A slot that somebody has, and its number in the window of its home.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Place {
     pub(super) slot: u32,
-    pub(super) distance: u8,
+    pub(super) number: u8,
 }
 
 /// The flows of one address family.
@@ -97,6 +95,10 @@ impl Table {
         self.words.all().get(first..first + self.stride).unwrap_or(&[])
     }
 
+    fn home_of(&self, place: Place) -> &[AtomicU64] {
+        self.slot(place.slot - slot::offset(place.number.into()))
+    }
+
     fn home(&self, key: &Key) -> u32 {
         self.seed.home(key, self.homes)
     }
@@ -104,9 +106,9 @@ impl Table {
     /// Takes a slot for a key, if there is one.
     pub(super) fn claim(&self, key: &Key, token: u32) -> Option<Place> {
         let home = self.home(key);
-        let mut all = 0..WINDOW as u32;
-        let distance = all.find(|distance| slot::claim(self.slot(home + distance), token))?;
-        Some(Place { slot: home + distance, distance: distance as u8 })
+        let at = |number: usize| home + slot::offset(number);
+        let number = (0..WINDOW).find(|number| slot::claim(self.slot(at(*number)), token))?;
+        Some(Place { slot: at(number), number: number as u8 })
     }
 
     /// Writes what a slot is to have.
@@ -116,8 +118,7 @@ impl Table {
 
     /// Puts a slot in force, to be found by its key.
     pub(super) fn publish(&self, place: Place, term: u64) {
-        let home = self.slot(place.slot - u32::from(place.distance));
-        slot::publish(self.slot(place.slot), home, place.distance.into(), term);
+        slot::publish(self.slot(place.slot), self.home_of(place), place.number.into(), term);
     }
 
     /// Puts a slot in force which only another one leads to.
@@ -127,8 +128,7 @@ impl Table {
 
     /// Takes a slot out of force.
     pub(super) fn withdraw(&self, place: Place, token: u32) {
-        let home = self.slot(place.slot - u32::from(place.distance));
-        slot::withdraw(self.slot(place.slot), home, place.distance.into(), token);
+        slot::withdraw(self.slot(place.slot), self.home_of(place), place.number.into(), token);
     }
 
     /// Gives a slot up.
@@ -147,8 +147,8 @@ impl Table {
         let at = self.home(key);
         let home = self.slot(at);
         let wanted = Wanted::of(key, self.stride);
-        (0..WINDOW).filter(|distance| slot::is_near(home, *distance)).find_map(|distance| {
-            let place = at + distance as u32;
+        (0..WINDOW).filter(|number| slot::is_near(home, *number)).find_map(|number| {
+            let place = at + slot::offset(number);
             let slot = self.slot(place);
             let term = slot::begin(slot, generation)?;
             (wanted.is_at(slot) && slot::end(slot, term)).then_some((place, term))

@@ -94,7 +94,9 @@ pub(super) struct Carrying {
     /// Whether connections are entered
     on: bool,
     after: u8,
+    /// As many as were ever in use at a time; there is room for all
     records: Vec<Record>,
+    /// Those that are of no connection
     free: Vec<u32>,
     /// The record of a connection, if its line says that it has one
     of: Vec<u32>,
@@ -108,8 +110,6 @@ pub(super) struct Carrying {
     signed: Option<u64>,
     /// How many records are in use
     taken: usize,
-    /// One more than the last record that was ever used
-    high: usize,
     /// Packets that were carried since that was asked for last
     carried: u64,
 }
@@ -117,6 +117,12 @@ pub(super) struct Carrying {
 impl Carrying {
     fn record_of(&self, id: EntryId) -> Option<u32> {
         self.of.get(id as usize).copied()
+    }
+
+    /// A record that is of no connection, or that may be made.
+    fn vacant(&self) -> Option<u32> {
+        let new = || self.records.len() < self.share.as_ref().map_or(0, |share| share.connections);
+        self.free.last().copied().or_else(|| new().then_some(self.records.len() as u32))
     }
 
     fn record(&mut self, number: u32) -> Option<&mut Record> {
@@ -148,12 +154,12 @@ impl<P: Port> Worker<P> {
         if self.settings.worker >= MOST_WORKERS {
             return;
         }
-        let connections = share.connections.min(u32::MAX as usize);
+        let connections = share.connections;
         self.flows.carrying = Carrying {
             on: true,
             after: share.after.clamp(1, crate::offload::MOST_AFTER),
-            records: vec![Record::default(); connections],
-            free: (0..connections as u32).rev().collect(),
+            records: Vec::with_capacity(connections),
+            free: Vec::with_capacity(connections),
             of: vec![0; self.settings.connections],
             left: Vec::with_capacity(connections),
             settling: VecDeque::with_capacity(connections),
@@ -257,7 +263,7 @@ impl Flows {
         if service.options.offload == OffloadChoice::Off || self.standby {
             return Err(Not::Yet);
         }
-        let number = *self.carrying.free.last().ok_or(Not::Yet)?;
+        let number = self.carrying.vacant().ok_or(Not::Yet)?;
         let board = Arc::clone(self.carrying.board().ok_or(Not::Ever)?);
         let generation = board.generation();
         // A slot of other next hops is another next hop.
@@ -288,9 +294,10 @@ impl Flows {
         let (held, seen) = entered.ok_or(Not::Yet)?;
         let carrying = &mut self.carrying;
         carrying.token = token;
-        carrying.free.pop();
+        if carrying.free.pop().is_none() {
+            carrying.records.push(Record::default());
+        }
         carrying.taken += 1;
-        carrying.high = carrying.high.max(number as usize + 1);
         if let Some(record) = carrying.record(number) {
             let (server, held) = (entry.server_id, Some(held));
             *record = Record { id, server, generation, held, seen, stage: Stage::In, ..Record::default() };
@@ -387,7 +394,8 @@ impl Flows {
     /// Gives up slots that the program is done with; returns whether there are more.
     fn give_up(&mut self, view: &View, now: u64) -> bool {
         for _ in 0..RELEASES {
-            let Some((number, _)) = self.carrying.settling.front().filter(|(_, until)| *until <= now).copied()
+            let Some((number, _)) =
+                self.carrying.settling.front().filter(|(_, until)| *until <= now).copied()
             else {
                 return false;
             };
@@ -406,7 +414,7 @@ impl Flows {
 
     /// Looks at the records whose turn has come; returns whether there are more.
     fn go_through(&mut self, view: &View, now: u64) -> bool {
-        let high = self.carrying.high;
+        let high = self.carrying.records.len();
         let Some(board) = self.carrying.board().map(Arc::clone) else { return false };
         let elapsed = now.saturating_sub(self.carrying.begun);
         if self.carrying.next >= high {

@@ -265,9 +265,9 @@ fn flows_go_by_the_next_hops_of_their_worker() {
 
 #[test]
 fn without_room_connections_stay_with_the_worker() {
-    for (connections, room, fit) in [(3, 100, 3..=3), (100, 1, 4..=15)] {
+    for (connections, room, fit) in [(3, 100, 3..=3), (100, 1, 4..=68)] {
         let mut carried = Carried::new(Director::serving(Method::Nat), connections, room);
-        for client in 0..40 {
+        for client in 0..80 {
             let client = format!("198.51.100.{}:40000", client + 1);
             carried.client(&tcp(&client, VIP, SYN).bytes());
             for _ in 0..3 * AFTER {
@@ -279,7 +279,7 @@ fn without_room_connections_stay_with_the_worker() {
         assert!(flows % 2 == 0 && fit.contains(&(flows / 2)), "{flows} flows");
         carried.pass(15);
         assert_eq!((carried.flows(), carried.slots()), (0, 0));
-        assert_eq!(carried.director.list().len(), 40);
+        assert_eq!(carried.director.list().len(), 80);
     }
 }
 

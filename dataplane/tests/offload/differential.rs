@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::env;
 
+use sluice_dataplane::conn::{Side, Tuple};
 use sluice_dataplane::forward::{self, Rewrite};
 use sluice_dataplane::neigh::{HopId, NextHop};
-use sluice_dataplane::conn::{Side, Tuple};
 use sluice_dataplane::offload::{Carried, Flow, Key};
 use sluice_dataplane::packet::Packet;
 use sluice_dataplane::port::memory::MemoryPort;
@@ -151,7 +151,11 @@ pub fn sound_frame(tuple: &Tuple) -> Vec<u8> {
         let ports = if packet.is_v4 { 34 } else { 54 };
         let plain = tuple.protocol != Protocol::Tcp || packet.flags & 0x17 == 0x10;
         let ttl = frame[if packet.is_v4 { 22 } else { 21 }];
-        if packet.tuple == *tuple && plain && usize::from(packet.transport) == ports && ttl > 1 && packet.length < 1400
+        if packet.tuple == *tuple
+            && plain
+            && usize::from(packet.transport) == ports
+            && ttl > 1
+            && packet.length < 1400
         {
             return frame;
         }
