@@ -216,8 +216,8 @@ impl<'a> Bench<'a> {
                     let mut keys =
                         "[director]\nidle = \"sleep\"\noffload = \"on\"\noffload_after = 1\n".to_owned();
                     if let Load::Flows(1_000_000) = figure.load {
-                        // More than there are by default.
-                        keys += "offload_flows = 1_100_000\n";
+                        // More than there are by default, so that all find a place.
+                        keys += "offload_flows = 1_500_000\n";
                     }
                     config = config.replacen("[director]\n", &keys, 1);
                     // A veth takes redirected frames if its other end has GRO; the sink's has an XDP program.

@@ -9,4 +9,5 @@ mod churn;
 mod differential;
 mod kernel;
 mod random;
+mod room;
 mod terms;
