@@ -1,8 +1,8 @@
 //! What a worker has the program carry; see [`crate::offload`].
 //!
-//! Of each connection that has flows in the tables there is a record here. All of them are gone through within [`PERIOD`], a portion
-//! between two bursts: what was carried is counted, timers are moved, and what
-//! is not to be carried any more is taken out.
+//! Of each connection that has flows in the tables there is a record here. All of them
+//! are gone through within [`PERIOD`], a portion between two bursts: what was carried is
+//! counted, timers are moved, and what is not to be carried any more is taken out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,12 +27,16 @@ const NEVER: u8 = u8::MAX - 1;
 
 /// All records are gone through in so many nanoseconds.
 const PERIOD: u64 = 1_000_000_000;
+/// When there are more than so many it takes longer, which still is within two
+/// seconds: the tallies of a million connections are two million cache lines.
+const MANY: usize = 250_000;
+const PERIOD_OF_MANY: u64 = 1_600_000_000;
 
 /// Records that are looked at between two bursts.
 const SLICE: usize = 128;
 
 /// The cache is asked for the record that is so many ahead.
-const AHEAD: usize = 8;
+const AHEAD: usize = 16;
 
 /// Connections whose slots are given up between two bursts.
 const RELEASES: usize = 256;
@@ -417,13 +421,14 @@ impl Flows {
         let high = self.carrying.records.len();
         let Some(board) = self.carrying.board().map(Arc::clone) else { return false };
         let elapsed = now.saturating_sub(self.carrying.begun);
+        let period = if high > MANY { PERIOD_OF_MANY } else { PERIOD };
         if self.carrying.next >= high {
-            if elapsed >= PERIOD {
+            if elapsed >= period {
                 (self.carrying.next, self.carrying.begun) = (0, now);
             }
             return false;
         }
-        let due = (u128::from(elapsed) * high as u128 / u128::from(PERIOD)).min(high as u128) as usize;
+        let due = (u128::from(elapsed) * high as u128 / u128::from(period)).min(high as u128) as usize;
         let end = due.min(self.carrying.next + SLICE);
         let (generation, tick) = (board.generation(), super::tick(now));
         for index in self.carrying.next..end {
