@@ -26,9 +26,7 @@ fn site(method: Method) -> Result<(Site, Director)> {
 }
 
 fn start(site: &Site, method: Method) -> Result<Director> {
-    let keys = "[director]\noffload = \"on\"\noffload_after = 2\n";
-    let config = site.config().replacen("[director]\n", keys, 1);
-    site.start_director(&(config + &site.service("tcp", PORT, "rr", method)))
+    site.start_director(&(site.config_carried() + &site.service("tcp", PORT, "rr", method)))
 }
 
 fn open(site: &Site) -> Result<Session> {
