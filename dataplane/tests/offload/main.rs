@@ -7,6 +7,7 @@ mod director;
 
 mod churn;
 mod differential;
-mod kernel;
 mod random;
 mod terms;
+
+use director::kernel;
