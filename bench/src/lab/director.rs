@@ -202,6 +202,15 @@ impl Director {
         Ok(status["offload"]["connections"].as_u64().unwrap_or(0))
     }
 
+    /// Packets that the kernel carried.
+    ///
+    /// # Errors
+    /// When the director does not say.
+    pub fn carried(&self) -> Result<u64> {
+        let status: serde_json::Value = serde_json::from_str(&self.sluice("status --json")?)?;
+        Ok(status["offload"]["packets"].as_u64().unwrap_or(0))
+    }
+
     /// Time that its first worker had a CPU, from `/proc/PID/task/TID/stat` (proc(5)).
     ///
     /// # Errors

@@ -70,7 +70,7 @@ fn the_example_of_the_documentation_resolves() {
                 api_group: None,
                 role: Role::Active,
                 when_gone: WhenGone::Kernel,
-                offload: OffloadChoice::Off,
+                offload: OffloadChoice::Auto,
                 offload_flows: 262_144,
                 offload_after: 8,
                 offload_stale: 1,

@@ -45,7 +45,7 @@ impl Kernel {
         if !wanted() {
             return None;
         }
-        let program = Program::load(CONNECTIONS).expect("SLUICE_TEST_OFFLOAD needs root");
+        let program = Program::load(CONNECTIONS)?;
         let settings = Settings { connections: CONNECTIONS, after: 1, stale: SECOND, clock: CLOCK };
         let lanes = Lane::of_all(workers.len(), &program.board, settings);
         for (worker, lane) in workers.iter_mut().zip(&lanes) {
