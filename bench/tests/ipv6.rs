@@ -23,7 +23,7 @@ fn requests(vip: impl Into<IpAddr>, method: Method, server: fn(Ipv4Addr) -> IpAd
         IpAddr::V6(v6) => format!("[{v6}]"),
     };
     let greetings = curl::greet(&site.client, &host, 12)?;
-    ensure!(greetings.failed == 0, "{} failed; the director said:\n{}", greetings.failed, director.log());
+    greetings.all_answered(&director)?;
     let servers: Vec<String> = greetings.answers.iter().map(|answer| answer.server.clone()).collect();
     let counts = spread(&servers);
     ensure!(is_fair(&counts, site.queues), "{counts:?}");

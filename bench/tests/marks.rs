@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use sluice_bench::lab::site::{Method, VIP, VIP6, ipv6_of, server_address};
 use sluice_bench::lab::{self, Director, Site, SiteOptions, curl, echo, run};
 
@@ -35,12 +35,7 @@ fn servers(site: &Site, director: &Director, vip: IpAddr) -> Result<BTreeSet<Str
     let mut servers = BTreeSet::new();
     for port in [80, 443, 80] {
         let greetings = curl::greet(&site.client, &SocketAddr::new(vip, port).to_string(), 4)?;
-        ensure!(
-            greetings.failed == 0,
-            "{vip} {port}: {} failed; it said:\n{}",
-            greetings.failed,
-            director.log()
-        );
+        greetings.all_answered(director).with_context(|| format!("{vip} {port}"))?;
         servers.extend(greetings.answers.into_iter().map(|answer| answer.server));
     }
     Ok(servers)

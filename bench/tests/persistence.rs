@@ -20,7 +20,7 @@ fn a_client_keeps_its_server_on_every_port() -> Result<()> {
         director.ipvsadm(&format!("-a -t {VIP}:0 -r 10.0.2.{number}:0 {option}"))?;
     }
     let greetings = curl::greet(&site.client, &VIP.to_string(), 6)?;
-    ensure!(greetings.failed == 0, "{} failed; the director said:\n{}", greetings.failed, director.log());
+    greetings.all_answered(&director)?;
     let servers: BTreeSet<_> = greetings.answers.iter().map(|answer| &answer.server).collect();
     ensure!(servers.len() == 1, "{servers:?}");
 

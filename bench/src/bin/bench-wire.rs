@@ -365,9 +365,10 @@ impl<'a> Bench<'a> {
     fn config(&self, method: Method, load: Load, carried: bool) -> String {
         let offload = match (carried, load) {
             (false, _) => "offload = \"off\"\n",
-            // What the worker does is seen by the time that it does not sleep. There are more than by default.
+            // What the worker does is seen by the time that it does not sleep. There are more than by default, so that
+            // all find a place.
             (true, Load::Flows(1_000_000)) => {
-                "idle = \"sleep\"\noffload = \"on\"\noffload_after = 1\noffload_flows = 1_100_000\n"
+                "idle = \"sleep\"\noffload = \"on\"\noffload_after = 1\noffload_flows = 1_500_000\n"
             }
             (true, _) => "idle = \"sleep\"\noffload = \"on\"\noffload_after = 1\n",
         };

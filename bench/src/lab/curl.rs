@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
-use super::Netns;
 use super::process::run;
+use super::{Director, Netns};
 
 /// One answer of a lab's web server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,28 @@ pub struct Greetings {
     pub answers: Vec<Greeting>,
     /// Requests without one.
     pub failed: usize,
+    /// What curl said of these.
+    pub complaints: String,
+}
+
+impl Greetings {
+    /// Sees to it that each request was answered.
+    ///
+    /// # Errors
+    /// When one was not, with what curl and the director said of it.
+    pub fn all_answered(&self, director: &Director) -> Result<()> {
+        let Greetings { answers, failed, complaints } = self;
+        if *failed == 0 {
+            return Ok(());
+        }
+        bail!(
+            "{failed} requests failed, {} were answered; curl said:\n{complaints}\nthe director has counted:\n{}\n\
+             and said:\n{}",
+            answers.len(),
+            director.sluice("status").unwrap_or_default(),
+            director.log()
+        )
+    }
 }
 
 /// Sends requests one after the other, each on a connection of its own.
@@ -34,6 +56,7 @@ pub fn greet(client: &Netns, address: &str, requests: usize) -> Result<Greetings
     let mut command = client.command("curl");
     command.args([
         "--silent",
+        "--show-error",
         "--fail",
         "--max-time",
         "10",
@@ -45,7 +68,8 @@ pub fn greet(client: &Netns, address: &str, requests: usize) -> Result<Greetings
     command.arg(format!("http://{address}/[1-{requests}]"));
     let output = command.output().context("cannot run curl")?;
     let answers: Vec<Greeting> = String::from_utf8_lossy(&output.stdout).lines().filter_map(parse).collect();
-    Ok(Greetings { failed: requests - answers.len(), answers })
+    let complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    Ok(Greetings { failed: requests - answers.len(), answers, complaints })
 }
 
 fn parse(line: &str) -> Option<Greeting> {

@@ -67,6 +67,7 @@ impl Check<'_> {
             ),
             offload: self.offload(file.offload.as_ref()),
             offload_flows: self.offload_flows(file.offload_flows.as_ref()),
+            offload_flows_v6: self.offload_flows_v6(file.offload_flows_v6.as_ref()),
             offload_after: self.offload_after(file.offload_after.as_ref()),
             offload_stale: self.offload_stale(file.offload_stale.as_ref()),
             tunables,

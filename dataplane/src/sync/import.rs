@@ -114,9 +114,9 @@ impl Importer {
     pub fn new(exchanges: Arc<[Exchange]>, source: Source, hops: Arc<NextHops>) -> Self {
         let workers = exchanges.len();
         Importer {
+            router: Router::new(hops, Arc::clone(&exchanges)),
             exchanges,
             source,
-            router: Router::new(hops, workers),
             reports: (0..workers).map(|_| Arc::default()).collect(),
             batches: vec![Vec::new(); workers],
             outbox: VecDeque::new(),
@@ -128,7 +128,7 @@ impl Importer {
     /// transfer only: a connection would else be told to another worker than
     /// before, and there twice.
     pub fn route_by(&mut self, hops: Arc<NextHops>) {
-        self.router = Router::new(hops, self.exchanges.len());
+        self.router = Router::new(hops, Arc::clone(&self.exchanges));
     }
 
     /// [`Step::Begin`] for all workers.

@@ -8,7 +8,7 @@ use crate::ftp::Role;
 use crate::local;
 use crate::neigh::NextHops;
 use crate::service::{Method, ServiceTable};
-use crate::worker::persist;
+use crate::worker::{Exchange, persist};
 
 /// Where a record goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,11 +19,12 @@ pub enum Way {
     All,
 }
 
-/// Says which worker a connection goes to, by where its packets will arrive
-/// as far as that is known.
+/// Says which worker a connection goes to: the one that has it, or else by where
+/// its packets will arrive as far as that is known.
 #[derive(Debug)]
 pub struct Router {
     hops: Arc<NextHops>,
+    exchanges: Arc<[Exchange]>,
     workers: usize,
 }
 
@@ -31,9 +32,10 @@ pub struct Router {
 const SEED: [u8; 16] = [0x5a; 16];
 
 impl Router {
-    /// By what a snapshot says of the interfaces.
-    pub fn new(hops: Arc<NextHops>, workers: usize) -> Self {
-        Router { hops, workers }
+    /// By what a snapshot says of the interfaces, to these workers.
+    pub fn new(hops: Arc<NextHops>, exchanges: Arc<[Exchange]>) -> Self {
+        let workers = exchanges.len();
+        Router { hops, exchanges, workers }
     }
 
     /// Where a record goes.
@@ -74,6 +76,11 @@ impl Router {
             {
                 return keeper;
             }
+        }
+        // It came here before, on whatever queue its sender chose.
+        let owner = self.exchanges.first().and_then(|any| any.owners.of(client));
+        if let Some(owner) = owner.filter(|owner| *owner < self.workers) {
+            return owner;
         }
         let by_queue = || {
             let rss = self.hops.rss(self.hops.answers_by(client.source)?)?;

@@ -120,7 +120,7 @@ pub struct Exchange {
     /// And for what is asked
     asked: Mutex<Vec<Arc<Question>>>,
     /// The same of all workers
-    pub(super) owners: Arc<Owners>,
+    pub(crate) owners: Arc<Owners>,
 }
 
 /// Pieces of what others told that may wait at a worker.

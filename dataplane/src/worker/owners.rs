@@ -69,12 +69,17 @@ impl Owners {
         (owner != 0 && tag == own & !WORKERS).then(|| owner as usize - 1)
     }
 
-    /// As [`Owners::elsewhere`], with nothing forgotten.
-    pub(super) fn other(&self, tuple: &Tuple, worker: usize) -> Option<usize> {
-        let (slot, own) = self.slot(tuple, worker)?;
+    /// The worker that most likely has the connection of a client.
+    pub(crate) fn of(&self, tuple: &Tuple) -> Option<usize> {
+        let (slot, any) = self.slot(tuple, 0)?;
         let found = slot.load(Relaxed);
         let (tag, owner) = (found & !WORKERS, found & WORKERS);
-        (found != own && owner != 0 && tag == own & !WORKERS).then(|| owner as usize - 1)
+        (owner != 0 && tag == any & !WORKERS).then(|| owner as usize - 1)
+    }
+
+    /// Another worker that most likely has it.
+    pub(super) fn other(&self, tuple: &Tuple, worker: usize) -> Option<usize> {
+        self.of(tuple).filter(|owner| *owner != worker)
     }
 
     /// Whether another worker began a connection of this client after `worker`

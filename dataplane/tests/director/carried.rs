@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use sluice_dataplane::neigh::NextHops;
-use sluice_dataplane::offload::{Carrier, KernelMap, Lane, Settings};
+use sluice_dataplane::offload::Share;
 use sluice_dataplane::port::memory::MemoryPort;
 use sluice_dataplane::worker::Worker;
 
 use super::kernel::Program;
-use super::{INSIDE, Mac, OUTSIDE, SECOND};
+use super::{INSIDE, Mac, OUTSIDE};
 
-/// Connections that can be carried at a time.
+/// Connections that can be carried at a time, of each family.
 const CONNECTIONS: u32 = 256;
 
 /// What is added to the tests' time: later than it is on any machine, so that
@@ -33,7 +33,6 @@ pub fn wanted() -> bool {
 /// The program with what workers ask of it.
 pub struct Kernel {
     program: Program,
-    carrier: Carrier<KernelMap>,
     hops: Arc<NextHops>,
     /// Packets that it carried
     pub carried: u64,
@@ -46,13 +45,11 @@ impl Kernel {
             return None;
         }
         let program = Program::load(CONNECTIONS)?;
-        let settings = Settings { connections: CONNECTIONS, after: 1, stale: SECOND, clock: CLOCK };
-        let lanes = Lane::of_all(workers.len(), &program.board, settings);
-        for (worker, lane) in workers.iter_mut().zip(&lanes) {
-            worker.carry(Arc::clone(lane));
+        for worker in workers {
+            let board = Arc::clone(&program.board);
+            worker.carry(Share { board, connections: CONNECTIONS as usize, after: 1, clock: CLOCK });
         }
-        let carrier = Carrier::new(program.map.try_clone().expect("a descriptor"), lanes);
-        Some(Kernel { program, carrier, hops: Arc::default(), carried: 0 })
+        Some(Kernel { program, hops: Arc::default(), carried: 0 })
     }
 
     /// Before workers are told of next hops.
@@ -64,11 +61,6 @@ impl Kernel {
     /// What control does when connections may go another way.
     pub fn invalidate(&mut self) {
         self.program.board.invalidate();
-    }
-
-    /// Enters flows and takes them out; whether there were any.
-    pub fn settle(&mut self) -> bool {
-        self.carrier.round() > 0
     }
 
     /// A frame that arrived, as it is sent and by which interface, if the program

@@ -378,12 +378,7 @@ impl Director {
             around(false);
             handled
         };
-        loop {
-            while self.workers.iter_mut().map(poll).sum::<usize>() > 0 {}
-            if !self.kernel.as_mut().is_some_and(Kernel::settle) {
-                return;
-            }
-        }
+        while self.workers.iter_mut().map(poll).sum::<usize>() > 0 {}
     }
 
     /// Lets all workers go round, once at least; what becomes of their frames.

@@ -365,6 +365,39 @@ fn a_datagram_finds_its_connection_at_another_worker() {
     assert!(counts[0] >= 1, "where it came first: {counts:?}");
 }
 
+/// Each has it at the worker where its packets came, whichever that is, and tells of it.
+#[test]
+fn what_comes_back_is_not_there_twice() {
+    for method in [Method::Nat, Method::FullNat, Method::DirectRoute, Method::Tunnel] {
+        let serve = || {
+            let mut director = Director::with(3, 100);
+            let (http, _) = director.both_services();
+            director.add_server(http, SERVER, method, 1);
+            director.publish();
+            director
+        };
+        let (mut one, mut other) = (serve(), serve());
+        let mut forth = Link::new(&mut one, &mut other, 1, 64);
+        for queue in 0..3 {
+            let client = format!("198.51.100.7:{}", 1000 + queue);
+            for flags in [SYN, ACK] {
+                one.arrive_at(queue, 0, &[&tcp(&client, VIP, flags).bytes()]);
+            }
+        }
+        forth.carry_all(&mut one, &mut other);
+        for queue in 0..3 {
+            // Those of another director come by other queues.
+            let client = format!("198.51.100.7:{}", 1000 + (queue + 1) % 3);
+            other.arrive_at(queue, 0, &[&tcp(&client, VIP, ACK).bytes()]);
+        }
+        let mut back = Link::new(&mut other, &mut one, 2, 64);
+        back.carry_all(&mut other, &mut one);
+        forth.carry_all(&mut one, &mut other);
+        assert_eq!((one.list().len(), other.list().len()), (3, 3), "{method:?}");
+        assert_eq!(told(&one.list()), told(&other.list()), "{method:?}");
+    }
+}
+
 /// Nothing is told of what the peer told, or both would tell each other for ever.
 #[test]
 fn what_was_told_is_not_told_back() {

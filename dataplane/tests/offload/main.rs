@@ -8,6 +8,7 @@ mod director;
 mod churn;
 mod differential;
 mod random;
+mod room;
 mod terms;
 
 use director::kernel;
