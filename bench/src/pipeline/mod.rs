@@ -4,6 +4,7 @@
 //! Packets are made from the number of their flow when they arrive, so that ten million flows take no memory but the
 //! worker's, and four bytes each where servers answer.
 
+pub mod crowd;
 mod frames;
 pub mod rules;
 
@@ -89,10 +90,15 @@ impl Pipeline {
     /// A worker without connections, with room for so many.
     #[must_use]
     pub fn empty(method: Method, connections: usize) -> Self {
-        let rules = Rules::new(method, SERVERS);
+        Pipeline::of_servers(method, SERVERS, connections)
+    }
+
+    /// The same for a service with so many servers.
+    fn of_servers(method: Method, servers: u32, connections: usize) -> Self {
+        let rules = Rules::new(method, servers);
         let published = Arc::new(Published::default());
         published.services.store(Arc::new(rules.table(1, SchedulerKind::Rr).build()));
-        published.hops.store(Arc::new(next_hops()));
+        published.hops.store(Arc::new(next_hops(servers)));
         let exchanges = Exchange::of_all(1, connections, [7; 16]);
         let counters = Arc::new(WorkerCounters::default());
         let worker = Worker::new(
@@ -185,11 +191,13 @@ impl Pipeline {
         (Arc::clone(&self.published), Arc::clone(&self.exchanges))
     }
 
-    /// The service of the connections, and `others` more with two servers each, which differ by `generation`.
+    /// The service of the connections, `others` more with two servers each, and 100 of mh, which differ by `generation`;
+    /// and one that has the servers of `crowd`, with other weights in each generation.
     #[must_use]
-    pub fn table(&self, generation: u64, others: u32) -> ServiceTable {
+    pub fn table(&self, generation: u64, others: u32, crowd: &Rules) -> ServiceTable {
         let mut builder = self.rules.table(generation, SchedulerKind::Rr);
         rules::add_others(&mut builder, generation, others);
+        rules::add_large(&mut builder, generation, others, crowd);
         builder.build()
     }
 
@@ -271,19 +279,19 @@ impl Churn {
     }
 }
 
-fn next_hops() -> sluice_dataplane::neigh::NextHops {
+fn next_hops(count: u32) -> sluice_dataplane::neigh::NextHops {
     let mut hops = NextHopsBuilder::new(1);
     let clients = hops.egress(Egress::new(CLIENT_SIDE as u8, [2, 0, 0, 0, 1, 254]));
-    let servers = hops.egress(Egress::new(SERVER_SIDE as u8, [2, 0, 0, 0, 2, 254]));
+    let side = hops.egress(Egress::new(SERVER_SIDE as u8, [2, 0, 0, 0, 2, 254]));
     hops.neighbour(clients, Address::from_v4(ROUTER), Some([2, 0, 0, 0, 1, 253]));
-    for server in 0..SERVERS {
+    for server in 0..count {
         let address = rules::server_address(server);
-        let [.., host] = address;
-        hops.neighbour(servers, Address::from_v4(address), Some([2, 0, 0, 0, 2, host]));
+        let [_, _, net, host] = address;
+        hops.neighbour(side, Address::from_v4(address), Some([2, 0, 0, 0, net, host]));
     }
     let prefix = |text: &str| text.parse::<Prefix>().expect("a valid prefix");
     hops.connected(prefix("10.0.1.0/24"), clients);
-    hops.connected(prefix("10.0.2.0/24"), servers);
+    hops.connected(prefix("10.0.0.0/16"), side);
     hops.via(Prefix::V4_DEFAULT, clients, Address::from_v4(ROUTER));
     hops.build()
 }
@@ -324,15 +332,16 @@ mod tests {
     fn services_are_swapped() {
         let mut pipeline = Pipeline::new(Method::FullNat, 10);
         let (published, _) = pipeline.control();
-        published.services.store(Arc::new(pipeline.table(2, 100)));
-        // The new table is taken up in portions, between bursts.
-        for _ in 0..100 {
-            pipeline.arrive();
-            assert_eq!((pipeline.forward(), pipeline.connections()), (BURST, 10));
-            if pipeline.generation() == 2 {
-                return;
-            }
+        let crowd = Rules::new(Method::FullNat, 1000);
+        for generation in [2, 3] {
+            published.services.store(Arc::new(pipeline.table(generation, 100, &crowd)));
+            // The new table is taken up in portions, between bursts.
+            let is_taken_up = (0..200).any(|_| {
+                pipeline.arrive();
+                assert_eq!((pipeline.forward(), pipeline.connections()), (BURST, 10));
+                pipeline.generation() == generation
+            });
+            assert!(is_taken_up, "{generation}");
         }
-        panic!("the table was not taken up");
     }
 }

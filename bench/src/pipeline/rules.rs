@@ -29,7 +29,7 @@ pub const fn server_address(number: u32) -> [u8; 4] {
 pub struct Rules {
     method: Method,
     counters: Arc<TrafficCounters>,
-    servers: Vec<Arc<ServerCounters>>,
+    pub(super) servers: Vec<Arc<ServerCounters>>,
 }
 
 impl Rules {
@@ -44,12 +44,7 @@ impl Rules {
     #[must_use]
     pub fn table(&self, generation: u64, scheduler: SchedulerKind) -> ServiceTableBuilder {
         let mut builder = ServiceTableBuilder::new(generation);
-        let key = ServiceKey::Address {
-            protocol: Protocol::Udp,
-            address: Address::from_v4(VIP),
-            port: SERVICE_PORT,
-        };
-        self.add_to(&mut builder, ServiceId(0), ServerId(0), key, scheduler);
+        self.add_to(&mut builder, ServiceId(0), ServerId(0), key(), scheduler);
         builder
     }
 
@@ -69,7 +64,12 @@ impl Rules {
         builder.service(id, self.service(key, scheduler, servers));
     }
 
-    fn service(&self, key: ServiceKey, scheduler: SchedulerKind, servers: Vec<ServerId>) -> VirtualService {
+    pub(super) fn service(
+        &self,
+        key: ServiceKey,
+        scheduler: SchedulerKind,
+        servers: Vec<ServerId>,
+    ) -> VirtualService {
         let [a, b, c, first] = LOCAL_FIRST;
         VirtualService {
             key,
@@ -82,7 +82,7 @@ impl Rules {
         }
     }
 
-    fn server(
+    pub(super) fn server(
         &self,
         service: ServiceId,
         key: ServiceKey,
@@ -110,10 +110,44 @@ impl Rules {
     }
 }
 
+/// What the service is known by.
+pub(super) fn key() -> ServiceKey {
+    ServiceKey::Address { protocol: Protocol::Udp, address: Address::from_v4(VIP), port: SERVICE_PORT }
+}
+
+/// Services of mh that are swapped, and servers of each.
+const MAGLEVS: u32 = 100;
+const MAGLEV_SERVERS: u32 = 16;
+
+/// Adds services behind `count` of [`add_others`]: 100 of mh, and one that has all the servers of `crowd`, with other
+/// weights in each generation.
+pub(super) fn add_large(builder: &mut ServiceTableBuilder, generation: u64, count: u32, crowd: &Rules) {
+    let mut first = FIRST_SERVER + 2 * count;
+    for number in 0..MAGLEVS {
+        let address = Address::from_v4([198, 20 + (generation % 2) as u8, 0, number as u8]);
+        let key = ServiceKey::Address { protocol: Protocol::Tcp, address, port: 443 };
+        let id = ServiceId(1 + count + number);
+        let rules = Rules::new(Method::FullNat, MAGLEV_SERVERS);
+        rules.add_to(builder, id, ServerId(first), key, SchedulerKind::Mh);
+        first += MAGLEV_SERVERS;
+    }
+    let id = ServiceId(1 + count + MAGLEVS);
+    let key = ServiceKey::Address { protocol: Protocol::Tcp, address: Address::from_v4(VIP), port: 443 };
+    let servers: Vec<_> = (first..).map(ServerId).take(crowd.servers.len()).collect();
+    for ((server, counters), number) in servers.iter().zip(&crowd.servers).zip(0..) {
+        let mut made = crowd.server(id, key, number, Arc::clone(counters));
+        made.weight = 1 + (number + generation as u32) % 4;
+        made.last_weight = made.weight;
+        builder.server(*server, made);
+    }
+    builder.service(id, crowd.service(key, SchedulerKind::Wlc, servers));
+}
+
+/// The slot of the first server of other services, behind those of the first.
+const FIRST_SERVER: u32 = 1024;
+
 /// Adds `count` services with two servers each. Those of one generation are not those of another.
 pub fn add_others(builder: &mut ServiceTableBuilder, generation: u64, count: u32) {
-    // Behind those of the first service.
-    const FIRST_SERVER: u32 = 1024;
     for number in 0..count {
         let [_, _, high, low] = number.to_be_bytes();
         let address = Address::from_v4([198, 18 + (generation % 2) as u8, high, low]);

@@ -31,7 +31,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use sluice_dataplane::conn::{State, TimeoutOverrides};
-use sluice_dataplane::sched::Maglevs;
+use sluice_dataplane::sched::Rosters;
 use sluice_dataplane::service::{OffloadChoice, ServerId, ServiceId, ServiceKey, Tunables};
 use sluice_dataplane::stats::{ServerCounters, Traffic, TrafficCounters};
 
@@ -86,7 +86,7 @@ pub struct Rules {
     configured_daemons: Vec<Daemon>,
     marks: Marks,
     /// Of the last table
-    maglevs: Arc<Maglevs>,
+    rosters: Arc<Rosters>,
 }
 
 #[derive(Debug)]
@@ -152,7 +152,7 @@ impl Rules {
             daemons: Vec::new(),
             configured_daemons: Vec::new(),
             marks: Marks::default(),
-            maglevs: Arc::default(),
+            rosters: Arc::default(),
         }
     }
 

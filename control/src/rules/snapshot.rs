@@ -24,7 +24,7 @@ impl Rules {
         let mut timeouts = conn::Timeouts::default().overridden(&self.state_timeouts);
         timeouts.set(self.timeouts.tcp, self.timeouts.tcp_fin, self.timeouts.udp);
         builder.timeouts(timeouts).tunables(self.tunables).marks(Arc::clone(self.marks.compiled()));
-        builder.maglevs(Arc::clone(&self.maglevs));
+        builder.rosters(Arc::clone(&self.rosters));
         for service in &self.services {
             self.put_service(&mut builder, service, &timeouts);
         }
@@ -39,7 +39,7 @@ impl Rules {
             removed.absent.in_table(generation);
         }
         let table = builder.build();
-        self.maglevs = Arc::clone(table.maglevs());
+        self.rosters = Arc::clone(table.rosters());
         table
     }
 

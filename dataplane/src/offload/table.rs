@@ -64,7 +64,7 @@ impl Seed {
         }
         sum ^= sum >> 32;
         sum = sum.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        ((sum >> 32) * u64::from(homes) >> 32) as u32
+        (((sum >> 32) * u64::from(homes)) >> 32) as u32
     }
 }
 

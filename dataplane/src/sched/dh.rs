@@ -3,23 +3,16 @@
 //! matter only where they are 0.
 
 use super::hash::{folded, multiplied};
-use super::{Algorithm, Arrival, Member};
-use crate::service::{Family, ServiceTable, VirtualService};
+use super::{Algorithm, Arrival, Servers};
 
 const BITS: u32 = 8;
 
-#[derive(Debug, Default)]
-pub(super) struct DestinationHashing {
-    service_is_v6: bool,
-}
+#[derive(Debug)]
+pub(super) struct DestinationHashing;
 
 impl Algorithm for DestinationHashing {
-    fn settled(&mut self, _servers: &[Member], service: &VirtualService, _table: &ServiceTable) {
-        self.service_is_v6 = service.key.family() == Family::V6;
-    }
-
-    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
-        let bucket = multiplied(folded(arrival.destination, !self.service_is_v6), BITS);
+    fn peek(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize> {
+        let bucket = multiplied(folded(arrival.destination, !servers.roster.is_v6()), BITS);
         // The bucket's server, as all have the same share.
         let place = bucket.checked_rem(servers.len())?;
         servers[place].takes().then_some(place)

@@ -6,19 +6,18 @@
 //! Thresholds count where a server is chosen, and not for one that a
 //! destination has already, as in IPVS.
 
-use super::locality::{Destinations, Places, Remembered, is_beyond_its_weight};
-use super::{Algorithm, Arrival, Member, least_loaded, taking};
-use crate::service::{ServiceTable, Tunables, VirtualService};
+use super::locality::{Destinations, Remembered};
+use super::{Algorithm, Arrival, Servers};
+use crate::service::Tunables;
 
 #[derive(Debug)]
 pub(super) struct LocalityBased {
     destinations: Destinations<Remembered>,
-    places: Places,
 }
 
 impl LocalityBased {
     pub(super) fn new(now: u32) -> Self {
-        LocalityBased { destinations: Destinations::new(now), places: Places::default() }
+        LocalityBased { destinations: Destinations::new(now) }
     }
 }
 
@@ -27,35 +26,44 @@ impl Algorithm for LocalityBased {
         self.destinations.keep_for(tunables.lblc_expiration);
     }
 
-    fn settled(&mut self, servers: &[Member], _service: &VirtualService, _table: &ServiceTable) {
-        self.places.renew(servers);
-    }
-
-    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
-        self.destinations.forget(arrival.now, drop);
+    fn peek(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize> {
+        self.destinations.forget(arrival.now, |_| 0);
         let known = self.destinations.get(arrival.destination);
-        let place = known.and_then(|known| self.places.of(known, servers));
+        let place = known.and_then(|known| known.place(servers));
         place
-            .filter(|place| servers[*place].weight > 0 && !is_beyond_its_weight(&servers[*place], servers))
-            .or_else(|| least_loaded(taking(servers), Member::overhead))
+            .filter(|place| servers[*place].weight > 0 && !servers.is_beyond_its_weight(*place))
+            .or_else(|| servers.least_loaded())
     }
 
-    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+    fn choose(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize> {
         let Arrival { destination, now, .. } = *arrival;
-        self.destinations.forget(now, drop);
+        self.destinations.forget(now, |_| 0);
         let known = self.destinations.find(destination, now);
-        if let Some(place) = known.as_ref().and_then(|known| self.places.of(known, servers)) {
-            let server = &servers[place];
-            if server.weight > 0 && !is_beyond_its_weight(server, servers) {
-                return Some(place);
-            }
+        let place = known.as_ref().and_then(|known| known.place(servers));
+        if let Some(place) = place
+            && servers[place].weight > 0
+            && !servers.is_beyond_its_weight(place)
+        {
+            return Some(place);
         }
-        let place = least_loaded(taking(servers), Member::overhead)?;
+        let place = servers.least_loaded()?;
         match known {
             Some(known) if known.is(&servers[place]) => {}
             Some(known) => *known = Remembered::new(&servers[place]),
             None => self.destinations.insert(destination, Remembered::new(&servers[place]), now),
         }
         Some(place)
+    }
+
+    fn is_tended(&self) -> bool {
+        true
+    }
+
+    fn tend(&mut self, now: u32) {
+        self.destinations.tend(now, |_| 0);
+    }
+
+    fn dismantle(&mut self) -> bool {
+        self.destinations.dismantle(|_| 0)
     }
 }

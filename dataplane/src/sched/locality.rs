@@ -5,7 +5,8 @@
 //! destinations than [`MOST`]; if so, some go that had no connection for six
 //! minutes. After half an hour without that, all go that had none for a day.
 //! IPVS has a timer for this; here it is caught up with at the next
-//! connection. IPVS has no limit between two such looks; here, no
+//! connection, or between two bursts, and where there are many destinations, a
+//! look is made in portions. IPVS has no limit between two such looks; here, no
 //! destination beyond twice [`MOST`] is remembered.
 
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::hash::{folded, multiplied};
-use super::{Member, overhead};
+use super::overhead;
+use super::{Member, Servers};
 use crate::conn::timer::ticks;
 use crate::service::ServerId;
 use crate::stats::ServerCounters;
@@ -35,6 +37,13 @@ const BUCKETS: usize = 1 << BITS;
 /// Destinations above which some are forgotten early (`max_size`).
 const MOST: usize = 16 * BUCKETS;
 
+/// Destinations that are looked at between two bursts: some ten microseconds if
+/// nothing is in the cache.
+const SLICE: usize = 256;
+
+/// Those that are looked at for a connection while a look is under way.
+const BY_THE_WAY: usize = 4;
+
 /// End of a list.
 const END: u32 = u32::MAX;
 
@@ -51,6 +60,19 @@ struct Slot<V> {
     next: u32,
 }
 
+/// A look that is under way.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    /// When it began
+    at: u32,
+    /// How long a destination is kept, in seconds
+    expiration: u32,
+    /// Buckets that are yet to be looked at
+    buckets: usize,
+    /// So many destinations left are few enough
+    enough: Option<usize>,
+}
+
 /// Destinations with what is kept of each.
 #[derive(Debug)]
 pub(super) struct Destinations<V> {
@@ -61,6 +83,8 @@ pub(super) struct Destinations<V> {
     rover: usize,
     looks: u32,
     last_look: u32,
+    /// What is left of the last look
+    look: Option<Look>,
     /// How long a destination is kept, in seconds (`lblc_expiration` and
     /// `lblcr_expiration`)
     expiration: u32,
@@ -75,6 +99,7 @@ impl<V> Destinations<V> {
             rover: 0,
             looks: 1,
             last_look: now,
+            look: None,
             expiration: 0,
         }
     }
@@ -106,6 +131,13 @@ impl<V> Destinations<V> {
         Some(&slot.value)
     }
 
+    /// The same, to change what makes no difference.
+    pub(super) fn get_mut(&mut self, destination: Address) -> Option<&mut V> {
+        let place = self.place(destination);
+        let slot = self.slots.get_mut(place as usize)?.as_mut()?;
+        Some(&mut slot.value)
+    }
+
     /// What is kept of a destination, which is used at `now`.
     pub(super) fn find(&mut self, destination: Address, now: u32) -> Option<&mut V> {
         let place = self.place(destination);
@@ -133,67 +165,94 @@ impl<V> Destinations<V> {
         }
     }
 
-    /// Everything that is kept.
-    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.slots.iter_mut().flatten().map(|slot| &mut slot.value)
+    /// Forgets what IPVS would have forgotten by now, before a connection is looked
+    /// at; `gone` gets each value, and says how much it was beside the destination.
+    pub(super) fn forget(&mut self, now: u32, gone: impl FnMut(V) -> usize) {
+        let budget = if self.look.is_some() { BY_THE_WAY } else { SLICE };
+        self.proceed(now, budget, gone);
     }
 
-    /// Forgets what IPVS would have forgotten by now; `gone` gets each value.
-    pub(super) fn forget(&mut self, now: u32, mut gone: impl FnMut(V)) {
-        while now.saturating_sub(self.last_look) >= INTERVAL {
-            if self.len() == 0 {
-                let missed = (now - self.last_look) / INTERVAL;
-                self.looks = (self.looks - 1 + missed % FULL) % FULL + 1;
-                self.last_look += missed * INTERVAL;
-                return;
-            }
-            self.last_look += INTERVAL;
-            self.look(self.last_look, &mut gone);
-        }
+    /// The same between two bursts.
+    pub(super) fn tend(&mut self, now: u32, gone: impl FnMut(V) -> usize) {
+        self.proceed(now, SLICE, gone);
     }
 
-    /// `ip_vs_lblc_check_expire`.
-    fn look(&mut self, now: u32, gone: &mut impl FnMut(V)) {
-        if self.looks.is_multiple_of(FULL) {
-            self.looks = 1;
-            for bucket in 0..BUCKETS {
-                self.sweep(bucket, self.expiration, now, gone);
-            }
-        } else if self.len() <= MOST {
-            self.looks += 1;
-        } else {
-            let goal = ((self.len() - MOST) * 4 / 3).min(MOST / 2);
-            let enough = self.len() - goal;
-            for _ in 0..BUCKETS {
-                self.rover = (self.rover + 1) % BUCKETS;
-                self.sweep(self.rover, SHORT_EXPIRATION, now, gone);
-                if self.len() <= enough {
-                    break;
+    /// Looks at about so many destinations, if a look is due or under way.
+    fn proceed(&mut self, now: u32, budget: usize, mut gone: impl FnMut(V) -> usize) {
+        let mut left = budget;
+        loop {
+            while let Some(look) = self.look {
+                if look.buckets == 0 || look.enough.is_some_and(|enough| self.len() <= enough) {
+                    self.look = None;
+                } else if left == 0 {
+                    return;
+                } else {
+                    self.look = Some(Look { buckets: look.buckets - 1, ..look });
+                    self.rover = (self.rover + 1) % BUCKETS;
+                    left = left.saturating_sub(self.sweep(self.rover, look, &mut gone));
                 }
             }
+            let due = now.saturating_sub(self.last_look) / INTERVAL;
+            if due == 0 {
+                return;
+            }
+            self.begin(due);
         }
     }
 
-    /// Forgets the destinations of a bucket that were not used for so many
-    /// seconds.
-    fn sweep(&mut self, bucket: usize, expiration: u32, now: u32, gone: &mut impl FnMut(V)) {
+    /// Begins the next look (`ip_vs_lblc_check_expire`), of so many that are due.
+    fn begin(&mut self, due: u32) {
+        // Where there are not too many, nothing but a look at all does anything, and
+        // the last of several does what they all do.
+        let looks = if self.len() <= MOST { due } else { 1 };
+        let until_full = FULL - self.looks + 1;
+        if looks >= until_full {
+            let last_full = until_full + (looks - until_full) / FULL * FULL;
+            let at = self.last_look + last_full * INTERVAL;
+            self.look = Some(Look { at, expiration: self.expiration, buckets: BUCKETS, enough: None });
+        } else if self.len() > MOST {
+            let goal = ((self.len() - MOST) * 4 / 3).min(MOST / 2);
+            let (at, enough) = (self.last_look + INTERVAL, Some(self.len() - goal));
+            self.look = Some(Look { at, expiration: SHORT_EXPIRATION, buckets: BUCKETS, enough });
+        }
+        self.looks = (self.looks - 1 + looks % FULL) % FULL + 1;
+        self.last_look += looks * INTERVAL;
+    }
+
+    /// Lets go of a bounded portion; returns whether that was all. For one that is
+    /// not asked any more.
+    pub(super) fn dismantle(&mut self, mut gone: impl FnMut(V) -> usize) -> bool {
+        let mut left = SLICE;
+        while left > 0 {
+            let Some(slot) = self.slots.pop() else { return true };
+            left = left.saturating_sub(1 + slot.map_or(0, |slot| gone(slot.value)));
+        }
+        false
+    }
+
+    /// Forgets the destinations of a bucket that were not used for so long. Returns
+    /// how many were looked at.
+    fn sweep(&mut self, bucket: usize, look: Look, gone: &mut impl FnMut(V) -> usize) -> usize {
         let mut at = std::mem::replace(&mut self.buckets[bucket], END);
         let mut kept = None;
+        let mut count = 0;
         while let Some(Some(slot)) = self.slots.get_mut(at as usize) {
+            count += 1;
             let next = std::mem::replace(&mut slot.next, END);
-            if now < slot.last_use.saturating_add(ticks(expiration)) {
+            if look.at < slot.last_use.saturating_add(ticks(look.expiration)) {
                 match kept.replace(at) {
                     None => self.buckets[bucket] = at,
                     Some(before) => self.link(before, at),
                 }
             } else {
                 if let Some(slot) = self.slots.get_mut(at as usize).and_then(Option::take) {
-                    gone(slot.value);
+                    count += gone(slot.value);
                 }
                 self.free.push(at);
             }
             at = next;
         }
+        count
     }
 
     fn link(&mut self, before: u32, at: u32) {
@@ -214,32 +273,31 @@ pub(super) struct Remembered {
     id: ServerId,
     /// They tell it from another server in the same slot
     counters: Arc<ServerCounters>,
-    /// Its weight when it was removed
-    last_known: u32,
 }
 
 impl Remembered {
     pub(super) fn new(server: &Member) -> Self {
-        Remembered { id: server.id, counters: server.counters.clone(), last_known: server.weight }
+        Remembered { id: server.id, counters: server.counters.clone() }
     }
 
     pub(super) fn is(&self, server: &Member) -> bool {
         self.id == server.id && Arc::ptr_eq(&self.counters, &server.counters)
     }
 
-    /// To be told when `server` is removed.
-    pub(super) fn removed(&mut self, server: &Member) {
-        if self.is(server) {
-            self.last_known = server.weight;
-        }
+    /// Its place, unless it was removed.
+    #[inline]
+    pub(super) fn place(&self, servers: Servers) -> Option<usize> {
+        let place = servers.roster.places.of(self.id)?;
+        servers.get(place).filter(|server| self.is(server)).map(|_| place)
     }
 
-    pub(super) fn weight(&self, servers: &[Member], places: &Places) -> u32 {
-        places.of(self, servers).map_or(self.last_known, |place| servers[place].weight)
+    /// Its weight, or that which it had when it was removed.
+    pub(super) fn weight(&self, servers: Servers) -> u32 {
+        self.place(servers).map_or_else(|| self.counters.kept_weight(), |place| servers[place].weight)
     }
 
     pub(super) fn overhead(&self) -> u64 {
-        overhead(&self.counters)
+        overhead(self.counters.active(), self.counters.inactive())
     }
 }
 
@@ -248,23 +306,14 @@ impl Remembered {
 pub(super) struct Places(HashMap<ServerId, u32>);
 
 impl Places {
-    pub(super) fn renew(&mut self, servers: &[Member]) {
-        self.0.clear();
-        self.0.extend(servers.iter().zip(0..).map(|(server, place)| (server.id, place)));
+    pub(super) fn of_all(servers: &[Member]) -> Self {
+        Places(servers.iter().zip(0..).map(|(server, place)| (server.id, place)).collect())
     }
 
-    /// The place of a remembered server, unless it was removed.
-    pub(super) fn of(&self, remembered: &Remembered, servers: &[Member]) -> Option<usize> {
-        let place = *self.0.get(&remembered.id)? as usize;
-        servers.get(place).filter(|server| remembered.is(server)).map(|_| place)
+    #[inline]
+    fn of(&self, id: ServerId) -> Option<usize> {
+        self.0.get(&id).map(|place| *place as usize)
     }
-}
-
-/// Whether a server has more active connections than its weight, while another
-/// one has less than half (`is_overloaded` of both schedulers).
-pub(super) fn is_beyond_its_weight(server: &Member, servers: &[Member]) -> bool {
-    server.counters.active() > u64::from(server.weight)
-        && servers.iter().any(|other| other.counters.active() * 2 < u64::from(other.weight))
 }
 
 #[cfg(test)]
@@ -286,8 +335,21 @@ mod tests {
 
     fn forgotten(destinations: &mut Destinations<u32>, seconds: u32) -> usize {
         let mut count = 0;
-        destinations.forget(ticks(seconds), |_| count += 1);
-        count
+        let mut rounds = 0;
+        loop {
+            let before = count;
+            destinations.tend(ticks(seconds), |_| {
+                count += 1;
+                0
+            });
+            // A portion is not much more than it is to be: it ends with a bucket.
+            assert!(count - before < SLICE + 100);
+            rounds += 1;
+            if destinations.look.is_none() {
+                assert!(rounds <= 2 + 8 * MOST / SLICE);
+                return count;
+            }
+        }
     }
 
     #[test]
@@ -330,8 +392,8 @@ mod tests {
     fn looks_missed_while_it_was_empty_count() {
         let mut one = Destinations::<u32>::new(0);
         let mut other = Destinations::<u32>::new(0);
-        (0..200).for_each(|minute| one.forget(ticks(60 * minute + 59), drop));
-        other.forget(ticks(200 * 60 - 1), drop);
+        (0..200).for_each(|minute| one.forget(ticks(60 * minute + 59), |_| 0));
+        other.forget(ticks(200 * 60 - 1), |_| 0);
         assert_eq!((one.looks, one.last_look), (other.looks, other.last_look));
         assert_eq!(one.looks, 1 + 199 % FULL);
     }

@@ -1,13 +1,8 @@
 //! The table of Maglev hashing, which control fills: it takes a tenth of a
 //! millisecond, and nothing else of a service is that long.
 
-use std::sync::Arc;
-
-use hashbrown::HashMap;
-
 use super::hash::{folded, siphash};
 use super::wrr::gcd;
-use crate::service::ServiceId;
 use crate::wire::Address;
 
 /// The table's size, a prime (`IP_VS_MH_TAB_SIZE` with the kernel's default
@@ -29,35 +24,17 @@ const NONE: u16 = u16::MAX;
 /// What a table is made of: each server's address, port and last weight, in the
 /// order of the service, and whether that is of IPv6.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Basis {
-    pub(crate) servers: Vec<(Address, u16, u32)>,
-    pub(crate) service_is_v6: bool,
+pub(super) struct Basis {
+    pub(super) servers: Vec<(Address, u16, u32)>,
+    pub(super) service_is_v6: bool,
 }
 
 /// The table of a service.
 #[derive(Debug)]
-pub(crate) struct Maglev {
+pub(super) struct Maglev {
     basis: Basis,
     /// Places of servers; empty if no server ever had a weight
     table: Box<[u16]>,
-}
-
-/// The tables of all services that have one.
-#[derive(Debug, Default)]
-pub struct Maglevs(HashMap<ServiceId, Arc<Maglev>>);
-
-impl Maglevs {
-    #[inline]
-    pub(crate) fn of(&self, service: ServiceId) -> Option<&Arc<Maglev>> {
-        self.0.get(&service)
-    }
-
-    /// Enters a service's table: that of `former` ones if it is of the same basis.
-    pub(crate) fn enter(&mut self, service: ServiceId, basis: Basis, former: &Maglevs) {
-        let same = former.of(service).filter(|maglev| maglev.basis == basis);
-        let maglev = same.map_or_else(|| Arc::new(Maglev::new(basis)), Arc::clone);
-        self.0.insert(service, maglev);
-    }
 }
 
 /// The way of a server through the table.
@@ -97,9 +74,14 @@ impl Basis {
 }
 
 impl Maglev {
-    fn new(basis: Basis) -> Self {
+    pub(super) fn new(basis: Basis) -> Self {
         let table = filled(basis.ways());
         Maglev { basis, table }
+    }
+
+    /// Whether it is made of this.
+    pub(super) fn is_of(&self, basis: &Basis) -> bool {
+        self.basis == *basis
     }
 
     /// The place of the server that has the part of a hash.
@@ -127,27 +109,6 @@ fn filled(mut ways: Vec<Way>) -> Box<[u16]> {
                     return table;
                 }
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_is_filled_anew_only_where_servers_changed() {
-        let basis = |weight| Basis {
-            servers: (1..4).map(|n| (Address::from_v4([10, 0, 0, n]), 80, weight)).collect(),
-            service_is_v6: false,
-        };
-        let (id, mut first) = (ServiceId(3), Maglevs::default());
-        first.enter(id, basis(1), &Maglevs::default());
-        for (weight, same) in [(1, true), (2, false), (0, false)] {
-            let mut next = Maglevs::default();
-            next.enter(id, basis(weight), &first);
-            assert_eq!(Arc::ptr_eq(next.of(id).unwrap(), first.of(id).unwrap()), same, "{weight}");
-            assert_eq!(next.of(id).unwrap().place(7).is_some(), weight > 0);
         }
     }
 }

@@ -11,44 +11,29 @@
 //! lets them have another one. With `mh-port`, the client's port is hashed as
 //! well.
 
-use std::sync::Arc;
-
 use super::hash::{folded, siphash};
-use super::maglev::{KEY, Maglev, SIZE};
-use super::{Algorithm, Arrival, Member};
-use crate::service::{Family, SchedulerFlags, ServiceTable, VirtualService};
+use super::maglev::{KEY, SIZE};
+use super::{Algorithm, Arrival, Roster, Servers};
 
-#[derive(Debug, Default)]
-pub(super) struct MaglevHashing {
-    /// Filled by who made the service table
-    maglev: Option<Arc<Maglev>>,
-    flags: SchedulerFlags,
-    service_is_v6: bool,
-}
+#[derive(Debug)]
+pub(super) struct MaglevHashing;
 
 impl Algorithm for MaglevHashing {
-    fn settled(&mut self, _servers: &[Member], service: &VirtualService, table: &ServiceTable) {
-        self.flags = service.scheduler_flags;
-        self.service_is_v6 = service.key.family() == Family::V6;
-        self.maglev = table.maglev(&service.key).cloned();
-    }
-
-    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
-        let port = if self.flags.port() { u32::from(arrival.source_port) } else { 0 };
-        let client = folded(arrival.source, !self.service_is_v6).wrapping_add(port);
+    fn peek(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize> {
+        let Roster { flags, ref maglev, .. } = *servers.roster;
+        let port = if flags.port() { u32::from(arrival.source_port) } else { 0 };
+        let client = folded(arrival.source, !servers.roster.is_v6()).wrapping_add(port);
         let taking = |hash: u32| {
-            let place = self.maglev.as_ref()?.place(hash)?;
+            let place = maglev.as_ref()?.place(hash)?;
             servers.get(place)?.takes().then_some(place)
         };
         let hash = siphash(client, KEY);
         let hashed = taking(hash);
-        if hashed.is_some() || !self.flags.fallback() {
+        if hashed.is_some() || !flags.fallback() {
             return hashed;
         }
         // Without a server that takes any, the search below is long and vain.
-        if !servers.iter().any(Member::takes) {
-            return None;
-        }
+        servers.next_of_weight(0, 1)?;
         let first = hash % SIZE;
         (0..SIZE).find_map(|offset| taking(siphash(client.wrapping_add((first + offset) % SIZE), KEY)))
     }

@@ -9,42 +9,61 @@
 //!
 //! IPVS tells a scheduler of every server that is added, removed or edited.
 //! Here a worker only sees one table replace another, so [`Scheduler::update`]
-//! finds out what happened in between: removals first, then edits, then
+//! finds out what happened in between ([`Change`]): removals first, then edits, then
 //! additions, the oldest first. That equals IPVS wherever a table differs by
 //! one command from the one before. A service that is loaded at once behaves as
 //! if its servers had been added in turn, which matters to wrr. An edit that
-//! changes nothing is told by [`RealServer::edits`].
+//! changes nothing is told by [`RealServer::edits`](crate::service::RealServer::edits).
+//!
+//! No worker is to stall, however many servers a service has. So servers are kept
+//! in rosters that control makes and tables share ([`Rosters`]); what is to be known
+//! of many of them is found out in portions before a table is taken up
+//! ([`Prepared`]); and where IPVS walks through all servers for a connection, many
+//! of them are in an [`Index`], which knows who is next, and is held to the walk
+//! by tests.
 
+mod change;
 mod dh;
 mod fo;
 mod hash;
+mod index;
 mod lblc;
 mod lblcr;
 mod lc;
 mod locality;
 mod maglev;
 mod mh;
+mod movements;
 mod nq;
 mod ovf;
+mod prepared;
+mod roster;
 mod rr;
 mod sed;
 mod sh;
+mod standing;
 mod wlc;
 mod wrr;
 
 use std::fmt::Debug;
-use std::ops::Range;
+use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::service::{
-    Method, RealServer, SchedulerKind, ServerId, ServiceKey, ServiceTable, Thresholds, Tunables,
-    VirtualService,
-};
-use crate::stats::ServerCounters;
+use crate::service::{SchedulerKind, ServerId, ServiceTable, Tunables, VirtualService};
 use crate::wire::Address;
 
-pub use maglev::Maglevs;
-pub(crate) use maglev::{Basis, Maglev};
+use change::Change;
+use index::{Contest, Index};
+use roster::Member;
+
+pub(crate) use movements::Movements;
+pub(crate) use prepared::Prepared;
+pub(crate) use roster::Roster;
+pub use roster::Rosters;
+
+/// Blocks of servers that are looked at between two bursts, as their connections
+/// changed.
+const TENDED_BLOCKS: usize = 64;
 
 /// What schedulers look at in the packet that begins a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,70 +78,80 @@ pub struct Arrival {
     pub now: u32,
 }
 
-/// A server as schedulers see it: what they need of the table, side by side.
-#[derive(Clone, Debug)]
-struct Member {
-    id: ServerId,
-    weight: u32,
-    last_weight: u32,
-    method: Method,
-    thresholds: Thresholds,
-    edits: u32,
-    counters: Arc<ServerCounters>,
+/// What a server has to do for its connections, of so many active and inactive
+/// ones.
+#[inline]
+fn overhead(active: u64, inactive: u64) -> u64 {
+    (active << 8).wrapping_add(inactive)
 }
 
-impl Member {
-    fn new(id: ServerId, server: &RealServer) -> Self {
-        Member {
-            id,
-            weight: server.weight,
-            last_weight: server.last_weight,
-            method: server.method,
-            thresholds: server.thresholds,
-            edits: server.edits,
-            counters: server.counters.clone(),
+/// The servers of a service, to choose among.
+#[derive(Clone, Copy)]
+struct Servers<'a> {
+    roster: &'a Roster,
+    /// What is known of them, where they are many
+    index: Option<&'a Index>,
+}
+
+impl Deref for Servers<'_> {
+    type Target = [Member];
+
+    #[inline]
+    fn deref(&self) -> &[Member] {
+        &self.roster.members
+    }
+}
+
+impl Servers<'_> {
+    /// The best of all in what the service's scheduler goes by
+    /// ([`Contest::of`]), which is `walk` where they are few.
+    #[inline]
+    fn best(&self, walk: impl FnOnce(&[Member]) -> Option<usize>) -> Option<usize> {
+        match self.index {
+            Some(index) => index.winner(),
+            None => walk(self),
         }
     }
 
-    /// Whether this is `server` in slot `id`; the slot may have been given to
-    /// another server in the meantime, but counters are never shared.
-    fn is(&self, id: ServerId, server: &RealServer) -> bool {
-        self.id == id && Arc::ptr_eq(&self.counters, &server.counters)
-    }
-
-    /// Takes over what `ipvsadm -e` can change; returns whether it did.
-    fn edit(&mut self, server: &RealServer) -> bool {
-        let RealServer { weight, last_weight, method, thresholds, edits, .. } = *server;
-        let before = (self.weight, self.last_weight, self.method, self.thresholds, self.edits);
-        (self.weight, self.last_weight, self.method, self.thresholds, self.edits) =
-            (weight, last_weight, method, thresholds, edits);
-        before != (weight, last_weight, method, thresholds, edits)
-    }
-
-    /// Whether it has as many connections as it may have
-    /// (`IP_VS_DEST_F_OVERLOAD`).
+    /// The server of the least load for its weight.
     #[inline]
-    fn is_overloaded(&self) -> bool {
-        self.thresholds.upper != 0 && self.counters.overload().is_on()
+    fn least_loaded(&self) -> Option<usize> {
+        self.best(|members| least_loaded(taking(members), Member::overhead))
     }
 
-    /// Whether new connections may go to it.
+    /// The first server at a place or behind it that has a weight and takes
+    /// connections; of schedulers that go by the weight.
     #[inline]
-    fn takes(&self) -> bool {
-        self.weight > 0 && !self.is_overloaded()
+    fn next_of_weight(&self, from: usize, weight: i64) -> Option<usize> {
+        match self.index {
+            Some(index) => index.next_of_weight(self.roster, from, weight),
+            None => {
+                let behind = self.get(from..)?;
+                let is_next = |server: &Member| i64::from(server.weight) >= weight && server.takes();
+                Some(from + behind.iter().position(is_next)?)
+            }
+        }
     }
 
-    /// What a server has to do for its connections: an active one counts as
-    /// much as 256 others (`ip_vs_dest_conn_overhead`).
-    #[inline]
-    fn overhead(&self) -> u64 {
-        overhead(&self.counters)
+    /// The greatest weight of those that take connections, 0 if there are none; of
+    /// schedulers that go by the weight.
+    fn greatest_weight(&self) -> u32 {
+        match self.index {
+            Some(index) => index.winner().map_or(0, |place| self[place].weight),
+            None => taking(self).map(|(_, server)| server.weight).max().unwrap_or(0),
+        }
     }
-}
 
-#[inline]
-fn overhead(counters: &ServerCounters) -> u64 {
-    (counters.active() << 8).wrapping_add(counters.inactive())
+    /// Whether a server has more active connections than its weight, while another
+    /// one has less than half (`is_overloaded` of lblc and lblcr).
+    fn is_beyond_its_weight(&self, place: usize) -> bool {
+        let server = &self[place];
+        server.counters.active() > u64::from(server.weight)
+            && match self.index {
+                Some(index) => index.has_light(),
+                None => self.iter().any(|other| other.counters.active() * 2 < u64::from(other.weight)),
+            }
+    }
 }
 
 /// The servers that new connections may go to, with their places.
@@ -153,67 +182,82 @@ fn lighter_or_equal((a, v): (u64, u32), (b, w): (u64, u32)) -> bool {
     u128::from(a) * u128::from(w) <= u128::from(b) * u128::from(v)
 }
 
-/// A way to choose among the servers of a service, with IPVS's callbacks.
+/// A way to choose among the servers of a service.
 ///
 /// Servers are given in IPVS order, the last added first, and are referred to
 /// by their places in it.
 trait Algorithm: Debug + Send {
-    /// A server was added in front of the others (`add_dest`).
-    fn added(&mut self, _servers: &[Member]) {}
-
-    /// The server at `place` was removed (`del_dest`).
-    fn removed(&mut self, _place: usize, _gone: &Member) {}
-
-    /// The server at `place`, which had the weight `former`, was edited
-    /// (`upd_dest`).
-    fn edited(&mut self, _servers: &[Member], _place: usize, _former: u32) {}
+    /// The servers changed (`add_dest`, `del_dest` and `upd_dest`).
+    fn changed(&mut self, _change: &Change) {}
 
     /// Settings that hold for all services; they may have changed.
     fn tune(&mut self, _tunables: &Tunables) {}
 
-    /// All changes of a new table were told; the service may have changed as
-    /// well. For what is too dear to be done for each change by itself.
-    fn settled(&mut self, _servers: &[Member], _service: &VirtualService, _table: &ServiceTable) {}
-
     /// What [`Algorithm::choose`] would answer now. What it remembers for good
     /// stays as it is.
-    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize>;
+    fn peek(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize>;
 
     /// The place of the server for the next connection, if one takes any.
     #[inline]
-    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+    fn choose(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize> {
         self.peek(servers, arrival)
+    }
+
+    /// Whether it has to be looked after between bursts.
+    fn is_tended(&self) -> bool {
+        false
+    }
+
+    /// Goes on with what is to be done now and then, by a bounded portion.
+    fn tend(&mut self, _now: u32) {}
+
+    /// Lets go of a bounded portion of what it remembers; returns whether that was
+    /// all. For one that is not asked any more.
+    fn dismantle(&mut self) -> bool {
+        true
     }
 }
 
 /// The state of a scheduler that is put in charge of these servers, all at
 /// once and at time `now` (`init_service`).
-fn put_in_charge(kind: SchedulerKind, servers: &[Member], now: u32) -> Box<dyn Algorithm> {
-    match kind {
+fn put_in_charge(roster: &Roster, now: u32) -> Box<dyn Algorithm> {
+    match roster.kind {
         SchedulerKind::Rr => Box::new(rr::RoundRobin::default()),
-        SchedulerKind::Wrr => Box::new(wrr::WeightedRoundRobin::new(servers)),
+        SchedulerKind::Wrr => Box::new(wrr::WeightedRoundRobin::new(roster.weights)),
         SchedulerKind::Lc => Box::new(lc::LeastConnections),
         SchedulerKind::Wlc => Box::new(wlc::WeightedLeastConnections),
-        SchedulerKind::Sh => Box::new(sh::SourceHashing::default()),
-        SchedulerKind::Dh => Box::new(dh::DestinationHashing::default()),
+        SchedulerKind::Sh => Box::new(sh::SourceHashing),
+        SchedulerKind::Dh => Box::new(dh::DestinationHashing),
         SchedulerKind::Sed => Box::new(sed::ShortestExpectedDelay),
         SchedulerKind::Nq => Box::new(nq::NeverQueue),
         SchedulerKind::Lblc => Box::new(lblc::LocalityBased::new(now)),
         SchedulerKind::Lblcr => Box::new(lblcr::Replicated::new(now)),
-        SchedulerKind::Mh => Box::new(mh::MaglevHashing::default()),
+        SchedulerKind::Mh => Box::new(mh::MaglevHashing),
         SchedulerKind::Fo => Box::new(fo::Failover),
         SchedulerKind::Ovf => Box::new(ovf::Overflow),
     }
 }
 
+/// Where a scheduler learns of connections that came and went.
+#[derive(Clone, Debug)]
+struct Watch {
+    movements: Arc<Movements>,
+    worker: usize,
+}
+
 /// One worker's scheduler of one service.
 #[derive(Debug)]
 pub struct Scheduler {
-    key: ServiceKey,
-    kind: SchedulerKind,
     generation: u64,
-    servers: Vec<Member>,
+    roster: Arc<Roster>,
     state: Box<dyn Algorithm>,
+    watch: Option<Watch>,
+    /// Where servers are many, and somebody tells what changed
+    index: Option<Box<Index>>,
+    /// Former states that remember much
+    former: Vec<Box<dyn Algorithm>>,
+    /// Whether the worker has it in its list of those to look after
+    pub(crate) is_listed: bool,
 }
 
 impl Scheduler {
@@ -221,16 +265,41 @@ impl Scheduler {
     /// state that it has in IPVS after the servers were added one by one. `now`
     /// is in ticks, as in [`Arrival`].
     pub fn new(service: &VirtualService, table: &ServiceTable, now: u32) -> Self {
-        let mut state = put_in_charge(service.scheduler, &[], now);
-        state.tune(table.tunables());
+        Scheduler::made(None, service, table, now, None)
+    }
+
+    /// One that need not look at all of many servers, as `worker` and all others
+    /// [`Movements::note`] what they change. `prepared` is what was made ready for
+    /// it.
+    pub(crate) fn watching(
+        (movements, worker): (&Arc<Movements>, usize),
+        service: &VirtualService,
+        table: &ServiceTable,
+        now: u32,
+        prepared: Option<Prepared>,
+    ) -> Self {
+        let watch = Watch { movements: Arc::clone(movements), worker };
+        Scheduler::made(Some(watch), service, table, now, prepared)
+    }
+
+    fn made(
+        watch: Option<Watch>,
+        service: &VirtualService,
+        table: &ServiceTable,
+        now: u32,
+        prepared: Option<Prepared>,
+    ) -> Self {
+        let roster = Arc::new(Roster::empty(service, table.generation()));
         let mut scheduler = Scheduler {
-            key: service.key,
-            kind: service.scheduler,
             generation: table.generation(),
-            servers: Vec::new(),
-            state,
+            state: put_in_charge(&roster, now),
+            roster,
+            watch,
+            index: None,
+            former: Vec::new(),
+            is_listed: false,
         };
-        scheduler.take_up(service, table);
+        scheduler.update_by(prepared, service, table, now);
         scheduler
     }
 
@@ -238,24 +307,83 @@ impl Scheduler {
     /// edited, or when another scheduler takes over the service. To be called
     /// for every service of a table that was just adopted.
     pub fn update(&mut self, service: &VirtualService, table: &ServiceTable, now: u32) {
-        if self.key != service.key {
-            *self = Scheduler::new(service, table, now);
-            return;
+        self.update_by(None, service, table, now);
+    }
+
+    /// The same with what was made ready for it. Returns about how many servers
+    /// had to be looked at.
+    pub(crate) fn update_by(
+        &mut self,
+        prepared: Option<Prepared>,
+        service: &VirtualService,
+        table: &ServiceTable,
+        now: u32,
+    ) -> usize {
+        let roster = match table.roster(&service.key) {
+            Some(roster) if Arc::ptr_eq(roster, &self.roster) => {
+                self.generation = table.generation();
+                self.state.tune(table.tunables());
+                return 0;
+            }
+            Some(roster) => Arc::clone(roster),
+            None => Arc::new(Roster::empty(service, table.generation())),
+        };
+        if self.roster.key != roster.key {
+            self.roster = Arc::new(Roster::empty(service, table.generation()));
+            let fresh = put_in_charge(&self.roster, now);
+            self.retire(fresh);
         }
         self.generation = table.generation();
         self.state.tune(table.tunables());
-        self.take_up(service, table);
-        if self.kind != service.scheduler {
-            self.kind = service.scheduler;
-            self.state = put_in_charge(self.kind, &self.servers, now);
+        let prepared = prepared.and_then(|prepared| prepared.made_for(&self.roster, &roster));
+        let looked_at = prepared.as_ref().map(|(change, _)| change.len());
+        let (change, index) = match prepared {
+            Some((change, index)) => (change, index),
+            None => (Change::between(&self.roster.members, &roster), self.indexed(&roster)),
+        };
+        for place in &change.limited {
+            self.limit(&roster.members[*place as usize]);
+        }
+        let looked_at = looked_at.unwrap_or(self.roster.members.len() + roster.members.len());
+        if self.roster.kind == roster.kind {
+            self.state.changed(&change);
+        } else {
+            let fresh = put_in_charge(&roster, now);
+            self.retire(fresh);
             self.state.tune(table.tunables());
-            self.state.settled(&self.servers, service, table);
+        }
+        self.roster = roster;
+        self.index = index.map(Box::new);
+        looked_at
+    }
+
+    /// An index of these servers, if they are many.
+    fn indexed(&self, roster: &Roster) -> Option<Index> {
+        let watch = self.watch.as_ref().filter(|_| roster.is_long())?;
+        Some(Index::new(Contest::of(roster)?, roster, &watch.movements))
+    }
+
+    /// Brings a server's overload in line with its thresholds.
+    fn limit(&self, member: &Member) {
+        let before = member.counters.overload().is_on();
+        member.thresholds.apply(&member.counters);
+        if let Some(watch) = self.watch.as_ref().filter(|_| member.counters.overload().is_on() != before) {
+            watch.movements.note(watch.worker, member.id);
+        }
+    }
+
+    /// Puts another state in place of the present one, which is freed bit by bit if
+    /// it remembers much.
+    fn retire(&mut self, fresh: Box<dyn Algorithm>) {
+        let former = std::mem::replace(&mut self.state, fresh);
+        if former.is_tended() {
+            self.former.push(former);
         }
     }
 
     /// How many servers it knows.
     pub(crate) fn servers(&self) -> usize {
-        self.servers.len()
+        self.roster.members.len()
     }
 
     /// The server for a new connection; `None` when no server takes any.
@@ -270,8 +398,9 @@ impl Scheduler {
         arrival: &Arrival,
     ) -> Option<ServerId> {
         self.follow(service, table, arrival.now);
-        let place = self.state.choose(&self.servers, arrival)?;
-        Some(self.servers.get(place)?.id)
+        let (state, servers) = self.ready();
+        let place = state.choose(servers, arrival)?;
+        Some(servers.get(place)?.id)
     }
 
     /// What [`Scheduler::schedule`] would answer now, which it will not answer
@@ -283,8 +412,23 @@ impl Scheduler {
         arrival: &Arrival,
     ) -> Option<ServerId> {
         self.follow(service, table, arrival.now);
-        let place = self.state.peek(&self.servers, arrival)?;
-        Some(self.servers.get(place)?.id)
+        let (state, servers) = self.ready();
+        let place = state.peek(servers, arrival)?;
+        Some(servers.get(place)?.id)
+    }
+
+    /// The state and the servers, of which all is known that there is to know.
+    #[inline]
+    fn ready(&mut self) -> (&mut dyn Algorithm, Servers<'_>) {
+        self.refresh(usize::MAX);
+        (&mut *self.state, Servers { roster: &self.roster, index: self.index.as_deref() })
+    }
+
+    #[inline]
+    fn refresh(&mut self, blocks: usize) {
+        if let (Some(index), Some(watch)) = (&mut self.index, &self.watch) {
+            index.refresh(&self.roster, &watch.movements, blocks);
+        }
     }
 
     /// Adopts a table, if it is not the one that was adopted last.
@@ -295,54 +439,43 @@ impl Scheduler {
         }
     }
 
-    /// Takes the servers of the table over, with a callback for each change.
-    ///
-    /// As servers are added in front only, those that stayed are the longest
-    /// end of the new list whose members occur in the old one in the same
-    /// order. All before it was added, all others are gone.
-    fn take_up(&mut self, service: &VirtualService, table: &ServiceTable) {
-        let mut stayed = service.servers.len();
-        let mut unmatched = self.servers.len();
-        while let Some(id) = stayed.checked_sub(1).map(|i| service.servers[i]) {
-            let Some(server) = table.server(id) else { break };
-            let known = &self.servers[..unmatched];
-            let Some(place) = known.iter().rposition(|member| member.is(id, server)) else { break };
-            self.remove(place + 1..unmatched);
-            unmatched = place;
-            stayed -= 1;
-        }
-        self.remove(0..unmatched);
-
-        for (place, id) in service.servers[stayed..].iter().enumerate() {
-            let Some(server) = table.server(*id) else { continue };
-            let member = &mut self.servers[place];
-            let former = member.weight;
-            if member.edit(server) {
-                member.thresholds.apply(&member.counters);
-                self.state.edited(&self.servers, place, former);
-            }
-        }
-
-        // All at once, as each would move all others; told of in turn.
-        let ids = service.servers[..stayed].iter();
-        let members = ids.filter_map(|id| Some(Member::new(*id, table.server(*id)?)));
-        let added = members.clone().count();
-        self.servers.splice(..0, members);
-        for place in (0..added).rev() {
-            let member = &self.servers[place];
-            member.thresholds.apply(&member.counters);
-            self.state.added(&self.servers[place..]);
-        }
-        self.state.settled(&self.servers, service, table);
+    /// The generation of the table that was adopted last.
+    #[inline]
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
     }
 
-    /// Removes servers that are next to each other, the last first. All at once,
-    /// as each would move all behind it.
-    fn remove(&mut self, places: Range<usize>) {
-        for place in places.clone().rev() {
-            self.state.removed(place, &self.servers[place]);
+    /// Its servers, as of the table that was adopted last.
+    pub(crate) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
+    /// Whether it has to be looked after between bursts.
+    pub(crate) fn is_tended(&self) -> bool {
+        self.index.is_some() || self.state.is_tended() || !self.former.is_empty()
+    }
+
+    /// Goes on with what is to be done now and then, by a bounded portion.
+    pub(crate) fn tend(&mut self, now: u32) {
+        self.refresh(TENDED_BLOCKS);
+        self.state.tend(now);
+        if self.former.last_mut().is_some_and(|former| former.dismantle()) {
+            self.former.pop();
         }
-        self.servers.drain(places);
+    }
+
+    /// Lets go of a bounded portion of what it remembers; returns whether that was
+    /// all. For one that is not asked any more.
+    pub(crate) fn dismantle(&mut self) -> bool {
+        match self.former.last_mut() {
+            Some(former) => {
+                if former.dismantle() {
+                    self.former.pop();
+                }
+                false
+            }
+            None => self.state.dismantle(),
+        }
     }
 }
 

@@ -1,14 +1,15 @@
 //! Weighted overflow (`ip_vs_ovf.c`): the server of the greatest weight, until
 //! it has more active connections than its weight; then the next one.
 
-use super::{Algorithm, Arrival, Member, taking};
+use super::{Algorithm, Arrival, Member, Servers, taking};
 
 #[derive(Debug)]
 pub(super) struct Overflow;
 
 impl Algorithm for Overflow {
-    fn peek(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
-        heaviest(taking(servers).filter(|(_, s)| s.counters.active() <= u64::from(s.weight)))
+    fn peek(&mut self, servers: Servers, _arrival: &Arrival) -> Option<usize> {
+        let has_room = |(_, server): &(usize, &Member)| server.counters.active() <= u64::from(server.weight);
+        servers.best(|members| heaviest(taking(members).filter(has_room)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Round robin (`ip_vs_rr.c`): the server after the last chosen one.
 
-use super::{Algorithm, Arrival, Member};
+use super::{Algorithm, Arrival, Change, Servers};
 
 /// Where a round continues: the place after the server chosen last, 0 when none
 /// was chosen yet (in IPVS, the list head).
@@ -13,29 +13,24 @@ pub(super) struct RoundRobin {
 }
 
 impl Algorithm for RoundRobin {
-    fn added(&mut self, _servers: &[Member]) {
+    fn changed(&mut self, change: &Change) {
+        for place in &change.removed {
+            if (*place as usize) < self.next {
+                self.next -= 1;
+            }
+        }
         if self.next > 0 {
-            self.next += 1;
-        }
-    }
-
-    fn removed(&mut self, place: usize, _gone: &Member) {
-        if place < self.next {
-            self.next -= 1;
+            self.next += change.added;
         }
     }
 
     #[inline]
-    fn peek(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
-        let (behind, ahead) = servers.split_at_checked(self.next)?;
-        match ahead.iter().position(Member::takes) {
-            Some(i) => Some(self.next + i),
-            None => behind.iter().position(Member::takes),
-        }
+    fn peek(&mut self, servers: Servers, _arrival: &Arrival) -> Option<usize> {
+        servers.next_of_weight(self.next, 1).or_else(|| servers.next_of_weight(0, 1))
     }
 
     #[inline]
-    fn choose(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
+    fn choose(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize> {
         let place = self.peek(servers, arrival)?;
         self.next = place + 1;
         Some(place)

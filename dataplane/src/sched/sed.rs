@@ -2,14 +2,14 @@
 //! connections for its weight, the new one included; the first of several in
 //! list order. Inactive connections do not count.
 
-use super::{Algorithm, Arrival, Member, least_loaded, taking};
+use super::{Algorithm, Arrival, Member, Servers, least_loaded, taking};
 
 #[derive(Debug)]
 pub(super) struct ShortestExpectedDelay;
 
 impl Algorithm for ShortestExpectedDelay {
-    fn peek(&mut self, servers: &[Member], _arrival: &Arrival) -> Option<usize> {
-        least_loaded(taking(servers), expected_delay)
+    fn peek(&mut self, servers: Servers, _arrival: &Arrival) -> Option<usize> {
+        servers.best(|members| least_loaded(taking(members), expected_delay))
     }
 }
 

@@ -7,46 +7,34 @@
 //! port is hashed as well.
 
 use super::hash::{folded, multiplied};
-use super::{Algorithm, Arrival, Member};
-use crate::service::{Family, SchedulerFlags, ServiceTable, VirtualService};
+use super::{Algorithm, Arrival, Member, Roster, Servers};
 
 const BITS: u32 = 8;
 const BUCKETS: usize = 1 << BITS;
 
 #[derive(Debug)]
-pub(super) struct SourceHashing {
-    /// Places of servers, if there are any
-    buckets: [u32; BUCKETS],
-    flags: SchedulerFlags,
-    service_is_v4: bool,
-}
+pub(super) struct SourceHashing;
 
-impl Default for SourceHashing {
-    fn default() -> Self {
-        SourceHashing { buckets: [0; BUCKETS], flags: SchedulerFlags::default(), service_is_v4: true }
-    }
+/// The places of the servers of all buckets, if there are any.
+pub(super) fn buckets(members: &[Member]) -> Box<[u32]> {
+    // A server of weight 0 has a bucket, too.
+    let shares = members.iter().map(|server| server.weight.clamp(1, BUCKETS as u32) as usize);
+    let places = shares.enumerate().flat_map(|(place, share)| std::iter::repeat_n(place as u32, share));
+    places.cycle().take(BUCKETS).collect()
 }
 
 impl Algorithm for SourceHashing {
-    fn settled(&mut self, servers: &[Member], service: &VirtualService, _table: &ServiceTable) {
-        self.flags = service.scheduler_flags;
-        self.service_is_v4 = service.key.family() == Family::V4;
-        // A server of weight 0 has a bucket, too.
-        let shares = servers.iter().map(|server| server.weight.clamp(1, BUCKETS as u32) as usize);
-        let places = shares.enumerate().flat_map(|(place, share)| std::iter::repeat_n(place as u32, share));
-        self.buckets.iter_mut().zip(places.cycle()).for_each(|(bucket, place)| *bucket = place);
-    }
-
-    fn peek(&mut self, servers: &[Member], arrival: &Arrival) -> Option<usize> {
-        let port = if self.flags.port() { u32::from(arrival.source_port) } else { 0 };
-        let client = folded(arrival.source, self.service_is_v4).wrapping_add(port);
+    fn peek(&mut self, servers: Servers, arrival: &Arrival) -> Option<usize> {
+        let Roster { flags, ref buckets, .. } = *servers.roster;
+        let port = if flags.port() { u32::from(arrival.source_port) } else { 0 };
+        let client = folded(arrival.source, !servers.roster.is_v6()).wrapping_add(port);
         let hash = multiplied(client, BITS);
         let taking = |bucket: usize| {
-            let place = self.buckets[bucket % BUCKETS] as usize;
+            let place = *buckets.get(bucket % BUCKETS)? as usize;
             servers.get(place)?.takes().then_some(place)
         };
         let hashed = taking(hash);
-        if hashed.is_some() || !self.flags.fallback() {
+        if hashed.is_some() || !flags.fallback() {
             return hashed;
         }
         // IPVS adds the hash once more to where it begins.

@@ -1,25 +1,28 @@
 use super::*;
 use crate::service::{
-    Encapsulation, Protocol, SchedulerFlags, ServiceId, ServiceOptions, ServiceTableBuilder,
+    Encapsulation, Method, Protocol, RealServer, SchedulerFlags, ServiceId, ServiceKey, ServiceOptions,
+    ServiceTableBuilder, Thresholds,
 };
-use crate::stats::TrafficCounters;
+use crate::stats::{ServerCounters, TrafficCounters};
 use std::collections::BTreeMap;
 
 /// One service and the tables made of it; servers are (slot, weight), the last
 /// added first.
-struct Control {
-    kind: SchedulerKind,
+pub(super) struct Control {
+    pub(super) kind: SchedulerKind,
     address: u8,
     generation: u64,
-    counters: BTreeMap<u32, Arc<ServerCounters>>,
+    pub(super) counters: BTreeMap<u32, Arc<ServerCounters>>,
+    /// Where they are not those by default
+    pub(super) thresholds: BTreeMap<u32, Thresholds>,
 }
 
 impl Control {
-    fn new(kind: SchedulerKind) -> Self {
-        Control { kind, address: 10, generation: 0, counters: BTreeMap::new() }
+    pub(super) fn new(kind: SchedulerKind) -> Self {
+        Control { kind, address: 10, generation: 0, counters: BTreeMap::new(), thresholds: BTreeMap::new() }
     }
 
-    fn table(&mut self, servers: &[(u32, u32)]) -> (VirtualService, ServiceTable) {
+    pub(super) fn table(&mut self, servers: &[(u32, u32)]) -> (VirtualService, ServiceTable) {
         self.generation += 1;
         let service = VirtualService {
             key: ServiceKey::Address {
@@ -48,7 +51,7 @@ impl Control {
                 encapsulation: Encapsulation::Ipip,
                 weight: *weight,
                 last_weight: *weight,
-                thresholds: Thresholds::default(),
+                thresholds: self.thresholds.get(slot).copied().unwrap_or_default(),
                 edits: 0,
                 timeouts: None,
                 available: true,
@@ -61,7 +64,7 @@ impl Control {
     }
 }
 
-const ARRIVAL: Arrival = Arrival {
+pub(super) const ARRIVAL: Arrival = Arrival {
     source: Address::from_v4([10, 0, 1, 1]),
     source_port: 20_000,
     destination: Address::from_v4([192, 0, 2, 10]),
@@ -126,7 +129,7 @@ fn a_slot_given_to_another_server_is_another_server() {
     let table = control.table(&[(3, 1), (2, 1), (1, 1)]);
     let member = control.counters[&3].clone();
     scheduler.update(&table.0, &table.1, 0);
-    assert!(Arc::ptr_eq(&scheduler.servers[0].counters, &member));
+    assert!(Arc::ptr_eq(&scheduler.roster.members[0].counters, &member));
 }
 
 #[test]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use hashbrown::{HashMap, HashSet};
 
 use super::{
-    FTP, Family, FtpPorts, MarkRules, Method, Protocol, RealServer, SchedulerKind, ServerId, ServiceId,
-    ServiceKey, Tunables, VirtualService,
+    FTP, Family, FtpPorts, MarkRules, Method, Protocol, RealServer, ServerId, ServiceId, ServiceKey,
+    Tunables, VirtualService,
 };
 use crate::conn::{Timeouts, Tuple};
-use crate::sched::{Basis, Maglev, Maglevs};
+use crate::sched::{Roster, Rosters};
 use crate::wire::Address;
 
 /// Everything that a worker needs to know of services, at one instant.
@@ -31,8 +31,8 @@ pub struct ServiceTable {
     callers: HashMap<(Address, u16), ServerId>,
     timeouts: Timeouts,
     tunables: Tunables,
-    /// Of the services that mh schedules
-    maglevs: Arc<Maglevs>,
+    /// The servers of each service as schedulers see them
+    rosters: Arc<Rosters>,
 }
 
 impl ServiceTable {
@@ -68,15 +68,15 @@ impl ServiceTable {
         if self.callers.is_empty() { None } else { self.callers.get(&(address, port)).copied() }
     }
 
-    /// What mh goes by, to make the next table with
-    /// ([`ServiceTableBuilder::maglevs`]).
-    pub fn maglevs(&self) -> &Arc<Maglevs> {
-        &self.maglevs
+    /// What schedulers go by, to make the next table with
+    /// ([`ServiceTableBuilder::rosters`]).
+    pub fn rosters(&self) -> &Arc<Rosters> {
+        &self.rosters
     }
 
-    /// What mh goes by for the service of a key.
-    pub(crate) fn maglev(&self, key: &ServiceKey) -> Option<&Arc<Maglev>> {
-        self.maglevs.of(self.id_of(key)?)
+    /// What the scheduler of the service of a key goes by.
+    pub(crate) fn roster(&self, key: &ServiceKey) -> Option<&Arc<Roster>> {
+        self.rosters.of(self.id_of(key)?)
     }
 
     /// Settings of all services.
@@ -218,10 +218,11 @@ impl ServiceTableBuilder {
         self
     }
 
-    /// Lets tables of mh be those of a former service table where servers are the
-    /// same, as each takes some time to fill.
-    pub fn maglevs(&mut self, former: Arc<Maglevs>) -> &mut Self {
-        self.table.maglevs = former;
+    /// Lets schedulers go by the same as in a former service table where servers
+    /// are the same: workers need not look at those, and tables of mh take some
+    /// time to fill.
+    pub fn rosters(&mut self, former: Arc<Rosters>) -> &mut Self {
+        self.table.rosters = former;
         self
     }
 
@@ -272,23 +273,17 @@ impl ServiceTableBuilder {
                 );
             }
         }
-        self.table.maglevs = Arc::new(self.filled());
+        self.table.rosters = Arc::new(self.rosters_of_now());
         self.table
     }
 
-    /// The tables of mh.
-    fn filled(&self) -> Maglevs {
-        let mut maglevs = Maglevs::default();
+    fn rosters_of_now(&self) -> Rosters {
+        let mut rosters = Rosters::new(self.table.generation);
         for (id, service) in self.table.services() {
-            if service.scheduler == SchedulerKind::Mh {
-                let servers = service.servers.iter().filter_map(|id| self.table.server(*id));
-                let servers =
-                    servers.map(|server| (server.address, server.port, server.last_weight)).collect();
-                let service_is_v6 = service.key.family() == Family::V6;
-                maglevs.enter(id, Basis { servers, service_is_v6 }, &self.table.maglevs);
-            }
+            let servers = service.servers.iter().filter_map(|id| Some((*id, self.table.server(*id)?)));
+            rosters.enter(id, service, servers, &self.table.rosters);
         }
-        maglevs
+        rosters
     }
 
     fn callers(&self) -> HashMap<(Address, u16), ServerId> {

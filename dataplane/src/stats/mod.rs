@@ -6,7 +6,7 @@
 //! line of its own in every set, so that no line is written by two cores. The
 //! one exception is [`Overload`], which changes rarely and concerns all.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crossbeam::utils::CachePadded;
 
@@ -137,6 +137,8 @@ pub struct ServerShare {
 pub struct ServerCounters {
     shares: Box<[CachePadded<ServerShare>]>,
     overload: Overload,
+    /// The weight when the server was removed
+    kept_weight: AtomicU32,
 }
 
 impl ServerCounters {
@@ -145,6 +147,7 @@ impl ServerCounters {
         ServerCounters {
             shares: (0..workers).map(|_| CachePadded::default()).collect(),
             overload: Overload::default(),
+            kept_weight: AtomicU32::new(0),
         }
     }
 
@@ -188,6 +191,17 @@ impl ServerCounters {
     #[inline]
     pub fn connections(&self) -> u64 {
         self.active().wrapping_add(self.inactive())
+    }
+
+    /// Keeps the weight of a server that is removed, for schedulers that still
+    /// have to do with it. Every worker writes the same.
+    pub(crate) fn keep_weight(&self, weight: u32) {
+        self.kept_weight.store(weight, Relaxed);
+    }
+
+    /// What was kept.
+    pub(crate) fn kept_weight(&self) -> u32 {
+        self.kept_weight.load(Relaxed)
     }
 
     /// Whether the server has as many connections as it may have.

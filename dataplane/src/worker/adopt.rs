@@ -1,20 +1,31 @@
 //! Taking up a new service table, a portion between two bursts.
 //!
-//! From the first burst on, packets go by the new table. A scheduler takes note
-//! of it before its next choice, or when its turn comes, whichever is first.
-//! Only then is the table adopted, and only after that another one taken up:
-//! every scheduler thus sees every table that its worker takes up, as if all
-//! had been told at once.
+//! First it is prepared for: as long as that takes, packets go by the table
+//! before, while what is to be known of services with many servers is found out
+//! ([`Prepared`]). From the first burst after that on, packets go by the new table. A
+//! scheduler takes note of it before its next choice, or when its turn comes,
+//! whichever is first. Only then is the table adopted, and only after that another
+//! one taken up: every scheduler thus sees every table that its worker takes up, as
+//! if all had been told at once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::flow::Flows;
-use crate::sched::{Arrival, Scheduler};
-use crate::service::{ServerId, ServiceId, ServiceTable, VirtualService};
+use crate::sched::{Arrival, Movements, Prepared, Scheduler};
+use crate::service::{RealServer, ServerId, ServiceId, ServiceTable, VirtualService};
 
-/// Services and servers that are gone through between two bursts: some ten
-/// microseconds if nothing is in the cache. One service may exceed it.
+/// Services that are gone through between two bursts, and servers that changed in
+/// them: some ten microseconds if nothing is in the cache. One service may exceed
+/// it.
 const SLICE: usize = if cfg!(test) { 4 } else { 128 };
+
+/// Servers that are looked at between two bursts to prepare for a table: some
+/// fifty microseconds if nothing is in the cache.
+const PREPARED: usize = if cfg!(test) { 4 } else { 1024 };
+
+/// So often at most, what was prepared is brought up to date before it is used.
+const REFRESHED: u32 = 8;
 
 /// Schedulers of a chunk.
 const CHUNK: usize = 64;
@@ -26,6 +37,12 @@ pub(super) struct Schedulers {
     chunks: Vec<Box<[Option<Scheduler>; CHUNK]>>,
     /// One more than the highest slot that ever had one
     slots: usize,
+    /// Slots of those that have to be looked after
+    tended: Vec<u32>,
+    /// Which of them is next
+    turn: usize,
+    /// Those of services that are gone, which remember much
+    leaving: Vec<Scheduler>,
 }
 
 impl Schedulers {
@@ -41,22 +58,125 @@ impl Schedulers {
         self.slots = self.slots.max(slot + 1);
         &mut self.chunks[slot / CHUNK][slot % CHUNK]
     }
+
+    /// Takes note that a service is gone; returns how many servers it had.
+    fn remove(&mut self, slot: usize) -> usize {
+        let Some(gone) = self.slot(slot).and_then(Option::take) else { return 0 };
+        let servers = gone.servers();
+        if gone.is_tended() {
+            self.leaving.push(gone);
+        }
+        servers
+    }
+
+    /// Looks after one of those that need it.
+    fn tend(&mut self, now: u32) {
+        if self.leaving.last_mut().is_some_and(Scheduler::dismantle) {
+            self.leaving.pop();
+        }
+        if self.tended.is_empty() {
+            return;
+        }
+        self.turn = (self.turn + 1) % self.tended.len();
+        let slot = self.tended[self.turn] as usize;
+        match self.slot(slot).and_then(Option::as_mut) {
+            Some(scheduler) if scheduler.is_tended() => scheduler.tend(now),
+            other => {
+                other.into_iter().for_each(|scheduler| scheduler.is_listed = false);
+                self.tended.swap_remove(self.turn);
+            }
+        }
+    }
+}
+
+/// What is made ready for a table that is to be taken up.
+pub(super) struct Preparation {
+    table: Arc<ServiceTable>,
+    /// The next of its services with many servers
+    next: usize,
+    /// What is being made for the service before that
+    making: Option<(ServiceId, Prepared)>,
+    made: BTreeMap<ServiceId, Prepared>,
+    /// How often it may be brought up to date yet
+    refreshes: u32,
+}
+
+impl Preparation {
+    fn new(table: Arc<ServiceTable>) -> Self {
+        Preparation { table, next: 0, making: None, made: BTreeMap::new(), refreshes: REFRESHED }
+    }
+
+    /// Goes on by a portion; returns whether the table can be taken up.
+    fn proceed(&mut self, schedulers: &mut Schedulers, movements: &Movements) -> bool {
+        let mut budget = PREPARED;
+        while budget > 0 {
+            if let Some((id, mut prepared)) = self.making.take() {
+                if prepared.proceed(movements, &mut budget) {
+                    self.made.insert(id, prepared);
+                } else {
+                    self.making = Some((id, prepared));
+                }
+                continue;
+            }
+            let Some(id) = self.table.rosters().long().get(self.next).copied() else {
+                self.refreshes = self.refreshes.saturating_sub(1);
+                let stale = self.made.values_mut().filter_map(|one| (!one.refresh(movements)).then_some(()));
+                return stale.count() == 0 || self.refreshes == 0;
+            };
+            self.next += 1;
+            budget -= 1;
+            let scheduler = schedulers.slot(id.0 as usize).and_then(|scheduler| scheduler.as_ref());
+            let service = self.table.service(id);
+            let begun =
+                service.and_then(|service| Prepared::begin(scheduler, service, &self.table, movements));
+            self.making = begun.map(|prepared| (id, prepared));
+        }
+        false
+    }
 }
 
 /// A table that was taken up and that some schedulers do not know yet.
 pub(super) struct Adoption {
     /// The next service slot to look after
     next: usize,
+    prepared: BTreeMap<ServiceId, Prepared>,
     /// The table before. As long as schedulers go by it, it has to be there, or
     /// the last of them would free its servers' counters.
     _former: Arc<ServiceTable>,
 }
 
 impl Flows {
+    /// Whether a table is being prepared for or adopted.
+    #[inline]
+    pub(super) fn is_taking_up(&self) -> bool {
+        self.preparation.is_some() || self.adoption.is_some()
+    }
+
+    /// Prepares for a table, by a portion; `published` is the newest one, for when
+    /// none is prepared for yet. Returns the table once it can be taken up: if it is
+    /// the `first`, at once, as no packet can be forwarded before. Must not be
+    /// called while another one is being adopted.
+    pub(super) fn prepare(
+        &mut self,
+        first: bool,
+        published: impl FnOnce() -> Option<Arc<ServiceTable>>,
+    ) -> Option<Arc<ServiceTable>> {
+        if self.preparation.is_none() {
+            self.preparation = published().map(Preparation::new);
+        }
+        let preparation = self.preparation.as_mut()?;
+        let mut is_ready = preparation.proceed(&mut self.schedulers, &self.movements);
+        while first && !is_ready {
+            is_ready = preparation.proceed(&mut self.schedulers, &self.movements);
+        }
+        is_ready.then(|| Arc::clone(&preparation.table))
+    }
+
     /// Begins to adopt a table that takes the place of `former`. Must not be
     /// called while another one is being adopted.
     pub(super) fn begin_adoption(&mut self, former: Arc<ServiceTable>) {
-        self.adoption = Some(Adoption { next: 0, _former: former });
+        let prepared = self.preparation.take().map_or_else(BTreeMap::new, |preparation| preparation.made);
+        self.adoption = Some(Adoption { next: 0, prepared, _former: former });
     }
 
     /// Whether schedulers have yet to take note of the table.
@@ -74,24 +194,34 @@ impl Flows {
             let slot = adoption.next;
             adoption.next += 1;
             work += 1;
-            match table.service(ServiceId(slot as u32)) {
+            let id = ServiceId(slot as u32);
+            work += match table.service(id) {
                 Some(service) => {
-                    let scheduler = self.schedulers.made(slot);
-                    let before = scheduler.as_ref().map_or(0, Scheduler::servers);
-                    bring_up_to_date(scheduler, service, table, now);
-                    work += before + service.servers.len();
+                    let prepared = adoption.prepared.remove(&id);
+                    let told = Told { id, service, table, prepared, now };
+                    self.schedulers.bring_up_to_date(told, &self.movements, self.worker)
                 }
-                None => {
-                    let gone = self.schedulers.slot(slot).and_then(Option::take);
-                    work += gone.map_or(0, |gone| gone.servers());
-                }
-            }
+                None => self.schedulers.remove(slot),
+            };
         }
         if adoption.next < end {
             return false;
         }
         self.adoption = None;
         true
+    }
+
+    /// Looks after schedulers that need it, by a portion.
+    pub(super) fn tend_schedulers(&mut self, now: u32) {
+        self.schedulers.tend(now);
+    }
+
+    /// To be called after the connections of a server, active or inactive, became
+    /// more or fewer.
+    #[inline]
+    pub(super) fn connections_changed(&self, id: ServerId, server: &RealServer) {
+        server.connections_changed();
+        self.movements.note(self.worker, id);
     }
 
     /// The choice of a service's scheduler for a new connection.
@@ -127,23 +257,48 @@ impl Flows {
         now: u32,
     ) -> Option<&mut Scheduler> {
         let slot = id.0 as usize;
-        if self.adoption.as_ref().is_some_and(|adoption| slot >= adoption.next) {
-            bring_up_to_date(self.schedulers.made(slot), service, table, now);
+        if let Some(adoption) = self.adoption.as_mut().filter(|adoption| slot >= adoption.next) {
+            let prepared = adoption.prepared.remove(&id);
+            let told = Told { id, service, table, prepared, now };
+            self.schedulers.bring_up_to_date(told, &self.movements, self.worker);
         }
         self.schedulers.slot(slot)?.as_mut()
     }
 }
 
-/// Lets a slot's scheduler take note of a table, if it did not already.
-fn bring_up_to_date(
-    scheduler: &mut Option<Scheduler>,
-    service: &VirtualService,
-    table: &ServiceTable,
+/// What a scheduler is told of a table.
+struct Told<'a> {
+    id: ServiceId,
+    service: &'a VirtualService,
+    table: &'a ServiceTable,
+    prepared: Option<Prepared>,
     now: u32,
-) {
-    match scheduler {
-        Some(scheduler) => scheduler.follow(service, table, now),
-        None => *scheduler = Some(Scheduler::new(service, table, now)),
+}
+
+impl Schedulers {
+    /// Lets a slot's scheduler take note of a table, if it did not already.
+    /// Returns about how many servers had to be looked at.
+    fn bring_up_to_date(&mut self, told: Told, movements: &Arc<Movements>, worker: usize) -> usize {
+        let Told { id, service, table, prepared, now } = told;
+        let slot = self.made(id.0 as usize);
+        let looked_at = match slot {
+            Some(scheduler) if scheduler.generation() == table.generation() => 0,
+            Some(scheduler) => scheduler.update_by(prepared, service, table, now),
+            None => {
+                let is_prepared = prepared.is_some();
+                let fresh = Scheduler::watching((movements, worker), service, table, now, prepared);
+                let servers = if is_prepared { 0 } else { fresh.servers() };
+                *slot = Some(fresh);
+                servers
+            }
+        };
+        if let Some(scheduler) =
+            slot.as_mut().filter(|scheduler| scheduler.is_tended() && !scheduler.is_listed)
+        {
+            scheduler.is_listed = true;
+            self.tended.push(id.0);
+        }
+        looked_at
     }
 }
 
@@ -253,7 +408,15 @@ mod tests {
 
     fn alone() -> Flows {
         let seed = Seed::new([1; 16]);
-        Flows::new(0, vec![Arc::default()], Arc::new(Owners::new(1, 8, seed)), 8, seed, 0)
+        Flows::new(
+            0,
+            vec![Arc::default()],
+            Arc::new(Owners::new(1, 8, seed)),
+            Arc::new(Movements::new(1)),
+            8,
+            seed,
+            0,
+        )
     }
 
     proptest! {
@@ -274,10 +437,14 @@ mod tests {
                         published = table(published.generation() + 1, &shapes, &counters);
                     }
                     Step::Poll => {
-                        if !flows.is_adopting() && !Arc::ptr_eq(&published, &view) {
-                            flows.begin_adoption(std::mem::replace(&mut view, Arc::clone(&published)));
-                            model.adopt(&view);
+                        if !flows.is_adopting() {
+                            let newest = || (!Arc::ptr_eq(&published, &view)).then(|| Arc::clone(&published));
+                            if let Some(next) = flows.prepare(false, newest) {
+                                flows.begin_adoption(std::mem::replace(&mut view, next));
+                                model.adopt(&view);
+                            }
                         }
+                        flows.tend_schedulers(0);
                         flows.adopt(&view, 0);
                     }
                     Step::Open(service, client) => {
@@ -294,6 +461,7 @@ mod tests {
                         prop_assert_eq!(chosen, scheduler.schedule(service, &view, &arrival));
                         if let Some(server) = chosen {
                             counters[server.0 as usize].share(0).active.add(1);
+                            flows.movements.note(0, server);
                         }
                     }
                 }

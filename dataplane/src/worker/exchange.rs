@@ -16,6 +16,7 @@ use crate::conn::{ConnectionFilter, Seed};
 use crate::local::Claims;
 use crate::neigh::NextHops;
 use crate::port::afxdp::{Left, Offered};
+use crate::sched::Movements;
 use crate::service::ServiceTable;
 use crate::sync::{Import, Tap};
 use crate::trace::Question;
@@ -121,6 +122,8 @@ pub struct Exchange {
     asked: Mutex<Vec<Arc<Question>>>,
     /// The same of all workers
     pub(crate) owners: Arc<Owners>,
+    /// The same of all workers
+    pub(super) movements: Arc<Movements>,
 }
 
 /// Pieces of what others told that may wait at a worker.
@@ -131,10 +134,11 @@ impl Exchange {
     /// random.
     pub fn of_all(workers: usize, connections: usize, seed: [u8; 16]) -> Arc<[Exchange]> {
         let owners = Arc::new(Owners::new(workers, connections, Seed::new(seed)));
-        (0..workers).map(|_| Exchange::new(Arc::clone(&owners))).collect()
+        let movements = Arc::new(Movements::new(workers));
+        (0..workers).map(|_| Exchange::new(Arc::clone(&owners), Arc::clone(&movements))).collect()
     }
 
-    fn new(owners: Arc<Owners>) -> Self {
+    fn new(owners: Arc<Owners>, movements: Arc<Movements>) -> Self {
         Exchange {
             commands: ArrayQueue::new(16),
             handed: ArrayQueue::new(MOST_HANDED),
@@ -146,6 +150,7 @@ impl Exchange {
             captured: Mutex::default(),
             asked: Mutex::default(),
             owners,
+            movements,
         }
     }
 

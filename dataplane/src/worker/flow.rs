@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::adopt::{Adoption, Schedulers};
+use super::adopt::{Adoption, Preparation, Schedulers};
 use super::defense::Overload;
 use super::offload::Carrying;
 use super::owners::Owners;
@@ -21,7 +21,7 @@ use crate::local::{Claims, LocalPorts};
 use crate::neigh::{HopId, NextHop, NextHops, Resolution};
 use crate::packet::Packet;
 use crate::port::Frame;
-use crate::sched::Arrival;
+use crate::sched::{Arrival, Movements};
 use crate::service::{Method, Protocol, RealServer, ServerId, ServiceId, ServiceTable, VirtualService};
 use crate::stats::DropReason;
 use crate::wire::Address;
@@ -89,6 +89,9 @@ pub(super) struct Flows {
     pub(super) owners: Arc<Owners>,
     pub(super) schedulers: Schedulers,
     pub(super) recent: Recent,
+    /// Whose connections all workers changed
+    pub(super) movements: Arc<Movements>,
+    pub(super) preparation: Option<Preparation>,
     pub(super) adoption: Option<Adoption>,
     /// Whether another director has the VIPs: connections are not begun here
     pub(super) standby: bool,
@@ -104,6 +107,7 @@ impl Flows {
         worker: usize,
         claims: Vec<Arc<Claims>>,
         owners: Arc<Owners>,
+        movements: Arc<Movements>,
         capacity: usize,
         seed: Seed,
         now: u32,
@@ -121,6 +125,8 @@ impl Flows {
             owners,
             schedulers: Schedulers::default(),
             recent: Recent::new(),
+            movements,
+            preparation: None,
             adoption: None,
             standby: false,
             worker,
@@ -284,6 +290,7 @@ impl Flows {
             };
             from.sub(1);
             to.add(1);
+            self.movements.note(self.worker, line.server_id);
         }
         let seconds = view.services.timeouts_of(server).seconds(state);
         self.table.touch(id, deadline(now, seconds));
@@ -494,7 +501,7 @@ impl Flows {
         self.owners.begun(&tuple, self.worker);
         let share = server.counters.share(self.worker);
         share.inactive.add(1);
-        server.connections_changed();
+        self.connections_changed(server_id, server);
         share.traffic.connections.add(1);
         server.service_counters.share(self.worker).connections.add(1);
         Ok(id)
@@ -513,7 +520,7 @@ impl Flows {
         if let Some(server) = view.services.server(entry.server_id) {
             let share = server.counters.share(self.worker);
             if entry.active { &share.active } else { &share.inactive }.sub(1);
-            server.connections_changed();
+            self.connections_changed(entry.server_id, server);
         }
     }
 

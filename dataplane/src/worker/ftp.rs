@@ -332,7 +332,7 @@ impl Flows {
         // As in IPVS, it counts as a connection of the server, but not as one that
         // was scheduled.
         real.counters.share(self.worker).inactive.add(1);
-        real.connections_changed();
+        self.connections_changed(data.server_id, real);
         if let Some(oldest) = self.ftp.expect(id, control, listed_port) {
             self.expire(view, oldest);
         }

@@ -7,9 +7,10 @@
 //!
 //! Packets cost no memory that is not there from the start (`no_allocation.rs` of
 //! the tests watches it), but for:
-//! * the members of schedulers, when a new service table is taken up, and a chunk
-//!   of schedulers when there are more services than ever;
-//! * a destination that lblc or lblcr meets for the first time, up to their bounds;
+//! * what schedulers know of many servers, when a new service table is taken up, and
+//!   a chunk of schedulers when there are more services than ever;
+//! * a destination that lblc or lblcr meets for the first time, and a server that
+//!   lblcr adds to it, up to their bounds;
 //! * what FTP keeps of a line that it rewrote, until that is acknowledged;
 //! * lists of local ports that changed owners, while plans change
 //!   ([`local`](crate::local));
@@ -155,9 +156,10 @@ impl<P: Port> Worker<P> {
         let Settings { worker, workers, connections, seed } = settings;
         let claims = exchanges.iter().map(|exchange| Arc::clone(&exchange.claims)).collect();
         let owners = Arc::clone(&exchanges[worker].owners);
+        let movements = Arc::clone(&exchanges[worker].movements);
         let interfaces = port.interfaces();
         Worker {
-            flows: Flows::new(worker, claims, owners, connections, Seed::new(seed), tick(now)),
+            flows: Flows::new(worker, claims, owners, movements, connections, Seed::new(seed), tick(now)),
             port,
             settings,
             published,
@@ -259,7 +261,7 @@ impl<P: Port> Worker<P> {
     pub fn wait(&mut self, limit: Duration) {
         self.tidy();
         // Control waits for a table to be adopted, and that takes some rounds.
-        if !self.flows.is_adopting() {
+        if !self.flows.is_taking_up() {
             self.port.wait(limit);
         }
     }
@@ -267,9 +269,13 @@ impl<P: Port> Worker<P> {
     fn take_up_snapshots(&mut self, now: u64) {
         self.flows.standby = self.published.standby.load(Ordering::Relaxed);
         if !self.flows.is_adopting() {
-            let services = self.published.services.load();
-            if !Arc::ptr_eq(&services, &self.view.services) {
-                let former = std::mem::replace(&mut self.view.services, Arc::clone(&services));
+            let published = || {
+                let services = self.published.services.load();
+                (!Arc::ptr_eq(&services, &self.view.services)).then(|| Arc::clone(&services))
+            };
+            let first = self.view.services.generation() == 0;
+            if let Some(services) = self.flows.prepare(first, published) {
+                let former = std::mem::replace(&mut self.view.services, services);
                 self.flows.begin_adoption(former);
                 self.flows.sweep = Sweep::of(&self.view);
             }
@@ -593,6 +599,7 @@ impl<P: Port> Worker<P> {
         let ended = self.flows.sweep(&self.view) + self.flows.defend(&self.view, tick(now));
         self.counters.expired.add(ended as u64);
         self.flows.expire_templates(&self.view, tick(now), EXPIRE_BUDGET);
+        self.flows.tend_schedulers(tick(now));
         self.counters.connections.set(self.flows.table.len() as u64);
         while let Some(waiting) = self.held.take_expired(now) {
             self.watch.interface = waiting.interface;

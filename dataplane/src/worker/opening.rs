@@ -139,7 +139,7 @@ impl Flows {
 
         let share = server.counters.share(self.worker);
         if line.active { &share.active } else { &share.inactive }.add(1);
-        server.connections_changed();
+        self.connections_changed(server_id, server);
         share.traffic.connections.add(1);
         server.service_counters.share(self.worker).connections.add(1);
         server.count(self.worker, Side::Client, 1, packet.length.into());

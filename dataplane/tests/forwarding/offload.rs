@@ -276,7 +276,7 @@ fn without_room_connections_stay_with_the_worker() {
             }
         }
         let flows = carried.flows();
-        assert!(flows % 2 == 0 && fit.contains(&(flows / 2)), "{flows} flows");
+        assert!(flows.is_multiple_of(2) && fit.contains(&(flows / 2)), "{flows} flows");
         carried.pass(15);
         assert_eq!((carried.flows(), carried.slots()), (0, 0));
         assert_eq!(carried.director.list().len(), 80);

@@ -24,7 +24,7 @@ fn tuple(number: u32, is_v4: bool) -> Tuple {
         destination,
         source_port: 40_000 + u16::from(c),
         destination_port: 80,
-        protocol: if number % 3 == 0 { Protocol::Udp } else { Protocol::Tcp },
+        protocol: if number.is_multiple_of(3) { Protocol::Udp } else { Protocol::Tcp },
     }
 }
 

@@ -144,7 +144,15 @@ impl Director {
         let services = Arc::new(services(shape, &counters));
         let claims = vec![Arc::<Claims>::default()];
         let seed = Seed::new([3; 16]);
-        let mut flows = Flows::new(0, claims, Arc::new(Owners::new(1, 8, seed)), 8, seed, 0);
+        let mut flows = Flows::new(
+            0,
+            claims,
+            Arc::new(Owners::new(1, 8, seed)),
+            Arc::new(crate::sched::Movements::new(1)),
+            8,
+            seed,
+            0,
+        );
         flows.begin_adoption(Arc::default());
         assert!(flows.adopt(&services, 0), "one portion will do");
         let view = View { services, hops: Arc::new(hops(shape)) };

@@ -38,7 +38,15 @@ fn data(local: (Address, u16), port: u16) -> Entry {
 fn flows(worker: usize, workers: usize) -> Flows {
     let claims = (0..workers).map(|_| Arc::default()).collect();
     let seed = Seed::new([0; 16]);
-    Flows::new(worker, claims, Arc::new(Owners::new(workers, 1000, seed)), 1000, seed, 0)
+    Flows::new(
+        worker,
+        claims,
+        Arc::new(Owners::new(workers, 1000, seed)),
+        Arc::new(crate::sched::Movements::new(workers)),
+        1000,
+        seed,
+        0,
+    )
 }
 
 #[test]

@@ -312,6 +312,7 @@ impl Flows {
                 };
                 from.sub(1);
                 to.add(1);
+                self.movements.note(self.worker, server_id);
             }
         }
         self.table.schedule(id, deadline(now, told.expires));
@@ -366,7 +367,7 @@ impl Flows {
         // scheduled.
         let share = server.counters.share(self.worker);
         if active { &share.active } else { &share.inactive }.add(1);
-        server.connections_changed();
+        self.connections_changed(server_id, server);
         self.sync.took_session(id, epoch);
         self.owners.begun(&client, self.worker);
         match (told.ftp, &told.control) {
