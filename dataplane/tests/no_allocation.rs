@@ -129,7 +129,7 @@ fn answer(request: &[u8]) -> Datagram {
 fn round(director: &mut Director, round: u16) {
     let workers = director.workers.len();
     let client = |n: u16| format!("198.51.{}.{}:{}", 100 + round % 50, 1 + n, 2000 + round);
-    let routes = |director: &Director, known: bool| {
+    let routes = |director: &mut Director, known: bool| {
         let routes = Routes::new(u64::from(round) * 2 + 2 + u64::from(known));
         director.publish_hops(if known { routes.all_known() } else { routes });
     };

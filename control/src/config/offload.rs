@@ -11,8 +11,8 @@ use super::check::Check;
 /// Bounds and default of `offload_flows` and `offload_flows_v6`. Each takes four slots
 /// at start: 256 and 512 bytes.
 const FLOWS: RangeInclusive<u32> = 16..=64_000_000;
-const DEFAULT_FLOWS: u32 = 262_144;
-const DEFAULT_FLOWS_V6: u32 = 32_768;
+const DEFAULT_FLOWS: u32 = 131_072;
+const DEFAULT_FLOWS_V6: u32 = 16_384;
 
 /// The same of `offload_after`.
 const DEFAULT_AFTER: u32 = 8;

@@ -134,20 +134,26 @@ impl Offloading {
         if said[number].replace(capable) == Some(capable) {
             return;
         }
-        match capable {
-            true => tracing::info!(interface, "frames can be redirected to it"),
-            false => tracing::warn!(
-                interface,
-                "frames cannot be redirected to it: connections that leave by it stay with the workers (its driver \
-                 lacks it, or, of a veth, the other end has neither an XDP program nor GRO: ethtool -K PEER gro on)"
-            ),
+        const STAYS: &str = "frames cannot be redirected to it: connections that leave by it stay with the workers (its \
+                             driver lacks it, or, of a veth, the other end has neither an XDP program nor GRO: \
+                             ethtool -K PEER gro on)";
+        match (capable, self.choice) {
+            (true, _) => tracing::info!(interface, "frames can be redirected to it"),
+            // Nobody asked for it.
+            (false, OffloadChoice::Auto) => tracing::info!(interface, "{STAYS}"),
+            (false, _) => tracing::warn!(interface, "{STAYS}"),
         }
     }
 
     fn complain(&self, error: &io::Error) {
         let gone = error.raw_os_error() == Some(libc::ENODEV);
-        if !gone && !self.said.replace(true) {
-            tracing::warn!(%error, "the kernel does not tell which interfaces take redirected frames (before 6.3)");
+        if gone || self.said.replace(true) {
+            return;
+        }
+        const SILENT: &str = "the kernel does not tell which interfaces take redirected frames (before 6.3)";
+        match self.choice {
+            OffloadChoice::Auto => tracing::info!(%error, "{SILENT}"),
+            _ => tracing::warn!(%error, "{SILENT}"),
         }
     }
 
