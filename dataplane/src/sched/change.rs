@@ -1,5 +1,6 @@
 //! What happened to the servers of a service from one table to another.
 
+use super::Watch;
 use super::roster::{Member, Roster, Weights};
 use crate::service::SchedulerKind;
 
@@ -17,8 +18,7 @@ pub(super) struct Change {
     pub(super) edited: Vec<(u32, u32)>,
     /// How many were added, which are the first now
     pub(super) added: usize,
-    /// Places of those whose overload has to be brought in line with their
-    /// thresholds
+    /// Places of those that have other thresholds
     pub(super) limited: Vec<u32>,
     /// For wrr: what weights there were after each removal, edit and addition in
     /// turn, without those that were as before
@@ -40,10 +40,11 @@ enum Stage {
 }
 
 impl Change {
-    /// All that happened.
-    pub(super) fn between(old: &[Member], new: &Roster) -> Self {
+    /// All that happened. The overload of servers is brought in line with their
+    /// thresholds meanwhile.
+    pub(super) fn between(old: &[Member], new: &Roster, watch: Option<&Watch>) -> Self {
         let mut change = Change::begin(old, new);
-        while !change.proceed(old, new, &mut usize::MAX.clone()) {}
+        while !change.proceed(old, new, watch, &mut usize::MAX.clone()) {}
         change
     }
 
@@ -72,10 +73,16 @@ impl Change {
 
     /// Looks at about so many servers, which are taken off the budget; returns
     /// whether all is known.
-    pub(super) fn proceed(&mut self, old: &[Member], new: &Roster, budget: &mut usize) -> bool {
+    pub(super) fn proceed(
+        &mut self,
+        old: &[Member],
+        new: &Roster,
+        watch: Option<&Watch>,
+        budget: &mut usize,
+    ) -> bool {
         while *budget > 0 && self.stage != Stage::Done {
             let spent = match self.stage {
-                Stage::Matching => match self.match_one(old, new) {
+                Stage::Matching => match self.match_one(old, new, watch) {
                     Some(spent) => spent,
                     None => {
                         let left = self.unmatched;
@@ -94,7 +101,7 @@ impl Change {
                     0
                 }
                 Stage::Adding(places) => {
-                    self.limit(places - 1, new);
+                    new.members[places - 1].limit(watch);
                     self.stage = Stage::Adding(places - 1);
                     1
                 }
@@ -112,7 +119,7 @@ impl Change {
 
     /// Looks for one more that stayed; returns how many were looked at, or
     /// nothing if there is none.
-    fn match_one(&mut self, old: &[Member], new: &Roster) -> Option<usize> {
+    fn match_one(&mut self, old: &[Member], new: &Roster, watch: Option<&Watch>) -> Option<usize> {
         let member = &new.members[self.added.checked_sub(1)?];
         let place = old[..self.unmatched].iter().rposition(|known| known.is(member))?;
         let spent = self.unmatched - place;
@@ -121,7 +128,10 @@ impl Change {
         self.added -= 1;
         if !old[place].is_as(member) {
             self.edited.push((self.added as u32, place as u32));
-            self.limit(self.added, new);
+            member.limit(watch);
+            if old[place].thresholds != member.thresholds {
+                self.limited.push(self.added as u32);
+            }
         }
         Some(spent)
     }
@@ -135,13 +145,6 @@ impl Change {
             self.removed.push(place as u32);
         }
         self.unmatched = self.unmatched.min(first);
-    }
-
-    fn limit(&mut self, place: usize, new: &Roster) {
-        let member = &new.members[place];
-        if member.thresholds.upper != 0 || member.counters.overload().is_on() {
-            self.limited.push(place as u32);
-        }
     }
 
     /// What weights there were after each step.
@@ -229,8 +232,8 @@ mod tests {
             });
             let (old, new) = (&rosters[0].members, &rosters[1]);
             let mut change = Change::begin(old, new);
-            while !change.proceed(old, new, &mut budget.clone()) {}
-            let at_once = Change::between(old, new);
+            while !change.proceed(old, new, None, &mut budget.clone()) {}
+            let at_once = Change::between(old, new, None);
             prop_assert_eq!(format!("{change:?}"), format!("{at_once:?}"));
 
             let mut weights: Vec<u32> = old.iter().map(|member| member.weight).collect();

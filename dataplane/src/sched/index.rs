@@ -294,6 +294,17 @@ impl Index {
         is_done
     }
 
+    /// Those in whose blocks something changed.
+    pub(super) fn changed_since<'a>(
+        &'a self,
+        roster: &'a Roster,
+        movements: &'a Movements,
+    ) -> impl Iterator<Item = &'a Member> {
+        let blocks = (0..self.seen.len()).map(|at| (at, block_at(roster, at)));
+        let changed = blocks.filter(|(at, (block, _))| movements.block(*block) != self.seen[*at]);
+        changed.flat_map(|(_, (_, places))| places).map(|place| &roster.members[*place as usize])
+    }
+
     /// Looks at a server's connections anew.
     #[inline]
     fn read(&mut self, place: u32, roster: &Roster) {

@@ -336,15 +336,29 @@ impl Scheduler {
         self.generation = table.generation();
         self.state.tune(table.tunables());
         let prepared = prepared.and_then(|prepared| prepared.made_for(&self.roster, &roster));
-        let looked_at = prepared.as_ref().map(|(change, _)| change.len());
-        let (change, index) = match prepared {
-            Some((change, index)) => (change, index),
-            None => (Change::between(&self.roster.members, &roster), self.indexed(&roster)),
+        let watch = self.watch.as_ref();
+        let (change, index, looked_at) = match prepared {
+            Some((change, index)) => {
+                // Former thresholds may have been gone by since then.
+                match (&index, watch) {
+                    (Some(index), Some(watch)) => {
+                        let changed = index.changed_since(&roster, &watch.movements);
+                        changed.for_each(|member| member.limit(Some(watch)));
+                    }
+                    _ => {
+                        let limited = change.limited.iter().map(|place| &roster.members[*place as usize]);
+                        limited.for_each(|member| member.limit(watch));
+                    }
+                }
+                let looked_at = change.len();
+                (change, index, looked_at)
+            }
+            None => {
+                let change = Change::between(&self.roster.members, &roster, watch);
+                let looked_at = self.roster.members.len() + roster.members.len();
+                (change, self.indexed(&roster), looked_at)
+            }
         };
-        for place in &change.limited {
-            self.limit(&roster.members[*place as usize]);
-        }
-        let looked_at = looked_at.unwrap_or(self.roster.members.len() + roster.members.len());
         if self.roster.kind == roster.kind {
             self.state.changed(&change);
         } else {
@@ -361,15 +375,6 @@ impl Scheduler {
     fn indexed(&self, roster: &Roster) -> Option<Index> {
         let watch = self.watch.as_ref().filter(|_| roster.is_long())?;
         Some(Index::new(Contest::of(roster)?, roster, &watch.movements))
-    }
-
-    /// Brings a server's overload in line with its thresholds.
-    fn limit(&self, member: &Member) {
-        let before = member.counters.overload().is_on();
-        member.thresholds.apply(&member.counters);
-        if let Some(watch) = self.watch.as_ref().filter(|_| member.counters.overload().is_on() != before) {
-            watch.movements.note(watch.worker, member.id);
-        }
     }
 
     /// Puts another state in place of the present one, which is freed bit by bit if

@@ -8,7 +8,7 @@ use super::change::Change;
 use super::index::{Contest, Index};
 use super::movements::Movements;
 use super::roster::Roster;
-use super::{Scheduler, TENDED_BLOCKS};
+use super::{Scheduler, TENDED_BLOCKS, Watch};
 use crate::service::{ServiceTable, VirtualService};
 
 /// What is made ready for one scheduler and the next table.
@@ -17,6 +17,7 @@ pub(crate) struct Prepared {
     /// The servers that the scheduler knows; none if there is no scheduler yet
     from: Option<Arc<Roster>>,
     to: Arc<Roster>,
+    watch: Watch,
     change: Change,
     index: Option<Index>,
 }
@@ -27,7 +28,7 @@ impl Prepared {
         scheduler: Option<&Scheduler>,
         service: &VirtualService,
         table: &ServiceTable,
-        movements: &Movements,
+        (movements, worker): (&Arc<Movements>, usize),
     ) -> Option<Self> {
         let to = table.roster(&service.key)?;
         let from = scheduler.map(Scheduler::roster).filter(|from| from.key == to.key);
@@ -40,21 +41,24 @@ impl Prepared {
             change: Change::begin(old, to),
             from: from.cloned(),
             to: Arc::clone(to),
+            watch: Watch { movements: Arc::clone(movements), worker },
             index: index.filter(|_| to.is_long()),
         })
     }
 
     /// Goes on by about so many servers, which are taken off the budget; returns
     /// whether that was all.
-    pub(crate) fn proceed(&mut self, movements: &Movements, budget: &mut usize) -> bool {
+    pub(crate) fn proceed(&mut self, budget: &mut usize) -> bool {
         let old = self.from.as_ref().map_or(&[][..], |from| &from.members);
-        self.change.proceed(old, &self.to, budget)
+        let movements = &self.watch.movements;
+        self.change.proceed(old, &self.to, Some(&self.watch), budget)
             && self.index.as_mut().is_none_or(|index| index.proceed(&self.to, movements, budget))
     }
 
     /// Brings what is known of connections up to date by a bounded portion; returns
     /// whether it is.
-    pub(crate) fn refresh(&mut self, movements: &Movements) -> bool {
+    pub(crate) fn refresh(&mut self) -> bool {
+        let movements = &self.watch.movements;
         self.index.as_mut().is_none_or(|index| index.refresh(&self.to, movements, TENDED_BLOCKS))
     }
 

@@ -8,7 +8,7 @@ use super::locality::Places;
 use super::maglev::{Basis, Maglev};
 use super::movements::{block_of, group_of};
 use super::wrr::gcd;
-use super::{overhead, sh};
+use super::{Watch, overhead, sh};
 use crate::service::{
     Family, Method, RealServer, SchedulerFlags, SchedulerKind, ServerId, ServiceId, ServiceKey, Thresholds,
     VirtualService,
@@ -67,6 +67,15 @@ impl Member {
     #[inline]
     pub(super) fn is_overloaded(&self) -> bool {
         self.thresholds.upper != 0 && self.counters.overload().is_on()
+    }
+
+    /// Brings its overload in line with its thresholds.
+    pub(super) fn limit(&self, watch: Option<&Watch>) {
+        let before = self.counters.overload().is_on();
+        self.thresholds.apply(&self.counters);
+        if let Some(watch) = watch.filter(|_| self.counters.overload().is_on() != before) {
+            watch.movements.note(watch.worker, self.id);
+        }
     }
 
     /// Whether new connections may go to it.

@@ -107,11 +107,11 @@ impl Preparation {
     }
 
     /// Goes on by a portion; returns whether the table can be taken up.
-    fn proceed(&mut self, schedulers: &mut Schedulers, movements: &Movements) -> bool {
+    fn proceed(&mut self, schedulers: &mut Schedulers, movements: &Arc<Movements>, worker: usize) -> bool {
         let mut budget = PREPARED;
         while budget > 0 {
             if let Some((id, mut prepared)) = self.making.take() {
-                if prepared.proceed(movements, &mut budget) {
+                if prepared.proceed(&mut budget) {
                     self.made.insert(id, prepared);
                 } else {
                     self.making = Some((id, prepared));
@@ -120,15 +120,15 @@ impl Preparation {
             }
             let Some(id) = self.table.rosters().long().get(self.next).copied() else {
                 self.refreshes = self.refreshes.saturating_sub(1);
-                let stale = self.made.values_mut().filter_map(|one| (!one.refresh(movements)).then_some(()));
+                let stale = self.made.values_mut().filter_map(|one| (!one.refresh()).then_some(()));
                 return stale.count() == 0 || self.refreshes == 0;
             };
             self.next += 1;
             budget -= 1;
             let scheduler = schedulers.slot(id.0 as usize).and_then(|scheduler| scheduler.as_ref());
             let service = self.table.service(id);
-            let begun =
-                service.and_then(|service| Prepared::begin(scheduler, service, &self.table, movements));
+            let begun = service
+                .and_then(|service| Prepared::begin(scheduler, service, &self.table, (movements, worker)));
             self.making = begun.map(|prepared| (id, prepared));
         }
         false
@@ -165,9 +165,9 @@ impl Flows {
             self.preparation = published().map(Preparation::new);
         }
         let preparation = self.preparation.as_mut()?;
-        let mut is_ready = preparation.proceed(&mut self.schedulers, &self.movements);
+        let mut is_ready = preparation.proceed(&mut self.schedulers, &self.movements, self.worker);
         while first && !is_ready {
-            is_ready = preparation.proceed(&mut self.schedulers, &self.movements);
+            is_ready = preparation.proceed(&mut self.schedulers, &self.movements, self.worker);
         }
         is_ready.then(|| Arc::clone(&preparation.table))
     }

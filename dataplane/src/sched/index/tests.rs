@@ -105,14 +105,14 @@ fn as_those_that_look_at_all(kind: SchedulerKind, steps: Vec<Step>) -> Result<()
                 control.thresholds = servers.iter().map(|(n, _, upper)| (slot(*n), limit(*upper))).collect();
                 let servers: Vec<_> = servers.iter().map(|(n, weight, _)| (slot(*n), *weight)).collect();
                 let next = control.table(&servers);
-                let mut making = Prepared::begin(Some(&prepared), &next.0, &next.1, &movements);
+                let mut making = Prepared::begin(Some(&prepared), &next.0, &next.1, watched());
                 for one in loads {
                     load(&control, &table, &movements, one);
-                    making.as_mut().map(|making| making.proceed(&movements, &mut 3));
+                    making.as_mut().map(|making| making.proceed(&mut 3));
                 }
                 if let Some(making) = &mut making {
-                    while !making.proceed(&movements, &mut 7) {}
-                    making.refresh(&movements);
+                    while !making.proceed(&mut 7) {}
+                    making.refresh();
                 }
                 (service, table) = next;
                 prepared.update_by(making, &service, &table, now);
