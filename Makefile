@@ -8,12 +8,13 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # Where the package is made and how it is called.
 DEB = $(TARGET)/debian
 
-.PHONY: help deps build demo deb test test-deb test-ha test-operate bench bench-growth bench-sync bench-wire bench-apps lint
+.PHONY: help deps build demo deb test test-offload test-deb test-ha test-operate bench bench-growth bench-sync bench-wire bench-apps lint
 
 help:
 	@echo 'make demo        see it forward real traffic, in all four methods'
 	@echo 'make deb         a Debian package, in target/debian'
 	@echo 'make test        unit, property and end-to-end tests (the last need root)'
+	@echo 'make test-offload  the same with all connections carried in the kernel, and with none'
 	@echo 'make test-ha     failover between two directors, all methods and faults, under load'
 	@echo 'make test-operate  stories of operating a director (STORY=NAME for some only)'
 	@echo 'make test-deb    install, upgrade, remove and purge the package in a fresh Debian'
@@ -46,12 +47,30 @@ test-deb: deb
 	@bench/deps.sh deb
 	@$(SUDO) control/package/test $(DEB)/*.deb
 
+# What is tried again with connections carried from their second packet on, and what with none: where that matters
+# most. `make test-offload` does all.
+CARRIED = -- nat:: fullnat:: dr:: tun:: connections:: thresholds:: capture:: listing:: standby:: recorded_states::
+
 # End-to-end tests run the release build of the director, two at a time: each director keeps a CPU busy.
 test:
 	@bench/deps.sh test
 	cargo test --locked --workspace --exclude sluice-bench
 	cargo build --release --locked -p sluice-control
 	SLUICE_BIN=$(abspath $(RELEASE))/sluice RUST_TEST_THREADS=2 cargo test --locked -p sluice-bench
+	SLUICE_TEST_OFFLOAD=on cargo test --locked -p sluice-dataplane --test forwarding $(CARRIED)
+	SLUICE_LAB_OFFLOAD=off SLUICE_BIN=$(abspath $(RELEASE))/sluice RUST_TEST_THREADS=2 \
+		cargo test --locked -p sluice-bench --test forwarding --test observe --test sync
+
+# What `make test` tries by default settings, once with connections carried from their second packet on and once with
+# none: some 25 minutes. `make test` has a part of each.
+test-offload:
+	@bench/deps.sh test
+	SLUICE_TEST_OFFLOAD=on cargo test --locked -p sluice-dataplane --test forwarding --test fuzz
+	cargo build --release --locked -p sluice-control
+	for offload in on off; do \
+		SLUICE_LAB_OFFLOAD=$$offload SLUICE_BIN=$(abspath $(RELEASE))/sluice RUST_TEST_THREADS=2 \
+			cargo test --locked -p sluice-bench || exit; \
+	done
 
 # Takes some five minutes.
 test-ha: build

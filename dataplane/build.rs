@@ -5,12 +5,17 @@ use std::process::Command;
 use std::{env, fs};
 
 fn main() {
-    compile("src/steer/steer.bpf.c", "steer.bpf.o");
-    compile("src/offload/offload.bpf.c", "offload.bpf.o");
-    compile("src/port/punt.bpf.c", "punt.bpf.o");
+    compile("src/steer/steer.bpf.c", "steer.bpf.o", &[]);
+    // Atomic instructions that give a value back (Linux 5.12).
+    let mut arguments = vec!["-mcpu=v3"];
+    if env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        arguments.push("-DLOADS_IN_ORDER");
+    }
+    compile("src/offload/offload.bpf.c", "offload.bpf.o", &arguments);
+    compile("src/port/punt.bpf.c", "punt.bpf.o", &[]);
 }
 
-fn compile(source: &str, object: &str) {
+fn compile(source: &str, object: &str, arguments: &[&str]) {
     println!("cargo:rerun-if-changed={source}");
     println!("cargo:rerun-if-env-changed=CLANG");
     let clang = env::var("CLANG").unwrap_or_else(|_| "clang".into());
@@ -20,7 +25,7 @@ fn compile(source: &str, object: &str) {
     let multiarch =
         format!("/usr/include/{}-linux-gnu", env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default());
     let mut command = Command::new(&clang);
-    command.args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror"]);
+    command.args(["-target", "bpf", "-O2", "-g", "-Wall", "-Werror"]).args(arguments);
     if fs::metadata(&multiarch).is_ok() {
         command.args(["-idirafter", &multiarch]);
     }

@@ -286,6 +286,15 @@ impl Stand {
         self.conversations.resets().max(self.servers.iter().map(EchoServer::resets).sum())
     }
 
+    /// Connections of the first director that the kernel carries, and packets that it carried since that one began.
+    ///
+    /// # Errors
+    /// When the director does not say.
+    pub fn carried(&self) -> Result<(u64, u64)> {
+        let director = self.directors[0].as_ref().context("the first director is there")?;
+        Ok((director.offloaded()?, director.carried()?))
+    }
+
     /// What directors and their keepalived said.
     #[must_use]
     pub fn logs(&self) -> String {

@@ -26,9 +26,7 @@ fn site(method: Method) -> Result<(Site, Director)> {
 }
 
 fn start(site: &Site, method: Method) -> Result<Director> {
-    let keys = "[director]\noffload = \"on\"\noffload_after = 2\n";
-    let config = site.config().replacen("[director]\n", keys, 1);
-    site.start_director(&(config + &site.service("tcp", PORT, "rr", method)))
+    site.start_director(&(site.config_carried() + &site.service("tcp", PORT, "rr", method)))
 }
 
 fn open(site: &Site) -> Result<Session> {
@@ -141,6 +139,28 @@ fn carried_by_dr() -> Result<()> {
 #[test]
 fn carried_by_tun() -> Result<()> {
     a_session_is_carried(Method::Tun)
+}
+
+/// What the environment and the default make of a director that says nothing of it: so do all other tests.
+#[test]
+fn a_director_has_what_the_lab_says() -> Result<()> {
+    if !lab::may_run("a_director_has_what_the_lab_says") {
+        return Ok(());
+    }
+    let site = Site::new(SiteOptions::default())?;
+    for server in &site.servers {
+        echo::serve(server, SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT)))?;
+    }
+    let config = site.config() + &site.service("tcp", PORT, "rr", Method::FullNat);
+    let director = site.start_director(&config)?;
+    if std::env::var(lab::OFFLOAD).is_ok_and(|choice| choice == "off") {
+        let mut session = open(&site)?;
+        (0..50).try_for_each(|_| session.say("hello"))?;
+        ensure!(status(&director)?["offload"].is_null(), "{}", status(&director)?);
+        return Ok(());
+    }
+    drop(carried_session(&site, &director)?);
+    until(&director, "after the end", |connections, _| connections == 0)
 }
 
 /// A session that is carried, at a server that was removed: its packets pass no more, as without.

@@ -90,6 +90,7 @@ impl Source {
             when_gone,
             offload,
             offload_flows,
+            offload_flows_v6,
             offload_after,
             offload_stale,
             // That of the start: `sluice role` changes it.
@@ -109,6 +110,7 @@ impl Source {
             ("when_gone", *when_gone == new.when_gone),
             ("offload", *offload == new.offload),
             ("offload_flows", *offload_flows == new.offload_flows),
+            ("offload_flows_v6", *offload_flows_v6 == new.offload_flows_v6),
             ("offload_after", *offload_after == new.offload_after),
             ("offload_stale", *offload_stale == new.offload_stale),
             ("[web]", self.web == config.web),

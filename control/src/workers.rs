@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use sluice_dataplane::capture::{CaptureFilter, CaptureReader};
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
-use sluice_dataplane::offload::{self, Board, Lane};
+use sluice_dataplane::offload::{Board, Share};
 use sluice_dataplane::port::afxdp::{AfXdpPort, Left, Offered, OpenError};
 use sluice_dataplane::stats::WorkerCounters;
 use sluice_dataplane::steer::Mode;
@@ -94,7 +94,6 @@ pub struct Workers {
     stop: Arc<AtomicBool>,
     ports: Vec<PortStatus>,
     clock: Instant,
-    lanes: Vec<Arc<Lane>>,
 }
 
 /// What is known of a worker's queue on an interface since it was opened.
@@ -147,13 +146,16 @@ impl Workers {
             stop: Arc::new(AtomicBool::new(false)),
             ports: Vec::new(),
             clock: Instant::now(),
-            lanes: Vec::new(),
         };
         let clock = workers.clock;
-        if let Some(Carry { board, connections, after, stale }) = carry {
-            let settings = offload::Settings { connections, after, stale, clock: since_boot(clock)? };
-            workers.lanes = Lane::of_all(cpus.len(), &board, settings);
-        }
+        let share = match carry {
+            Some(Carry { board, connections, after, stale }) => {
+                board.set_stale(stale);
+                let connections = connections as usize / cpus.len().max(1);
+                Some(Share { board, connections, after, clock: since_boot(clock)? })
+            }
+            None => None,
+        };
         for (number, (port, core)) in ports.into_iter().zip(cores).enumerate() {
             for (index, (interface, _)) in interfaces.iter().enumerate() {
                 workers.ports.push(PortStatus {
@@ -172,15 +174,15 @@ impl Workers {
             workers.counters.push(Arc::clone(&counters));
             let (published, exchanges) = (Arc::clone(&published), Arc::clone(&exchanges));
             let stop = Arc::clone(&workers.stop);
-            let lane = workers.lanes.get(number).cloned();
+            let share = share.clone();
             let run = move || {
                 if !core_affinity::set_for_current(core) {
                     tracing::warn!(worker = number, cpu = core.id, "could not be pinned to its CPU");
                 }
                 let now = || clock.elapsed().as_nanos() as u64;
                 let mut worker = Worker::new(settings, port, published, exchanges, counters, now());
-                if let Some(lane) = lane {
-                    worker.carry(lane);
+                if let Some(share) = share {
+                    worker.carry(share);
                 }
                 while !stop.load(Ordering::Relaxed) {
                     if worker.poll(now()) == 0 {
@@ -197,11 +199,6 @@ impl Workers {
             workers.threads.push(thread.map_err(|error| StartError::System("starting a worker", error))?);
         }
         Ok(workers)
-    }
-
-    /// What workers ask of who carries their connections; empty where nobody does.
-    pub fn lanes(&self) -> &[Arc<Lane>] {
-        &self.lanes
     }
 
     /// Counters of each worker.
@@ -408,7 +405,8 @@ fn since_boot(instant: Instant) -> Result<u64, StartError> {
     Ok(now.saturating_sub(instant.elapsed()).as_nanos() as u64)
 }
 
-fn random_seed() -> Result<[u8; 16], StartError> {
+/// Bytes that nobody can guess.
+pub(crate) fn random_seed() -> Result<[u8; 16], StartError> {
     let mut bytes = [0; 16];
     let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
     read.map_err(|error| StartError::System("reading /dev/urandom", error))?;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use etherparse::icmpv4::DestUnreachableHeader;
 use etherparse::{Icmpv4Type, IpFragOffset, Ipv4Header};
 use sluice_dataplane::capture::CaptureFilter;
-use sluice_dataplane::offload::{Board, Carrier, CarrierThread, Lane, Settings, memory::MemoryMap};
+use sluice_dataplane::offload::{Board, Room, Share};
 use sluice_dataplane::service::{ClientMask, Engine, Method, Persistence, Protocol};
 
 #[allow(dead_code)]
@@ -129,7 +129,7 @@ fn answer(request: &[u8]) -> Datagram {
 fn round(director: &mut Director, round: u16) {
     let workers = director.workers.len();
     let client = |n: u16| format!("198.51.{}.{}:{}", 100 + round % 50, 1 + n, 2000 + round);
-    let routes = |director: &Director, known: bool| {
+    let routes = |director: &mut Director, known: bool| {
         let routes = Routes::new(u64::from(round) * 2 + 2 + u64::from(known));
         director.publish_hops(if known { routes.all_known() } else { routes });
     };
@@ -199,18 +199,14 @@ fn end(director: &mut Director) {
     assert!(director.workers.iter().all(|worker| worker.connections() == 0), "all have expired");
 }
 
-/// Has connections carried from their second packet on. Who enters them in the map is
-/// on a thread that nobody watches.
-fn carry(director: &mut Director) -> (Arc<Board>, CarrierThread) {
-    let board = Arc::new(Board::in_memory(1000));
+/// Has connections carried from their second packet on.
+fn carry(director: &mut Director) -> Arc<Board> {
+    let board = Arc::new(Board::in_memory(Room { v4: 500, v6: 500 }, [7; 16]));
     (0..2).for_each(|interface| assert!(board.set_capable(interface, true)));
-    let settings = Settings { connections: 1000, after: 1, stale: SECOND, clock: 0 };
-    let lanes = Lane::of_all(director.workers.len(), &board, settings);
-    for (worker, lane) in director.workers.iter_mut().zip(&lanes) {
-        worker.carry(Arc::clone(lane));
+    for worker in &mut director.workers {
+        worker.carry(Share { board: Arc::clone(&board), connections: 500, after: 1, clock: 0 });
     }
-    let carrier = Carrier::new(MemoryMap::new(500), lanes);
-    (board, CarrierThread::start(carrier).expect("a thread"))
+    board
 }
 
 #[test]
@@ -220,7 +216,7 @@ fn nothing_is_allocated_or_freed_for_packets() {
         let mut director = serving(workers);
         let carrying = carried.then(|| carry(&mut director));
         let round = |director: &mut Director, n| {
-            if let Some((board, _)) = &carrying {
+            if let Some(board) = &carrying {
                 board.set_hops(&director.published().hops.load());
             }
             round(director, n);

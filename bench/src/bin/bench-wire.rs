@@ -210,16 +210,8 @@ impl<'a> Bench<'a> {
             }
             Forwarder::Sluice(method) | Forwarder::Carried(method) => {
                 let carried = matches!(figure.forwarder, Forwarder::Carried(_));
-                let mut config = self.config(method, figure.load);
+                let config = self.config(method, figure.load, carried);
                 if carried {
-                    // What the worker does is seen by the time that it does not sleep.
-                    let mut keys =
-                        "[director]\nidle = \"sleep\"\noffload = \"on\"\noffload_after = 1\n".to_owned();
-                    if let Load::Flows(1_000_000) = figure.load {
-                        // More than there are by default.
-                        keys += "offload_flows = 1_100_000\n";
-                    }
-                    config = config.replacen("[director]\n", &keys, 1);
                     // A veth takes redirected frames if its other end has GRO; the sink's has an XDP program.
                     lab::run(self.wire.source.command("ethtool").args(["-K", "eth0", "gro", "on"]))?;
                 }
@@ -370,7 +362,16 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn config(&self, method: Method, load: Load) -> String {
+    fn config(&self, method: Method, load: Load, carried: bool) -> String {
+        let offload = match (carried, load) {
+            (false, _) => "offload = \"off\"\n",
+            // What the worker does is seen by the time that it does not sleep. There are more than by default, so that
+            // all find a place.
+            (true, Load::Flows(1_000_000)) => {
+                "idle = \"sleep\"\noffload = \"on\"\noffload_after = 1\noffload_flows = 1_500_000\n"
+            }
+            (true, _) => "idle = \"sleep\"\noffload = \"on\"\noffload_after = 1\n",
+        };
         let connections = match load {
             // A little more than are opened.
             Load::Flows(_) => 1_100_000.0,
@@ -379,7 +380,7 @@ impl<'a> Bench<'a> {
         let local: Vec<String> = wire::local_addresses().map(|address| format!("\"{address}\"")).collect();
         let mut config = format!(
             "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{}]\nconnections_per_worker = {connections:.0}\n\
-             local_addresses = [{}]\n\n[[service]]\naddress = \"{}:{PORT}\"\nprotocol = \"udp\"\nscheduler = \"rr\"\n",
+             local_addresses = [{}]\n{offload}\n[[service]]\naddress = \"{}:{PORT}\"\nprotocol = \"udp\"\nscheduler = \"rr\"\n",
             self.arguments.worker_cpu,
             local.join(", "),
             wire::VIP,

@@ -3,6 +3,8 @@
 //! Prints a line for each and exits with 0 only if no connection broke and none was silent for more than half a second
 //! longer than VRRP took. Before that, by every method, another process takes the place of the active director's: there
 //! nothing may be forwarded for less than 50 ms.
+//!
+//! `SLUICE_LAB_OFFLOAD` chooses whether the kernel carries connections (`on`, `off`), as for all tests of the lab.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -55,6 +57,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
             }
             all_hold &= renewal.holds();
         }
+        let (connections, packets) = stand.carried()?;
+        println!("ha {} in the kernel connections={connections} packets={packets}", method.name());
         for fault in &faults {
             for outcome in stand.suffer(*fault)? {
                 println!("{outcome}");

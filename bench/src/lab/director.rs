@@ -11,7 +11,6 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 
 use super::Netns;
-use super::link::offload;
 use super::process::{Process, run};
 
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -35,18 +34,6 @@ pub fn sluice_binary() -> Result<PathBuf> {
     candidates.clone().find(|path| path.is_file()).ok_or_else(|| {
         anyhow!("no sluice beside {}: run `cargo build --workspace` or set SLUICE_BIN", this.display())
     })
-}
-
-/// The configuration with what [`OFFLOAD`](super::link::OFFLOAD) asks for, if it says nothing itself. Connections are
-/// carried soon, so that short ones are, too.
-fn with_offload(config: &str) -> String {
-    match offload() {
-        Some(choice) if !config.contains("\noffload = ") => {
-            let keys = format!("[director]\noffload = \"{choice}\"\noffload_after = 2\n");
-            config.replacen("[director]\n", &keys, 1)
-        }
-        _ => config.to_owned(),
-    }
 }
 
 #[derive(Debug, Default)]
@@ -95,9 +82,7 @@ impl Director {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = dir.join(format!("director-{number}.toml"));
         let socket = dir.join(format!("director-{number}.sock"));
-        let config = with_offload(config);
         std::fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
-
         Self::run(netns, socket, path, &[])
     }
 
@@ -215,6 +200,15 @@ impl Director {
     pub fn offloaded(&self) -> Result<u64> {
         let status: serde_json::Value = serde_json::from_str(&self.sluice("status --json")?)?;
         Ok(status["offload"]["connections"].as_u64().unwrap_or(0))
+    }
+
+    /// Packets that the kernel carried.
+    ///
+    /// # Errors
+    /// When the director does not say.
+    pub fn carried(&self) -> Result<u64> {
+        let status: serde_json::Value = serde_json::from_str(&self.sluice("status --json")?)?;
+        Ok(status["offload"]["packets"].as_u64().unwrap_or(0))
     }
 
     /// Time that its first worker had a CPU, from `/proc/PID/task/TID/stat` (proc(5)).

@@ -40,14 +40,23 @@ pub struct Link<'a> {
     pub queues: u32,
 }
 
-/// Environment variable with the `offload` of directors whose configuration has none, so that the whole suite can be
-/// run with established connections in the kernel.
+/// Environment variable with the `offload` of all directors of the lab, so that every test can be run with established
+/// connections in the kernel, and without. By default they have none, as an operator's that says nothing of it.
 pub const OFFLOAD: &str = "SLUICE_LAB_OFFLOAD";
 
-/// What it says, unless that is nothing.
+fn offload() -> Option<String> {
+    std::env::var(OFFLOAD).ok().filter(|choice| !choice.is_empty())
+}
+
+/// The keys of `[director]` by which what [`OFFLOAD`] says is done. Where connections are carried, they are soon, so that
+/// short ones are, too.
 #[must_use]
-pub fn offload() -> Option<String> {
-    std::env::var(OFFLOAD).ok().filter(|choice| !choice.is_empty() && choice != "off")
+pub(super) fn offload_keys() -> String {
+    match offload() {
+        None => String::new(),
+        Some(choice) if choice == "off" => "offload = \"off\"\n".to_owned(),
+        Some(choice) => format!("offload = \"{choice}\"\noffload_after = 2\n"),
+    }
 }
 
 impl Link<'_> {
@@ -56,7 +65,7 @@ impl Link<'_> {
     /// All offloads are off: a veth hands its peer packets whose checksums are unfinished and segments larger than the
     /// MTU, trusting that no wire is in between, which a program that forwards frames as they are must not trust.
     ///
-    /// But for GRO where connections are carried in the kernel: a veth takes no redirected frames without.
+    /// But for GRO, unless [`OFFLOAD`] is `off`: without, a veth takes no redirected frames, as a NIC's driver does.
     ///
     /// # Errors
     /// When `ip` or `ethtool` refuses.
@@ -73,13 +82,16 @@ impl Link<'_> {
         };
         // The group is only understood for the first end; deleting one end takes the other with it.
         ip_batch(&[], &[format!("link add group {LINK_GROUP} {} type veth peer {}", spec(a), spec(b))])?;
-        let gro = if offload().is_some() { "on" } else { "off" };
+        let gro = if offload().is_some_and(|choice| choice == "off") { "off" } else { "on" };
+        // Of both before either is up: an end looks for GRO at the other one when it comes up.
         for end in [a, b] {
             run(end
                 .netns
                 .command("ethtool")
                 .args(["-K", end.interface])
                 .args(["tx", "off", "rx", "off", "tso", "off", "gso", "off", "gro", gro]))?;
+        }
+        for end in [a, b] {
             let mut lines: Vec<String> = end
                 .addresses
                 .iter()

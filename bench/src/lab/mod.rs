@@ -38,7 +38,7 @@ pub use dns::{Dns, ask_big, ask_name};
 pub use far::FarServer;
 pub use ftp::Ftp;
 pub use guard::{exit_cleanly_on_signals, sweep};
-pub use link::{Counters, End, Link, mac_of};
+pub use link::{Counters, End, Link, OFFLOAD, mac_of};
 pub use netns::Netns;
 pub use nginx::Nginx;
 pub use pair::Pair;

@@ -21,6 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 
+use super::link::offload_keys;
 use super::site::{SERVERS, VIP, realserver, server_address};
 use super::{Director, End, Lab, Link, Method, Netns, Process, run, sluice_binary, wait_for};
 
@@ -136,9 +137,10 @@ impl Pair {
         let mut text = format!(
             "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{cpu}]\nidle = \"sleep\"\n\
              connections_per_worker = 100_000\nlocal_addresses = [\"10.0.2.200\"]\nrole = \"backup\"\n\
-             when_gone = \"drop\"\n\n\
+             when_gone = \"drop\"\n{}\n\
              [sync]\nlisten = \"{}:{SYNC_PORT}\"\npeer = \"{}:{SYNC_PORT}\"\nkey = \"{}\"\n\n\
              [[service]]\naddress = \"{VIP}:{port}\"\nprotocol = \"tcp\"\nscheduler = \"rr\"\n",
+            offload_keys(),
             director_address(number),
             director_address(1 - number),
             self.key().display(),

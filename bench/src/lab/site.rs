@@ -22,6 +22,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::link::offload_keys;
 use super::process::run;
 use super::{Director, Dns, End, Ftp, Lab, Link, Netns, Nginx, director::sluice_binary};
 
@@ -329,6 +330,16 @@ impl Site {
     /// A configuration of the director: its interfaces, a worker for each queue, a local address, and no service yet.
     #[must_use]
     pub fn config(&self) -> String {
+        self.config_with(&offload_keys())
+    }
+
+    /// The same with established connections carried in the kernel after two packets, whatever the environment says.
+    #[must_use]
+    pub fn config_carried(&self) -> String {
+        self.config_with("offload = \"on\"\noffload_after = 2\n")
+    }
+
+    fn config_with(&self, offload: &str) -> String {
         // Labs that run at the same time spread over the CPUs.
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let first = cpus - 1 - self.lab.number() as usize % cpus;
@@ -340,7 +351,7 @@ impl Site {
         let lip6 = if self.ipv6 { format!(", \"{LIP6}\"") } else { String::new() };
         format!(
             "[director]\ninterfaces = [\"eth0\", \"eth1\"]\nworkers = [{workers}]\n\
-             connections_per_worker = 100_000\n{idle}local_addresses = [\"{LIP}\"{lip6}]\n"
+             connections_per_worker = 100_000\n{idle}local_addresses = [\"{LIP}\"{lip6}]\n{offload}"
         )
     }
 

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use sluice_dataplane::service::OffloadChoice;
 use toml::Spanned;
 
 use super::check::{Check, INTERFACE_HINT};
@@ -66,11 +65,9 @@ impl Check<'_> {
                 file.when_gone.as_ref(),
                 &[("kernel", WhenGone::Kernel), ("drop", WhenGone::Drop)],
             ),
-            offload: match &file.offload {
-                Some(value) => self.offload(Some(value)),
-                None => OffloadChoice::Off,
-            },
+            offload: self.offload(file.offload.as_ref()),
             offload_flows: self.offload_flows(file.offload_flows.as_ref()),
+            offload_flows_v6: self.offload_flows_v6(file.offload_flows_v6.as_ref()),
             offload_after: self.offload_after(file.offload_after.as_ref()),
             offload_stale: self.offload_stale(file.offload_stale.as_ref()),
             tunables,

@@ -60,6 +60,7 @@ pub(super) struct Director {
     pub(super) when_gone: Option<Spanned<String>>,
     pub(super) offload: Option<Spanned<String>>,
     pub(super) offload_flows: Option<Spanned<i64>>,
+    pub(super) offload_flows_v6: Option<Spanned<i64>>,
     pub(super) offload_after: Option<Spanned<i64>>,
     pub(super) offload_stale: Option<Spanned<i64>>,
     pub(super) expire_nodest_conn: Option<bool>,

@@ -94,8 +94,10 @@ pub struct Director {
     pub when_gone: WhenGone,
     /// Whether established connections are carried in the kernel
     pub offload: OffloadChoice,
-    /// Connections that are carried at most
+    /// Connections of IPv4 that there is room for in the kernel
     pub offload_flows: u32,
+    /// Those of IPv6
+    pub offload_flows_v6: u32,
     /// Packets after which a connection is carried
     pub offload_after: u8,
     /// Seconds after which nothing is carried for a worker that shows no sign of

@@ -8,10 +8,11 @@ use toml::Spanned;
 
 use super::check::Check;
 
-/// Bounds and default of `offload_flows`. Each takes 64 bytes at start, and some
-/// 300 when it is used.
+/// Bounds and default of `offload_flows` and `offload_flows_v6`. Each takes four slots
+/// at start: 256 and 512 bytes.
 const FLOWS: RangeInclusive<u32> = 16..=64_000_000;
-const DEFAULT_FLOWS: u32 = 262_144;
+const DEFAULT_FLOWS: u32 = 131_072;
+const DEFAULT_FLOWS_V6: u32 = 16_384;
 
 /// The same of `offload_after`.
 const DEFAULT_AFTER: u32 = 8;
@@ -45,6 +46,10 @@ impl Check<'_> {
 
     pub(super) fn offload_flows(&mut self, value: Option<&Spanned<i64>>) -> u32 {
         self.within("offload_flows", value, FLOWS, DEFAULT_FLOWS)
+    }
+
+    pub(super) fn offload_flows_v6(&mut self, value: Option<&Spanned<i64>>) -> u32 {
+        self.within("offload_flows_v6", value, FLOWS, DEFAULT_FLOWS_V6)
     }
 
     pub(super) fn offload_after(&mut self, value: Option<&Spanned<i64>>) -> u8 {

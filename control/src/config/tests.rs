@@ -70,8 +70,9 @@ fn the_example_of_the_documentation_resolves() {
                 api_group: None,
                 role: Role::Active,
                 when_gone: WhenGone::Kernel,
-                offload: OffloadChoice::Off,
-                offload_flows: 262_144,
+                offload: OffloadChoice::Auto,
+                offload_flows: 131_072,
+                offload_flows_v6: 16_384,
                 offload_after: 8,
                 offload_stale: 1,
                 tunables: Tunables::default(),
@@ -229,10 +230,12 @@ s.toml:11:13: \"two words\" cannot be the name of a group
 #[test]
 fn what_the_kernel_carries_is_checked() {
     let service = "[[service]]\naddress = \"192.0.2.10:80\"\nprotocol = \"tcp\"\noffload = ";
-    let keys = "offload = \"auto\"\noffload_flows = 1_000\noffload_after = 1\noffload_stale = 60\n";
+    let keys = "offload = \"auto\"\noffload_flows = 1_000\noffload_flows_v6 = 16\noffload_after = 1\noffload_stale = 60\n";
     let config = parse(&format!("{SMALLEST}{keys}{service}\"off\"\n")).unwrap();
-    let Director { offload, offload_flows, offload_after, offload_stale, .. } = config.director;
-    assert_eq!((offload, offload_flows, offload_after, offload_stale), (OffloadChoice::Auto, 1000, 1, 60));
+    let Director { offload, offload_flows, offload_flows_v6, offload_after, offload_stale, .. } =
+        config.director;
+    assert_eq!((offload, offload_flows, offload_flows_v6), (OffloadChoice::Auto, 1000, 16));
+    assert_eq!((offload_after, offload_stale), (1, 60));
     assert_eq!(config.services[0].options.offload, OffloadChoice::Off);
     let keys = "offload = \"off\"\noffload_flows = 1\noffload_after = 251\noffload_stale = 0\n";
     assert_eq!(

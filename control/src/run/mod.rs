@@ -143,7 +143,7 @@ async fn direct(
         carry: offload.as_ref().map(offload::Loaded::carry),
     };
     let workers = Workers::start(&modes, mtu, sockets, setup, Arc::clone(&published))?;
-    let offload = offload.map(|offload| offload.start(&workers)).transpose()?;
+    let offload = offload.map(offload::Loaded::start);
     for port in workers.ports() {
         tracing::info!(
             interface = port.interface,

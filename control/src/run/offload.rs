@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use sluice_dataplane::link::Link;
-use sluice_dataplane::offload::{Board, Carrier, CarrierThread, KernelMap, Offload};
+use sluice_dataplane::offload::{Board, Offload, Room};
 use sluice_dataplane::service::{OffloadChoice, ServiceTable};
 use sluice_dataplane::steer::Steering;
 
 use crate::config::Director;
-use crate::workers::{Carry, Workers};
+use crate::workers::{Carry, random_seed};
 
 /// Nanoseconds in a second.
 const SECOND: u64 = 1_000_000_000;
@@ -20,7 +20,6 @@ const SECOND: u64 = 1_000_000_000;
 /// The program, before there are workers.
 pub(super) struct Loaded {
     program: Offload,
-    map: KernelMap,
     settings: Carry,
     choice: OffloadChoice,
 }
@@ -35,8 +34,10 @@ impl Loaded {
         if choice == OffloadChoice::Off {
             return Ok(None);
         }
-        let (program, map) = match Offload::load(settings.offload_flows) {
-            Ok(loaded) => loaded,
+        let room = Room { v4: settings.offload_flows, v6: settings.offload_flows_v6 };
+        let seed = random_seed().context("a secret for the tables of connections that are carried")?;
+        let program = match Offload::load(room, seed) {
+            Ok(program) => program,
             Err(error) if choice == OffloadChoice::Auto => {
                 tracing::warn!(%error, "established connections stay with the workers");
                 return Ok(None);
@@ -45,11 +46,11 @@ impl Loaded {
         };
         let settings = Carry {
             board: Arc::clone(program.board()),
-            connections: settings.offload_flows,
+            connections: room.all(),
             after: settings.offload_after,
             stale: u64::from(settings.offload_stale) * SECOND,
         };
-        Ok(Some(Loaded { program, map, settings, choice }))
+        Ok(Some(Loaded { program, settings, choice }))
     }
 
     /// What workers and the program have in common.
@@ -63,21 +64,16 @@ impl Loaded {
     }
 
     /// Goes on with workers that were told.
-    ///
-    /// # Errors
-    /// When the system has no thread.
-    pub(super) fn start(self, workers: &Workers) -> Result<Offloading> {
-        let Loaded { program, map, settings, choice } = self;
-        let carrier = CarrierThread::start(Carrier::new(map, workers.lanes().to_vec()));
-        Ok(Offloading {
+    pub(super) fn start(self) -> Offloading {
+        let Loaded { program, settings, choice } = self;
+        Offloading {
             board: settings.board,
             program: RefCell::new(program),
             choice,
             capable: RefCell::default(),
             table: RefCell::default(),
             said: Cell::new(false),
-            _carrier: carrier.context("starting the thread that enters flows")?,
-        })
+        }
     }
 }
 
@@ -92,7 +88,6 @@ pub(super) struct Offloading {
     table: RefCell<Arc<ServiceTable>>,
     /// Whether it was said that the kernel cannot tell
     said: Cell<bool>,
-    _carrier: CarrierThread,
 }
 
 impl Offloading {
@@ -139,20 +134,26 @@ impl Offloading {
         if said[number].replace(capable) == Some(capable) {
             return;
         }
-        match capable {
-            true => tracing::info!(interface, "frames can be redirected to it"),
-            false => tracing::warn!(
-                interface,
-                "frames cannot be redirected to it: connections that leave by it stay with the workers (its driver \
-                 lacks it, or, of a veth, the other end has neither an XDP program nor GRO: ethtool -K PEER gro on)"
-            ),
+        const STAYS: &str = "frames cannot be redirected to it: connections that leave by it stay with the workers (its \
+                             driver lacks it, or, of a veth, the other end has neither an XDP program nor GRO: \
+                             ethtool -K PEER gro on)";
+        match (capable, self.choice) {
+            (true, _) => tracing::info!(interface, "frames can be redirected to it"),
+            // Nobody asked for it.
+            (false, OffloadChoice::Auto) => tracing::info!(interface, "{STAYS}"),
+            (false, _) => tracing::warn!(interface, "{STAYS}"),
         }
     }
 
     fn complain(&self, error: &io::Error) {
         let gone = error.raw_os_error() == Some(libc::ENODEV);
-        if !gone && !self.said.replace(true) {
-            tracing::warn!(%error, "the kernel does not tell which interfaces take redirected frames (before 6.3)");
+        if gone || self.said.replace(true) {
+            return;
+        }
+        const SILENT: &str = "the kernel does not tell which interfaces take redirected frames (before 6.3)";
+        match self.choice {
+            OffloadChoice::Auto => tracing::info!(%error, "{SILENT}"),
+            _ => tracing::warn!(%error, "{SILENT}"),
         }
     }
 

@@ -1,24 +1,27 @@
 //! What workers and the program have in common: memory that both reach without
 //! a system call.
 //!
-//! - A *place* for each connection that has flows in the map. Its worker writes
-//!   the token that makes them valid and so can take them out of force at any
-//!   time by one store; the program counts there, and says so when a packet came
-//!   by that may end the connection.
+//! - The *tables* of flows ([`table`](super::table)), in which workers enter what the
+//!   program does, and take it out of force at any time by one store. The program
+//!   counts there, and says so when a packet came by that may end a connection.
 //! - The *generation*, which control changes to take all flows out of force.
 //! - When each worker was *alive*: nobody's flows are carried when it is not.
 //! - The *next hops*, which control keeps in step with what workers go by.
 //!
-//! All words are atomics. Relaxed ordering will do, but for the token, which is
-//! published after what the place held before was read: a flow that is looked up
-//! a moment late is carried a moment longer, as if the packet had come sooner.
+//! All words are atomics. Relaxed ordering will do, but in the tables (see
+//! [`slot`](super::slot)): a flow that is looked up a moment late is carried a moment
+//! longer, as if the packet had come sooner.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::MmapRaw;
 
-use super::layout::{Hop, MOST_HOPS, MOST_WORKERS, PLACE_WORDS, STATE_WORDS};
+use super::layout::{
+    ALIVE, Flow, GENERATION, HOMES_V4, HOMES_V6, Hop, Key, MOST_HOPS, MOST_WORKERS, SEED, STALE, STATE_WORDS,
+};
+use super::slot::{self, WORDS_V4, WORDS_V6};
+use super::table::{self, NOWHERE, Place, Seed, Table};
 use crate::conn::Side;
 use crate::neigh::NextHops;
 use crate::stats::MAX_INTERFACES;
@@ -38,7 +41,7 @@ impl Words {
     }
 
     #[allow(unsafe_code)]
-    fn all(&self) -> &[AtomicU64] {
+    pub(super) fn all(&self) -> &[AtomicU64] {
         match self {
             Words::Own(words) => words,
             // SAFETY: the mapping is readable, writable, page-aligned and as long as
@@ -88,9 +91,47 @@ impl Carried {
     }
 }
 
+/// For how many connections there is to be room, of each address family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Those of IPv4
+    pub v4: u32,
+    /// Those of IPv6, and tunnels of IPv4 in IPv6
+    pub v6: u32,
+}
+
+impl Room {
+    /// For all connections, of either family.
+    pub fn all(&self) -> u32 {
+        self.v4.saturating_add(self.v6)
+    }
+
+    /// Flows of both directions.
+    pub(super) fn flows(&self) -> [u32; 2] {
+        [self.v4, self.v6].map(|connections| connections.saturating_mul(2))
+    }
+}
+
+/// A flow with what it is found by.
+pub type Entered = (Key, Flow);
+
+/// The slots of a connection that is carried. Whoever [entered](Board::enter) it has
+/// them until it [gives them up](Board::release).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Held {
+    token: u32,
+    is_v4: bool,
+    client: Place,
+    /// Of the flow of what answers
+    server: Option<Place>,
+    /// In the table for IPv6, with outer addresses of that
+    outer: Option<Place>,
+}
+
 /// Memory in common; see the module.
 pub struct Board {
-    places: Words,
+    v4: Table,
+    v6: Table,
     state: Words,
     hops: Words,
     /// The generation of the next hops that `hops` has; none while they change
@@ -119,39 +160,46 @@ impl std::fmt::Debug for Board {
 
 impl Board {
     /// A board on the heap, for tests.
-    pub fn in_memory(places: usize) -> Self {
-        let words = Words::own(places * PLACE_WORDS);
-        Board::on(words, Words::own(STATE_WORDS), Words::own(MOST_HOPS * Hop::WORDS))
+    pub fn in_memory(room: Room, seed: [u8; 16]) -> Self {
+        let [v4, v6] = room.flows().map(|flows| table::slots(flows) as usize);
+        let tables = [Words::own(v4 * WORDS_V4), Words::own(v6 * WORDS_V6)];
+        Board::on(tables, Words::own(STATE_WORDS), Words::own(MOST_HOPS * Hop::WORDS), room, seed)
     }
 
-    pub(super) fn on(places: Words, state: Words, hops: Words) -> Self {
+    pub(super) fn on([v4, v6]: [Words; 2], state: Words, hops: Words, room: Room, seed: [u8; 16]) -> Self {
+        let seed = Seed::from_bytes(seed);
+        let [homes_v4, homes_v6] = room.flows().map(table::homes);
         let board = Board {
-            places,
+            v4: Table::new(v4, true, homes_v4, seed),
+            v6: Table::new(v6, false, homes_v6, seed),
             state,
             hops,
             hops_generation: AtomicU64::new(CHANGING),
             resting: AtomicBool::new(false),
             way: Mutex::new(Way { hops: Arc::default(), capable: [false; MAX_INTERFACES], begun: false }),
         };
-        // Flows of zeroes are of no generation.
-        board.state.store(0, 1);
+        board.state.store(HOMES_V4, homes_v4.into());
+        board.state.store(HOMES_V6, homes_v6.into());
+        for (number, word) in seed.0.into_iter().enumerate() {
+            board.state.store(SEED + number, word);
+        }
+        // Slots of zeroes are of no generation.
+        board.state.store(GENERATION, 1);
         board
-    }
-
-    /// Places that it has.
-    pub fn places(&self) -> usize {
-        self.places.all().len() / PLACE_WORDS
     }
 
     /// The generation under which flows are in force.
     pub fn generation(&self) -> u32 {
-        self.state.load(0) as u32
+        self.state.load(GENERATION) as u32
     }
 
     /// Takes all flows out of force. For control.
     pub fn invalidate(&self) {
-        let word = &self.state.all()[0];
-        word.fetch_add(1, Ordering::SeqCst);
+        let word = &self.state.all()[GENERATION];
+        // What has none is never in force.
+        if (word.fetch_add(1, Ordering::SeqCst) + 1) as u32 == 0 {
+            word.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Takes all flows out of force and lets none be entered, or lets them be
@@ -166,20 +214,20 @@ impl Board {
     /// Sets after how many nanoseconds without a sign of life a worker's flows are
     /// not carried any more.
     pub fn set_stale(&self, nanoseconds: u64) {
-        self.state.store(1, nanoseconds);
+        self.state.store(STALE, nanoseconds);
     }
 
     /// Says that a worker is alive at a time, nanoseconds of `CLOCK_MONOTONIC`; 0
     /// takes its flows out of force.
     pub fn set_alive(&self, worker: usize, now: u64) {
         if worker < MOST_WORKERS {
-            self.state.store(2 + worker, now);
+            self.state.store(ALIVE + worker, now);
         }
     }
 
     /// When a worker was alive.
     pub fn alive(&self, worker: usize) -> u64 {
-        if worker < MOST_WORKERS { self.state.load(2 + worker) } else { 0 }
+        if worker < MOST_WORKERS { self.state.load(ALIVE + worker) } else { 0 }
     }
 
     /// The generation of the next hops that flows go by; none while it changes, or
@@ -191,46 +239,136 @@ impl Board {
         Some(self.hops_generation.load(Ordering::Acquire)).filter(|generation| *generation != CHANGING)
     }
 
-    /// What was carried of the connection at a place, since ever.
-    pub fn carried(&self, place: u32) -> Carried {
-        let at = |word: usize| self.places.load(place as usize * PLACE_WORDS + word);
-        Carried { packets: [at(2), at(4)], bytes: [at(3), at(5)] }
+    /// Enters the flows of a connection, that of its client and that of what answers
+    /// where that comes by, in a generation. The token is not 0, and none that a worker
+    /// used a moment ago. Returns what was counted at its slots before, too; `None`
+    /// where there is no place for them, or others with the same keys.
+    pub fn enter(
+        &self,
+        generation: u32,
+        token: u32,
+        client: &Entered,
+        server: Option<&Entered>,
+    ) -> Option<(Held, Carried)> {
+        let is_v4 = client.0.is_v4();
+        let table = self.table(is_v4);
+        if std::iter::once(client).chain(server).any(|(key, _)| table.has(key, generation)) {
+            return None;
+        }
+        let mut held =
+            Held { token, is_v4, client: table.claim(&client.0, token)?, server: None, outer: None };
+        let lacking = match server {
+            Some((key, _)) => {
+                held.server = table.claim(key, token);
+                held.server.is_none()
+            }
+            None if is_v4 && client.1.is_long() => {
+                held.outer = self.v6.claim(&client.0, token);
+                held.outer.is_none()
+            }
+            None => false,
+        };
+        if lacking {
+            self.release(&held);
+            return None;
+        }
+        self.fill(&held, client, server);
+        let before = self.carried(&held);
+        let term = slot::term(generation, token);
+        if let Some(outer) = held.outer {
+            self.v6.publish_apart(outer, term);
+        }
+        for place in held.places() {
+            table.publish(place, term);
+        }
+        Some((held, before))
     }
 
-    /// Makes flows with this token valid at a place, and all others not.
-    pub fn set_token(&self, place: u32, token: u32) {
-        self.places.store(place as usize * PLACE_WORDS, token.into());
-    }
-
-    /// The token of a place.
-    pub fn token(&self, place: u32) -> u32 {
-        self.places.load(place as usize * PLACE_WORDS) as u32
-    }
-
-    /// Whether a packet came by that may end the connection with this token.
-    pub fn is_closed(&self, place: u32, token: u32) -> bool {
-        self.places.load(place as usize * PLACE_WORDS + 1) as u32 == token
-    }
-
-    /// Does what the program does with a packet that it carries, or with one that
-    /// may end its connection. For tests.
-    pub fn count(&self, place: u32, side: Side, packets: u64, bytes: u64) {
-        let at = place as usize * PLACE_WORDS + 2 + 2 * side as usize;
-        for (word, more) in [(at, packets), (at + 1, bytes)] {
-            self.places.all()[word].fetch_add(more, Ordering::Relaxed);
+    fn fill(&self, held: &Held, client: &Entered, server: Option<&Entered>) {
+        let table = self.table(held.is_v4);
+        let put = |place: Place, (key, flow): &Entered, peer: u32| match held.is_v4 {
+            true => table.fill(place, &flow.slot_v4(key, peer)),
+            false => table.fill(place, &flow.slot_v6(key, peer)),
+        };
+        let peer = |place: Option<Place>| place.map_or(NOWHERE, |place| place.slot);
+        put(held.client, client, peer(held.server.or(held.outer)));
+        if let Some((place, server)) = held.server.zip(server) {
+            put(place, server, held.client.slot);
+        }
+        if let Some(place) = held.outer {
+            self.v6.fill(place, &client.1.slot_v6(&client.0, NOWHERE));
         }
     }
 
-    /// As the program does with a packet that may end a connection. For tests.
-    pub fn close(&self, place: u32, token: u32) {
-        self.places.store(place as usize * PLACE_WORDS + 1, token.into());
+    /// Takes the flows of a connection out of force. They are to be
+    /// [given up](Board::release) when the program is done with its last packet.
+    pub fn withdraw(&self, held: &Held) {
+        for place in held.places() {
+            self.table(held.is_v4).withdraw(place, held.token);
+        }
+        if let Some(outer) = held.outer {
+            self.v6.withdraw(outer, held.token);
+        }
     }
 
-    /// Asks the cache for a place.
-    pub(crate) fn prefetch(&self, place: u32) {
-        if let Some(word) = self.places.all().get(place as usize * PLACE_WORDS) {
-            crate::prefetch::prefetch(word);
+    /// Gives up the slots of a connection that was taken out of force.
+    pub fn release(&self, held: &Held) {
+        for place in held.places() {
+            self.table(held.is_v4).release(place);
         }
+        if let Some(outer) = held.outer {
+            self.v6.release(outer);
+        }
+    }
+
+    fn table(&self, is_v4: bool) -> &Table {
+        if is_v4 { &self.v4 } else { &self.v6 }
+    }
+
+    /// What was carried at the slots of a connection, since ever.
+    pub fn carried(&self, held: &Held) -> Carried {
+        let tally =
+            |place: Option<Place>| place.map_or((0, 0), |place| self.table(held.is_v4).tally(place.slot));
+        let (client, server) = (tally(Some(held.client)), tally(held.server));
+        Carried { packets: [client.0, server.0], bytes: [client.1, server.1] }
+    }
+
+    /// Whether a packet came by that may end the connection.
+    pub fn is_closed(&self, held: &Held) -> bool {
+        held.places().any(|place| self.table(held.is_v4).is_closed(place.slot))
+    }
+
+    /// Does what the program does with a packet: counts it and returns `true`, or
+    /// leaves it to the worker. `plain` says whether it leaves its connection as it
+    /// is. For tests.
+    pub fn meet(&self, key: &Key, plain: bool, bytes: u64) -> bool {
+        let table = self.table(key.is_v4());
+        let Some((slot, term)) = table.find(key, self.generation()) else { return false };
+        if !plain {
+            table.close(slot, term);
+        }
+        let carries = plain && !table.is_closed(slot);
+        if carries {
+            table.count(slot, 1, bytes);
+        }
+        carries
+    }
+
+    /// Whether there is a flow with a key in force. For tests.
+    pub fn has(&self, key: &Key) -> bool {
+        self.table(key.is_v4()).has(key, self.generation())
+    }
+
+    /// Slots that somebody has, and those of them whose flows are not taken out. Goes
+    /// through all, for tests and to be shown.
+    pub fn taken(&self) -> (usize, usize) {
+        let ((v4, standing_v4), (v6, standing_v6)) = (self.v4.taken(), self.v6.taken());
+        (v4 + v6, standing_v4 + standing_v6)
+    }
+
+    /// Asks the cache for the slots of a connection.
+    pub(crate) fn prefetch(&self, held: &Held) {
+        held.places().for_each(|place| self.table(held.is_v4).prefetch(place.slot));
     }
 
     /// Goes by other next hops from now on. For control, to be called before
@@ -299,6 +437,13 @@ impl Board {
         self.hops.store(at, first);
         self.hops.store(at + 1, second);
         self.hops.store(at + 2, third);
+    }
+}
+
+impl Held {
+    /// Slots with a key
+    fn places(&self) -> impl Iterator<Item = Place> {
+        [Some(self.client), self.server].into_iter().flatten()
     }
 }
 

@@ -1,11 +1,13 @@
-//! The form that flows have in the BPF maps; must agree with `offload.bpf.c`.
+//! The form that flows have in the tables; must agree with `offload.bpf.c`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::conn::{Side, Tuple};
+use super::slot::{ADDRESSES, NEW, WAY, WHAT, WORDS_V4, WORDS_V6};
+use crate::conn::Tuple;
 use crate::forward::Rewrite;
 use crate::neigh::NextHop;
 use crate::service::Encapsulation;
+use crate::wire::Address;
 use crate::wire::checksum::Delta;
 
 /// Workers that can have flows carried.
@@ -16,119 +18,110 @@ pub const MOST_HOPS: usize = 65_536;
 /// What a hop less adds to the sum of an IPv4 header: 0x0100 less.
 const HOP: Delta = Delta::new(0x0100, 0);
 
-/// `struct key_v4`
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, IntoBytes, Immutable)]
-#[repr(C)]
-pub struct KeyV4 {
-    source: [u8; 4],
-    destination: [u8; 4],
+/// What tells the packets of a flow from others, as they arrive.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Key {
+    source: Address,
+    destination: Address,
     /// Big endian
     ports: [[u8; 2]; 2],
-    protocol: [u8; 4],
-}
-
-/// `struct key_v6`
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, IntoBytes, Immutable)]
-#[repr(C)]
-pub struct KeyV6 {
-    source: [u8; 16],
-    destination: [u8; 16],
-    /// Big endian
-    ports: [[u8; 2]; 2],
-    protocol: [u8; 4],
-}
-
-/// The packets of a flow, as they arrive.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Key {
-    /// Those of IPv4
-    V4(KeyV4),
-    /// Those of IPv6
-    V6(KeyV6),
+    protocol: u8,
 }
 
 impl Key {
     /// That of packets with a tuple.
     pub fn of(tuple: &Tuple) -> Self {
-        let ports = [tuple.source_port, tuple.destination_port].map(u16::to_be_bytes);
-        let protocol = u32::from(tuple.protocol.number()).to_ne_bytes();
-        if tuple.is_v4() {
-            let (source, destination) = (tuple.source.v4_bytes(), tuple.destination.v4_bytes());
-            Key::V4(KeyV4 { source, destination, ports, protocol })
-        } else {
-            let (source, destination) = (tuple.source.bytes(), tuple.destination.bytes());
-            Key::V6(KeyV6 { source, destination, ports, protocol })
+        Key {
+            source: tuple.source,
+            destination: tuple.destination,
+            ports: [tuple.source_port, tuple.destination_port].map(u16::to_be_bytes),
+            protocol: tuple.protocol.number(),
         }
+    }
+
+    /// Whether the packets are of IPv4.
+    pub fn is_v4(&self) -> bool {
+        self.destination.is_v4()
+    }
+
+    /// What a slot has of it: ports and protocol where [`Flow::KEY`] says, and the
+    /// addresses, of IPv4 in the first word.
+    pub(super) fn words(&self) -> (u64, [u64; 4]) {
+        let ([a, b], [c, d]) = (self.ports[0], self.ports[1]);
+        let what = u64::from_ne_bytes([a, b, c, d, self.protocol, 0, 0, 0]);
+        let addresses = match self.is_v4() {
+            true => {
+                let both: u64 = zerocopy::transmute!([self.source.v4_bytes(), self.destination.v4_bytes()]);
+                [both, 0, 0, 0]
+            }
+            false => zerocopy::transmute!([self.source.bytes(), self.destination.bytes()]),
+        };
+        (what, addresses)
+    }
+
+    /// What is hashed: pairs of addresses' words, and the pair of the ports and the
+    /// protocol first.
+    pub(super) fn pairs(&self) -> ([u32; 2], Vec4) {
+        let ports = self.ports.map(u16::from_ne_bytes);
+        let first = [u32::from(ports[0]) | u32::from(ports[1]) << 16, self.protocol.into()];
+        let words = |address: Address| -> [u32; 4] { zerocopy::transmute!(address.bytes()) };
+        let (source, dest) = (words(self.source), words(self.destination));
+        let addresses = match self.is_v4() {
+            true => Vec4::One([[source[3], dest[3]]]),
+            false => Vec4::All([
+                [source[0], source[1]],
+                [source[2], source[3]],
+                [dest[0], dest[1]],
+                [dest[2], dest[3]],
+            ]),
+        };
+        (first, addresses)
     }
 }
 
-const KEEP: u8 = 0;
-const REPLACE: u8 = 1;
-const ENCAPSULATE: u8 = 2;
+/// Pairs of words of addresses.
+pub(super) enum Vec4 {
+    One([[u32; 2]; 1]),
+    All([[u32; 2]; 4]),
+}
 
-const NOTHING: u8 = 0;
-const GUE: u8 = 1;
-const GRE: u8 = 2;
+/// In the kind of a slot.
+const REPLACE: u8 = 0x01;
+const ENCAPSULATE: u8 = 0x02;
+const GUE: u8 = 0x04;
+const GRE: u8 = 0x08;
+const COPY_DONT_FRAGMENT: u8 = 0x10;
+const OUTER_IS_V6: u8 = 0x20;
 
-/// `struct flow`: what is done to the packets of a flow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, IntoBytes, Immutable)]
-#[repr(C)]
+/// What is done to the packets of a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow {
-    generation: u32,
-    token: u32,
-    place: u32,
     hop: u16,
     worker: u8,
     kind: u8,
-    side: u8,
-    between: u8,
-    copy_dont_fragment: u8,
-    reserved: u8,
-    /// Big endian, as is all that follows
+    /// Big endian, as are the deltas
     ports: [[u8; 2]; 2],
     ip_delta: [u8; 2],
     transport_delta: [u8; 2],
-    source: [u8; 16],
-    destination: [u8; 16],
-}
-
-/// Under what a flow is in force.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Terms {
-    /// The generation that it belongs to
-    pub generation: u32,
-    /// The token of its place
-    pub token: u32,
-    /// Where it is counted
-    pub place: u32,
-    /// Slot of its next hop
-    pub hop: u16,
-    /// The worker that entered it
-    pub worker: u8,
+    source: Address,
+    destination: Address,
 }
 
 impl Flow {
-    /// The flow of packets from `side`, to which `rewrite` is done. `None` where
-    /// that asks for more than the program does: a checksum over the whole
-    /// packet, or a header of the other address family.
-    pub fn new(rewrite: &Rewrite, side: Side, is_v4: bool, terms: Terms) -> Option<Self> {
-        let Terms { generation, token, place, hop, worker } = terms;
+    /// The flow of packets to which `rewrite` is done, which leave by a next hop
+    /// and are entered by a worker. `None` where that asks for more than the
+    /// program does: a checksum over the whole packet, or a header of the other
+    /// address family.
+    pub fn new(rewrite: &Rewrite, is_v4: bool, hop: u16, worker: u8) -> Option<Self> {
         let flow = Flow {
-            generation,
-            token,
-            place,
             hop,
             worker,
-            kind: KEEP,
-            side: side as u8,
-            between: NOTHING,
-            copy_dont_fragment: 0,
-            reserved: 0,
+            kind: 0,
             ports: [[0; 2]; 2],
             ip_delta: HOP.bytes(),
             transport_delta: [0; 2],
-            source: [0; 16],
-            destination: [0; 16],
+            source: Address::default(),
+            destination: Address::default(),
         };
         match *rewrite {
             Rewrite::Keep => Some(flow),
@@ -138,51 +131,67 @@ impl Flow {
                     ports: [source.1, destination.1].map(u16::to_be_bytes),
                     ip_delta: ip_delta.and(HOP).bytes(),
                     transport_delta: transport_delta.bytes(),
-                    source: source.0.bytes(),
-                    destination: destination.0.bytes(),
+                    source: source.0,
+                    destination: destination.0,
                     ..flow
                 })
             }
             Rewrite::Encapsulate { encapsulation, source, destination, source_port, copy_dont_fragment } => {
                 let (between, port) = match encapsulation {
-                    Encapsulation::Ipip => (NOTHING, 0),
+                    Encapsulation::Ipip => (0, 0),
                     Encapsulation::Gue { port, checksum: false } => (GUE, port),
                     Encapsulation::Gre { checksum: false } => (GRE, 0),
                     Encapsulation::Gue { checksum: true, .. } | Encapsulation::Gre { checksum: true } => {
                         return None;
                     }
                 };
+                let copies = if copy_dont_fragment { COPY_DONT_FRAGMENT } else { 0 };
+                let outer = if destination.is_v4() { 0 } else { OUTER_IS_V6 };
                 Some(Flow {
-                    kind: ENCAPSULATE,
-                    between,
-                    copy_dont_fragment: copy_dont_fragment.into(),
+                    kind: ENCAPSULATE | between | copies | outer,
                     ports: [source_port, port].map(u16::to_be_bytes),
-                    source: source.bytes(),
-                    destination: destination.bytes(),
+                    source,
+                    destination,
                     ..flow
                 })
             }
         }
     }
 
-    /// The place that it is counted at.
-    pub fn place(&self) -> u32 {
-        self.place
+    /// Whether its new addresses are too long for a slot of IPv4.
+    pub(super) fn is_long(&self) -> bool {
+        self.kind & OUTER_IS_V6 != 0
     }
 
-    /// The generation under which it is in force.
-    pub fn generation(&self) -> u32 {
-        self.generation
+    /// In the word of a slot that says what it is: the key's part.
+    pub(super) const KEY: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
+
+    /// A slot of IPv4 with this flow.
+    pub(super) fn slot_v4(&self, key: &Key, peer: u32) -> [u64; WORDS_V4] {
+        let mut words = [0; WORDS_V4];
+        self.put_head(key, peer, &mut words);
+        words[ADDRESSES] = key.words().1[0];
+        words[ADDRESSES + 1] = zerocopy::transmute!([self.source.v4_bytes(), self.destination.v4_bytes()]);
+        words
     }
 
-    /// Whose packets it is of.
-    pub fn side(&self) -> Side {
-        if self.side == Side::Client as u8 { Side::Client } else { Side::Server }
+    /// One of IPv6, which may have new addresses of IPv4.
+    pub(super) fn slot_v6(&self, key: &Key, peer: u32) -> [u64; WORDS_V6] {
+        let mut words = [0; WORDS_V6];
+        self.put_head(key, peer, &mut words);
+        words[ADDRESSES..ADDRESSES + 4].copy_from_slice(&key.words().1);
+        let new: [u64; 4] = zerocopy::transmute!([self.source.bytes(), self.destination.bytes()]);
+        words[ADDRESSES + 4..ADDRESSES + 8].copy_from_slice(&new);
+        words
     }
 
-    /// The token of its place under which it is in force.
-    pub fn token(&self) -> u32 {
-        self.token
+    fn put_head(&self, key: &Key, peer: u32, words: &mut [u64]) {
+        let what = u64::from_ne_bytes([0, 0, 0, 0, 0, self.kind, self.worker, 0]);
+        words[WHAT] = key.words().0 | what;
+        let ([a, b, c, d], [e, f]) = (peer.to_ne_bytes(), self.hop.to_ne_bytes());
+        words[WAY] = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
+        words[NEW] =
+            zerocopy::transmute!([self.ports[0], self.ports[1], self.ip_delta, self.transport_delta]);
     }
 }
 
@@ -231,13 +240,16 @@ impl Hop {
     }
 }
 
-/// Words of `struct place`: the token, the one that was closed, packets and
-/// bytes of the client and of the server, and two that are reserved.
-pub(super) const PLACE_WORDS: usize = 8;
+/// Words of `struct state`: the generation; nanoseconds after which a worker is
+/// taken to be dead; homes in the tables; what keys are hashed with; and when each
+/// worker was alive.
+pub(super) const STATE_WORDS: usize = ALIVE + MOST_WORKERS;
+pub(super) const GENERATION: usize = 0;
+pub(super) const STALE: usize = 1;
+pub(super) const HOMES_V4: usize = 2;
+pub(super) const HOMES_V6: usize = 3;
+pub(super) const SEED: usize = 4;
+pub(super) const SEEDS: usize = 10;
+pub(super) const ALIVE: usize = SEED + SEEDS;
 
-/// Words of `struct state`: generation, nanoseconds after which a worker is
-/// taken to be dead, and when each was alive.
-pub(super) const STATE_WORDS: usize = 2 + MOST_WORKERS;
-
-const _: () = assert!(size_of::<Flow>() == 60 && size_of::<Hop>() == 24);
-const _: () = assert!(size_of::<KeyV4>() == 16 && size_of::<KeyV6>() == 40);
+const _: () = assert!(size_of::<Hop>() == 24);

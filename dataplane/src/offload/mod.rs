@@ -11,9 +11,8 @@
 //! ```text
 //!            sluice_steer (one for each interface)
 //!   frame -> is it for our MAC? --tail call--> sluice_offload (one for all)
-//!                                                |  flows_v4, flows_v6: the flow
 //!                                                |  state: generation, who is alive
-//!                                                |  places: token, closed, tallies
+//!                                                |  flows_v4, flows_v6: the flow, its tally
 //!                                                |  next_hops: MAC, VLAN, MTU, interface
 //!                                                +-- carried: rewritten, redirected by devices
 //!   sluice_rest (the rest of steering) <--tail call-- not carried: as it came
@@ -26,30 +25,32 @@
 //!
 //! # What is in the maps, and who writes it
 //!
-//! | map | key | value | written by |
+//! | map | at | what | written by |
 //! |---|---|---|---|
-//! | `flows_v4`, `flows_v6` | addresses, ports, protocol as they arrive | [`Flow`]: generation, token, place, next hop, worker, kind, new addresses and ports, deltas of both checksums, or the outer header of a tunnel | carrier |
-//! | `places` | place | a cache line: token; the token that was closed; packets and bytes of either side | worker: token; program: the rest |
-//! | `state` | 0 | generation; how old a sign of life may be; when each worker gave one (`CLOCK_MONOTONIC`) | control, workers |
+//! | `flows_v4`, `flows_v6` | a hash of addresses, ports and protocol as they arrive | a slot: generation and token; the key; next hop, worker, kind; new addresses and ports, deltas of both checksums, or the outer header of a tunnel; whether it was closed; packets and bytes | the worker that has the slot; the program: closed, packets, bytes |
+//! | `state` | 0 | generation; how old a sign of life may be; when each worker gave one (`CLOCK_MONOTONIC`); the hash's seed | control, workers |
 //! | `next_hops` | [`HopId`](crate::neigh::HopId) | MACs, VLAN, MTU, interface, whether it can be used | control |
 //! | `devices` | director's interface | interface | control |
 //! | `numbers`, `steering` | interface; its number | its number; program | control |
 //!
-//! `places`, `state` and `next_hops` are mapped into memory ([`Board`]): workers
-//! count what was carried, and take flows out of force, by loads and stores. What
-//! needs a system call, entering flows and taking them out, goes by bounded queues
-//! ([`Lane`]) to the [`Carrier`], a thread that does it in batches. The maps of flows
-//! are bounded hashes without preallocation: memory is taken as it is used. There is
-//! no eviction: a connection that finds no place stays with its worker.
+//! All but the last two are arrays mapped into memory ([`Board`]): workers enter flows,
+//! take them out and count what was carried by loads and stores, and no system call.
+//! The tables of flows are hash tables of ours in such arrays (`table.rs`), in which
+//! threads and the program meet by the rules of `slot.rs`. A flow of IPv4 is a cache
+//! line with all that a packet needs and changes, one of IPv6 two. Outer addresses of
+//! IPv6 do not fit a slot of IPv4: such a flow has another slot in the table for IPv6,
+//! which its `peer` leads to. The tables have the size that they were made with. There
+//! is no eviction: a connection that finds no place stays with its worker.
 //!
 //! # When a flow is in force
 //!
-//! It has the generation of `state`, the token of its place, which is not the one that
-//! was closed, and its worker was alive a moment ago. So
+//! It has the generation of `state`, no packet closed it, and its worker was alive a
+//! moment ago. So
 //!
-//! - a packet with FIN, RST or SYN, or without ACK, closes the place in the program,
-//!   both directions at once, and goes to the worker, which follows the state;
-//! - a worker that ends a connection clears the token, and the map entry follows;
+//! - a packet with FIN, RST or SYN, or without ACK, closes the flow in the program, and
+//!   its peer: both directions at once, if that has the same generation and token. It
+//!   goes to the worker, which follows the state;
+//! - a worker that ends a connection takes the generation out of its slots;
 //! - control changes the generation for what concerns many: other routes, a server
 //!   removed, a service edited, a role given up. Workers take the flows out within a
 //!   second, and offer their connections anew;
@@ -59,9 +60,9 @@
 //!
 //! A worker enters flows only with next hops of the generation that the board has:
 //! control clears that, changes the generation of flows, writes the hops, and then
-//! publishes the snapshot. Tokens are never used twice in a row, and a place is given
-//! to the next connection only some milliseconds after its flows left the map: a
-//! program that is still at a packet counts it where it belongs.
+//! publishes the snapshot. A slot is given to another connection only some
+//! milliseconds after its flow was taken out of force: a program that is still at a
+//! packet counts it where it belongs.
 //!
 //! # What stays with the worker
 //!
@@ -74,20 +75,25 @@
 //!
 //! # Counting
 //!
-//! Each worker goes through its places once a second, a portion between two bursts
-//! (`worker/offload.rs`), adds what is new to the counters of service and server, and
-//! moves the connection's timer. One without a packet for ten such rounds leaves the
-//! map. A connection whose time is over is looked at before it ends.
+//! Each worker goes through its connections that are carried once a second, a portion
+//! between two bursts (`worker/offload.rs`), adds what is new to the counters of
+//! service and server, and moves the connection's timer. One without a packet for ten
+//! such rounds leaves the table. A connection whose time is over is looked at before it
+//! ends.
 
 mod board;
-mod carrier;
-mod lane;
 mod layout;
-pub mod memory;
 mod program;
+mod share;
+mod slot;
+mod table;
 
-pub use board::{Board, Carried};
-pub use carrier::{Carrier, CarrierThread, FlowMap};
-pub use lane::{Answer, Entered, Lane, MOST_AFTER, Removal, Request, Settings};
-pub use layout::{Flow, Key, KeyV4, KeyV6, MOST_HOPS, MOST_WORKERS, Terms};
-pub use program::{KernelMap, Offload, OffloadError};
+/// What `slot.rs` synchronises by, which is another thing in a test of it.
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
+}
+
+pub use board::{Board, Carried, Entered, Held, Room};
+pub use layout::{Flow, Key, MOST_HOPS, MOST_WORKERS};
+pub use program::{Offload, OffloadError};
+pub use share::{MOST_AFTER, Share};

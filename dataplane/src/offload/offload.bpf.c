@@ -18,68 +18,89 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* All that follows must agree with offload/layout.rs. */
+/* All that follows must agree with offload/layout.rs, slot.rs and table.rs. */
 
 #define MOST_WORKERS 256
 #define MOST_HOPS 65536
 #define MOST_INTERFACES 64
+
+/* A flow is in its home slot, or 1, 3, 6, 10 and so on behind it: in the middle of
+ * those of other homes, and not where theirs would be. */
+#define WINDOW 16
 
 /* As everywhere in the director, one of IPv4 is IPv4-mapped. */
 struct address {
 	__be32 word[4];
 };
 
-struct key_v4 {
-	__be32 source;
-	__be32 dest;
-	__be16 source_port;
-	__be16 dest_port;
-	__u32 protocol;
-};
+/* In the kind of a slot: Rewrite::Keep, Replace and Encapsulate. */
+#define KIND_REPLACE 0x01
+#define KIND_ENCAPSULATE 0x02
+/* What is between the IP headers of a tunnel. */
+#define BETWEEN_GUE 0x04
+#define BETWEEN_GRE 0x08
+#define COPY_DONT_FRAGMENT 0x10
+#define OUTER_IS_V6 0x20
 
-struct key_v6 {
-	struct address source;
-	struct address dest;
-	__be16 source_port;
-	__be16 dest_port;
-	__u32 protocol;
-};
-
-/* Rewrite::Keep, Replace and Encapsulate. */
-#define KIND_KEEP 0
-#define KIND_REPLACE 1
-#define KIND_ENCAPSULATE 2
-
-#define BETWEEN_NOTHING 0
-#define BETWEEN_GUE 1
-#define BETWEEN_GRE 2
-
-struct flow {
-	/* It is in force with this generation only. */
+/* What is known of a flow whatever its family is. The worker that has the slot
+ * writes it before the term, and then only the term; the program writes what it
+ * is said to.
+ */
+struct slot {
+	/* The generation under which the flow is in force, and the token of its
+	 * connection: the same in the slot of what answers. Generation 0 is never
+	 * in force; all 0 is nobody's.
+	 */
 	__u32 generation;
-	/* And while its place, which it shares with the answers, has this token. */
 	__u32 token;
-	__u32 place;
-	__u16 hop;
+	/* Part of the key, with the addresses */
+	__be16 source_port;
+	__be16 dest_port;
+	__u8 protocol;
+	__u8 kind;
 	/* Who entered it, and has to be alive. */
 	__u8 worker;
-	__u8 kind;
-	/* Which of the place's tallies it is counted by. */
-	__u8 side;
-	/* What is between the IP headers of a tunnel. */
-	__u8 between;
-	__u8 copy_dont_fragment;
-	__u8 reserved;
+	/* The program sets it at a packet that may end the connection. */
+	__u8 closed;
+	/* The slot of what answers, in the same table; for a tunnel of IPv4 in
+	 * IPv6, that of the table for IPv6 that has the outer addresses.
+	 */
+	__u32 peer;
+	__u16 hop;
+	/* Which of the slots of its window have one that has its home here. Whoever
+	 * has such a slot writes its bit.
+	 */
+	__u16 near;
 	/* New ports; those of GUE for a tunnel of that kind. */
-	__be16 source_port;
-	__be16 dest_port;
+	__be16 new_source_port;
+	__be16 new_dest_port;
 	/* What is added to the sums, in the byte order of the packet; a hop less
 	 * is in the first. */
 	__u16 ip_delta;
 	__u16 transport_delta;
-	/* New addresses; those of the outer header for a tunnel. */
+	/* The program adds. */
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* A cache line */
+struct slot_v4 {
+	struct slot slot;
+	__be32 source;
+	__be32 dest;
+	/* New ones; those of the outer header for a tunnel. */
+	__be32 new_source;
+	__be32 new_dest;
+};
+
+/* Two */
+struct slot_v6 {
+	struct slot slot;
 	struct address source;
 	struct address dest;
+	struct address new_source;
+	struct address new_dest;
+	__u64 reserved[2];
 };
 
 struct next_hop {
@@ -94,57 +115,39 @@ struct next_hop {
 	__u32 usable;
 };
 
-struct tally {
-	__u64 packets;
-	__u64 bytes;
-};
-
-/* What both directions of a connection have in common: one cache line. */
-struct place {
-	/* The worker writes, the program reads. */
-	__u64 token;
-	/* The program writes its token here at a packet that may end the
-	 * connection, and carries none of it any more.
-	 */
-	__u64 closed;
-	/* The program adds, the worker reads. */
-	struct tally side[2];
-	__u64 reserved[2];
-};
+#define SEEDS 10
 
 struct state {
 	__u64 generation;
 	/* Nanoseconds after which a worker is taken to be dead. */
 	__u64 stale;
+	/* Slots that are home to flows. */
+	__u64 homes_v4;
+	__u64 homes_v6;
+	/* What the place of a flow is made by, too. */
+	__u64 seed[SEEDS];
 	/* When each was alive, nanoseconds of CLOCK_MONOTONIC. */
 	__u64 alive[MOST_WORKERS];
 };
 
-/* The loader sets how many there may be. */
+/* The loader sets how many slots there are. All four are the director's memory,
+ * too.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct key_v4);
-	__type(value, struct flow);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, WINDOW);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct slot_v4);
 } flows_v4 SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct key_v6);
-	__type(value, struct flow);
-} flows_v6 SEC(".maps");
-
-/* The director's memory, too: workers read it as it is. */
-struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, WINDOW);
 	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
-	__type(value, struct place);
-} places SEC(".maps");
+	__type(value, struct slot_v6);
+} flows_v6 SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -224,6 +227,8 @@ struct gre_header {
 
 /* What is known of a packet that may be carried. */
 struct packet {
+	__be16 source_port;
+	__be16 dest_port;
 	/* Bytes before the IP header. */
 	__u32 link;
 	/* Bytes of the IP packet. */
@@ -252,15 +257,15 @@ static __always_inline __u16 updated(__u16 checksum, __u16 delta)
 	return ~fold((__u32)(__u16)~checksum + delta);
 }
 
-static __always_inline __u32 header_sum(const struct iphdr *ip)
+/* Of a header of IPv4 without options, so that the sum of a sound one is 0xffff. */
+static __always_inline __u16 header_sum(const struct iphdr *ip)
 {
-	const __u16 *word = (const __u16 *)ip;
-	__u32 sum = 0;
+	const __u32 *word = (const __u32 *)ip;
+	__u64 sum = (__u64)word[0] + word[1] + word[2] + word[3] + word[4];
 
-#pragma unroll
-	for (int i = 0; i < 10; i++)
-		sum += word[i];
-	return sum;
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return fold(sum);
 }
 
 static __always_inline int is_mapped(const struct in6_addr *address)
@@ -271,7 +276,7 @@ static __always_inline int is_mapped(const struct in6_addr *address)
 }
 
 /* Whether the transport header is whole and sound, as packet.rs has it. */
-static __always_inline int sound(void *transport, void *end, __u32 segment, struct packet *packet, __be16 *ports)
+static __always_inline int sound(void *transport, void *end, __u32 segment, struct packet *packet)
 {
 	if (packet->protocol == IPPROTO_TCP) {
 		struct tcp_header *tcp = transport;
@@ -283,8 +288,8 @@ static __always_inline int sound(void *transport, void *end, __u32 segment, stru
 		if (length < sizeof(*tcp) || length > segment)
 			return 0;
 		packet->plain = (tcp->flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
-		ports[0] = tcp->source;
-		ports[1] = tcp->dest;
+		packet->source_port = tcp->source;
+		packet->dest_port = tcp->dest;
 		return 1;
 	}
 	if (packet->protocol == IPPROTO_UDP) {
@@ -298,28 +303,186 @@ static __always_inline int sound(void *transport, void *end, __u32 segment, stru
 			return 0;
 		packet->plain = 1;
 		packet->unsummed = !packet->is_v4 && udp->check == 0;
-		ports[0] = udp->source;
-		ports[1] = udp->dest;
+		packet->source_port = udp->source;
+		packet->dest_port = udp->dest;
 		return 1;
 	}
 	return 0;
 }
 
-/* The flow goes to its worker from now on, and so does what answers it. */
-static __always_inline void close_flow(const struct flow *flow)
-{
-	__u32 number = flow->place;
-	struct place *place = bpf_map_lookup_elem(&places, &number);
+/* What comes before in the program is done before what comes after. Loads, that
+ * is: on x86 they are anyway. Elsewhere an atomic instruction that gives a value
+ * back is what orders them.
+ */
+#ifdef LOADS_IN_ORDER
+#define in_order(slot) asm volatile("" : : : "memory")
+#else
+#define in_order(slot)                                                  \
+	({                                                              \
+		__u64 before = __sync_fetch_and_add(&(slot)->packets, 0); \
+		asm volatile("" : : "r"(before) : "memory");            \
+	})
+#endif
 
-	if (place)
-		place->closed = flow->token;
+static __always_inline __u64 term_of(const struct slot *slot)
+{
+	return *(const volatile __u64 *)&slot->generation;
 }
 
-/* The flow of a packet that is whole and sound; NULL if there is none. */
-static __always_inline struct flow *inspect(void *data, void *end, struct packet *packet)
+/* The slot in the middle of homes to which a sum of products of the key and the
+ * seed leads (table.rs).
+ */
+static __always_inline __u32 home_of(__u64 sum, __u64 homes)
+{
+	sum ^= sum >> 32;
+	sum *= 0x9e3779b97f4a7c15;
+	return ((sum >> 32) * homes) >> 32;
+}
+
+static __always_inline __u64 of_ports(const struct packet *packet, const __u64 *seed)
+{
+	__u32 ports = packet->source_port | (__u32)packet->dest_port << 16;
+
+	return (seed[0] + ports) * (seed[1] + packet->protocol);
+}
+
+static __always_inline int has_ports(const struct slot *slot, const struct packet *packet)
+{
+	return slot->source_port == packet->source_port && slot->dest_port == packet->dest_port &&
+	       slot->protocol == packet->protocol;
+}
+
+/* A flow that is in force, and the term under which it is. */
+struct found {
+	struct slot *slot;
+	__u64 term;
+};
+
+/* Whether the flow at a slot is that of a packet, and in force. What is read of it
+ * afterwards is of that flow if its term is still the same then.
+ */
+static __always_inline int is_v4_flow(struct slot_v4 *slot, const struct iphdr *ip, const struct packet *packet,
+				      __u32 generation, struct found *found)
+{
+	found->slot = &slot->slot;
+	found->term = term_of(&slot->slot);
+	if ((__u32)found->term != generation)
+		return 0;
+	in_order(&slot->slot);
+	return slot->source == ip->saddr && slot->dest == ip->daddr && has_ports(&slot->slot, packet);
+}
+
+static __always_inline int find_v4(const struct iphdr *ip, const struct packet *packet, const struct state *now,
+				   struct found *found)
+{
+	__u32 generation = now->generation;
+	struct slot_v4 *slot;
+	__u32 place;
+	__u16 near;
+
+	place = home_of((now->seed[2] + ip->saddr) * (now->seed[3] + ip->daddr) + of_ports(packet, now->seed),
+		       now->homes_v4);
+	slot = bpf_map_lookup_elem(&flows_v4, &place);
+	if (!slot)
+		return 0;
+	near = slot->slot.near;
+	if ((near & 1) && is_v4_flow(slot, ip, packet, generation, found))
+		return 1;
+	for (int i = 1; i < WINDOW; i++) {
+		near >>= 1;
+		if (!near)
+			return 0;
+		place += i;
+		slot = bpf_map_lookup_elem(&flows_v4, &place);
+		if (!slot)
+			return 0;
+		if ((near & 1) && is_v4_flow(slot, ip, packet, generation, found))
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int same_address(const struct address *a, const struct in6_addr *b)
+{
+	const __be32 *word = b->in6_u.u6_addr32;
+
+	return a->word[0] == word[0] && a->word[1] == word[1] && a->word[2] == word[2] && a->word[3] == word[3];
+}
+
+static __always_inline int is_v6_flow(struct slot_v6 *slot, const struct ipv6hdr *ip, const struct packet *packet,
+				      __u32 generation, struct found *found)
+{
+	found->slot = &slot->slot;
+	found->term = term_of(&slot->slot);
+	if ((__u32)found->term != generation)
+		return 0;
+	in_order(&slot->slot);
+	return same_address(&slot->source, &ip->saddr) && same_address(&slot->dest, &ip->daddr) &&
+	       has_ports(&slot->slot, packet);
+}
+
+static __always_inline int find_v6(const struct ipv6hdr *ip, const struct packet *packet, const struct state *now,
+				   struct found *found)
+{
+	const __be32 *source = ip->saddr.in6_u.u6_addr32, *dest = ip->daddr.in6_u.u6_addr32;
+	__u32 generation = now->generation;
+	const __u64 *seed = now->seed;
+	struct slot_v6 *slot;
+	__u32 place;
+	__u16 near;
+
+	place = home_of((seed[2] + source[0]) * (seed[3] + source[1]) + (seed[4] + source[2]) * (seed[5] + source[3]) +
+			       (seed[6] + dest[0]) * (seed[7] + dest[1]) + (seed[8] + dest[2]) * (seed[9] + dest[3]) +
+			       of_ports(packet, seed),
+		       now->homes_v6);
+	slot = bpf_map_lookup_elem(&flows_v6, &place);
+	if (!slot)
+		return 0;
+	near = slot->slot.near;
+	if ((near & 1) && is_v6_flow(slot, ip, packet, generation, found))
+		return 1;
+	for (int i = 1; i < WINDOW; i++) {
+		near >>= 1;
+		if (!near)
+			return 0;
+		place += i;
+		slot = bpf_map_lookup_elem(&flows_v6, &place);
+		if (!slot)
+			return 0;
+		if ((near & 1) && is_v6_flow(slot, ip, packet, generation, found))
+			return 1;
+	}
+	return 0;
+}
+
+/* The flow goes to its worker from now on, and so does what answers it. */
+static __always_inline void close_flow(const struct found *found, const struct packet *packet)
+{
+	struct slot *slot = found->slot;
+	__u32 place = slot->peer;
+
+	in_order(slot);
+	if (term_of(slot) != found->term)
+		return;
+	slot->closed = 1;
+	if (packet->is_v4) {
+		struct slot_v4 *peer = bpf_map_lookup_elem(&flows_v4, &place);
+
+		if (peer && term_of(&peer->slot) == found->term)
+			peer->slot.closed = 1;
+	} else {
+		struct slot_v6 *peer = bpf_map_lookup_elem(&flows_v6, &place);
+
+		if (peer && term_of(&peer->slot) == found->term)
+			peer->slot.closed = 1;
+	}
+}
+
+/* Whether there is a flow of the packet, and it is whole and sound. */
+static __always_inline int inspect(void *data, void *end, const struct state *now, struct packet *packet,
+				   struct found *found)
 {
 	struct ethhdr *eth = data;
-	__be16 ports[2];
 	__be16 type;
 	void *l3;
 
@@ -341,7 +504,6 @@ static __always_inline struct flow *inspect(void *data, void *end, struct packet
 	packet->link = l3 - data;
 	if (type == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = l3;
-		struct key_v4 key = {};
 
 		if ((void *)(ip + 1) > end)
 			return 0;
@@ -351,21 +513,15 @@ static __always_inline struct flow *inspect(void *data, void *end, struct packet
 		packet->protocol = ip->protocol;
 		if (*(__u8 *)ip != 0x45 || (ip->frag_off & bpf_htons(0x3fff)) || ip->ttl <= 1)
 			return 0;
-		if (packet->length < sizeof(*ip) || packet->length > end - l3 || fold(header_sum(ip)) != 0xffff)
+		if (packet->length < sizeof(*ip) || packet->length > end - l3 || header_sum(ip) != 0xffff)
 			return 0;
-		if (!sound(ip + 1, end, packet->length - sizeof(*ip), packet, ports))
+		if (!sound(ip + 1, end, packet->length - sizeof(*ip), packet))
 			return 0;
 		packet->padding = (end - l3) - packet->length;
-		key.source = ip->saddr;
-		key.dest = ip->daddr;
-		key.source_port = ports[0];
-		key.dest_port = ports[1];
-		key.protocol = packet->protocol;
-		return bpf_map_lookup_elem(&flows_v4, &key);
+		return find_v4(ip, packet, now, found);
 	}
 	if (type == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = l3;
-		struct key_v6 key = {};
 
 		if ((void *)(ip + 1) > end)
 			return 0;
@@ -377,23 +533,74 @@ static __always_inline struct flow *inspect(void *data, void *end, struct packet
 			return 0;
 		if (is_mapped(&ip->saddr) || is_mapped(&ip->daddr))
 			return 0;
-		if (!sound(ip + 1, end, packet->length - sizeof(*ip), packet, ports))
+		if (!sound(ip + 1, end, packet->length - sizeof(*ip), packet))
 			return 0;
 		packet->padding = (end - l3) - packet->length;
-		__builtin_memcpy(&key.source, &ip->saddr, sizeof(key.source));
-		__builtin_memcpy(&key.dest, &ip->daddr, sizeof(key.dest));
-		key.source_port = ports[0];
-		key.dest_port = ports[1];
-		key.protocol = packet->protocol;
-		return bpf_map_lookup_elem(&flows_v6, &key);
+		return find_v6(ip, packet, now, found);
 	}
 	return 0;
 }
 
-/* Gives the packet other addresses and ports, and takes a hop off. */
-static __always_inline int rewrite(void *l3, void *end, const struct packet *packet, const struct flow *flow)
+/* What is done to the packets of a flow. */
+struct action {
+	struct address source;
+	struct address dest;
+	__be16 source_port;
+	__be16 dest_port;
+	__u16 ip_delta;
+	__u16 transport_delta;
+	__u16 hop;
+	__u8 kind;
+	__u8 worker;
+};
+
+/* Reads it. Returns whether it is that of the flow that was found: its worker may
+ * take it out, and another enter one, at any time.
+ */
+static __always_inline int read_action(const struct found *found, const struct packet *packet, struct action *action)
 {
-	int replaces = flow->kind == KIND_REPLACE;
+	struct slot *slot = found->slot;
+	__u32 place = slot->peer;
+
+	action->source_port = slot->new_source_port;
+	action->dest_port = slot->new_dest_port;
+	action->ip_delta = slot->ip_delta;
+	action->transport_delta = slot->transport_delta;
+	action->hop = slot->hop;
+	action->kind = slot->kind;
+	action->worker = slot->worker;
+	if (slot->closed)
+		return 0;
+	if (!packet->is_v4) {
+		struct slot_v6 *v6 = (struct slot_v6 *)slot;
+
+		action->source = v6->new_source;
+		action->dest = v6->new_dest;
+	} else if (action->kind & OUTER_IS_V6) {
+		struct slot_v6 *more = bpf_map_lookup_elem(&flows_v6, &place);
+
+		if (!more || term_of(&more->slot) != found->term)
+			return 0;
+		in_order(slot);
+		action->source = more->new_source;
+		action->dest = more->new_dest;
+		in_order(slot);
+		if (term_of(&more->slot) != found->term)
+			return 0;
+	} else {
+		struct slot_v4 *v4 = (struct slot_v4 *)slot;
+
+		action->source.word[3] = v4->new_source;
+		action->dest.word[3] = v4->new_dest;
+	}
+	in_order(slot);
+	return term_of(slot) == found->term;
+}
+
+/* Gives the packet other addresses and ports, and takes a hop off. */
+static __always_inline int rewrite(void *l3, void *end, const struct packet *packet, const struct action *flow)
+{
+	int replaces = flow->kind & KIND_REPLACE;
 	void *transport;
 
 	if (packet->is_v4) {
@@ -478,26 +685,21 @@ static __always_inline int look_into(void *l3, void *end, int is_v4, struct inne
 	return 1;
 }
 
-static __always_inline __u32 between_length(__u8 between)
+static __always_inline __u32 between_length(__u8 kind)
 {
-	if (between == BETWEEN_GUE)
+	if (kind & BETWEEN_GUE)
 		return sizeof(struct udphdr) + sizeof(struct gue_header);
-	return between == BETWEEN_GRE ? sizeof(struct gre_header) : 0;
-}
-
-static __always_inline int is_v4_mapped(const struct address *address)
-{
-	return address->word[0] == 0 && address->word[1] == 0 && address->word[2] == bpf_htonl(0xffff);
+	return kind & BETWEEN_GRE ? sizeof(struct gre_header) : 0;
 }
 
 /* Fills in what is between the headers. Returns the outer header's protocol, or
  * 0 where the frame is too short.
  */
-static __always_inline __u8 fill_between(void *at, void *end, const struct packet *packet, const struct flow *flow)
+static __always_inline __u8 fill_between(void *at, void *end, const struct packet *packet, const struct action *flow)
 {
 	__u8 protocol = packet->is_v4 ? IPPROTO_IPIP : IPPROTO_IPV6;
 
-	if (flow->between == BETWEEN_GUE) {
+	if (flow->kind & BETWEEN_GUE) {
 		struct udphdr *udp = at;
 		struct gue_header *gue = (void *)(udp + 1);
 
@@ -512,7 +714,7 @@ static __always_inline __u8 fill_between(void *at, void *end, const struct packe
 		gue->flags = 0;
 		return IPPROTO_UDP;
 	}
-	if (flow->between == BETWEEN_GRE) {
+	if (flow->kind & BETWEEN_GRE) {
 		struct gre_header *gre = at;
 
 		if ((void *)(gre + 1) > end)
@@ -526,7 +728,7 @@ static __always_inline __u8 fill_between(void *at, void *end, const struct packe
 
 /* Fills in the headers that a tunnel puts before the packet, which is at inner. */
 static __always_inline int encapsulate(void *l3, void *end, __u32 outer, __u32 more, const struct packet *packet,
-				       const struct flow *flow, __u16 id)
+				       const struct action *flow, __u16 id)
 {
 	struct inner inner;
 	__u8 protocol;
@@ -545,13 +747,13 @@ static __always_inline int encapsulate(void *l3, void *end, __u32 outer, __u32 m
 		ip->tos = inner.tos;
 		ip->tot_len = bpf_htons(more + packet->length);
 		ip->id = bpf_htons(id);
-		ip->frag_off = flow->copy_dont_fragment ? inner.dont_fragment : 0;
+		ip->frag_off = flow->kind & COPY_DONT_FRAGMENT ? inner.dont_fragment : 0;
 		ip->ttl = inner.ttl;
 		ip->protocol = protocol;
 		ip->check = 0;
 		ip->saddr = flow->source.word[3];
 		ip->daddr = flow->dest.word[3];
-		ip->check = ~fold(header_sum(ip));
+		ip->check = ~header_sum(ip);
 	} else {
 		struct ipv6hdr *ip = l3;
 		__u8 *byte = l3;
@@ -573,36 +775,32 @@ static __always_inline int encapsulate(void *l3, void *end, __u32 outer, __u32 m
 /* Sends a packet on its way. Returns -1, and everything is as it was, if that
  * is its worker's to do.
  */
-static __always_inline int carry(struct xdp_md *ctx, struct packet *packet, struct flow *flow)
+static __always_inline int carry(struct xdp_md *ctx, struct packet *packet, const struct state *now,
+				 const struct found *found)
 {
-	__u32 zero = 0, hop_number = flow->hop, number = flow->place;
-	__u32 outer = 0, more = 0, link = ETH_HLEN;
+	__u32 outer = 0, more = 0, link = ETH_HLEN, hop_number;
+	struct slot *slot = found->slot;
 	__u8 outer_is_v4 = packet->is_v4;
+	struct action action, *flow = &action;
 	struct next_hop *hop;
-	struct place *place;
-	struct tally *tally;
-	struct state *now;
 	void *data, *end, *l3;
 	struct ethhdr *eth;
 	int grows;
 	__u16 id;
 
-	now = bpf_map_lookup_elem(&state, &zero);
-	if (!now || flow->generation != (__u32)now->generation)
-		return -1;
-	place = bpf_map_lookup_elem(&places, &number);
-	if (!place || place->token != flow->token || place->closed == flow->token)
+	if (!read_action(found, packet, flow))
 		return -1;
 	if ((__s64)(bpf_ktime_get_coarse_ns() - now->alive[flow->worker]) > (__s64)now->stale)
 		return -1;
+	hop_number = flow->hop;
 	hop = bpf_map_lookup_elem(&next_hops, &hop_number);
 	if (!hop || !hop->usable)
 		return -1;
-	if (flow->kind == KIND_ENCAPSULATE) {
-		outer_is_v4 = is_v4_mapped(&flow->dest);
+	if (flow->kind & KIND_ENCAPSULATE) {
+		outer_is_v4 = !(flow->kind & OUTER_IS_V6);
 		outer = outer_is_v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
-		more = outer + between_length(flow->between);
-	} else if (flow->kind == KIND_REPLACE && packet->unsummed) {
+		more = outer + between_length(flow->kind);
+	} else if ((flow->kind & KIND_REPLACE) && packet->unsummed) {
 		return -1;
 	}
 	if (packet->length + more > hop->mtu)
@@ -618,8 +816,7 @@ static __always_inline int carry(struct xdp_md *ctx, struct packet *packet, stru
 		return XDP_DROP;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	tally = &place->side[flow->side & 1];
-	id = tally->packets;
+	id = slot->packets;
 	l3 = data + link;
 	if (!rewrite(l3 + more, end, packet, flow))
 		return XDP_DROP;
@@ -638,8 +835,8 @@ static __always_inline int carry(struct xdp_md *ctx, struct packet *packet, stru
 		vlan->protocol = eth->h_proto;
 		eth->h_proto = bpf_htons(ETH_P_8021Q);
 	}
-	__sync_fetch_and_add(&tally->packets, 1);
-	__sync_fetch_and_add(&tally->bytes, packet->length);
+	__sync_fetch_and_add(&slot->packets, 1);
+	__sync_fetch_and_add(&slot->bytes, packet->length);
 	return bpf_redirect_map(&devices, hop->interface, XDP_DROP);
 }
 
@@ -647,18 +844,19 @@ SEC("xdp")
 int sluice_offload(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 zero = 0, ifindex, *number;
 	struct packet packet = {};
-	__u32 ifindex, *number;
-	struct flow *flow;
+	struct found found;
+	struct state *now;
 
-	flow = inspect(data, end, &packet);
-	if (flow) {
+	now = bpf_map_lookup_elem(&state, &zero);
+	if (now && inspect(data, end, now, &packet, &found)) {
 		int verdict = -1;
 
 		if (packet.plain)
-			verdict = carry(ctx, &packet, flow);
+			verdict = carry(ctx, &packet, now, &found);
 		else
-			close_flow(flow);
+			close_flow(&found, &packet);
 		if (verdict >= 0)
 			return verdict;
 	}

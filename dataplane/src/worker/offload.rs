@@ -1,9 +1,8 @@
 //! What a worker has the program carry; see [`crate::offload`].
 //!
-//! Of each connection that has flows in the map there is a record here, by its
-//! place on the board. All of them are gone through within [`PERIOD`], a portion
-//! between two bursts: what was carried is counted, timers are moved, and what
-//! is not to be carried any more is taken out.
+//! Of each connection that has flows in the tables there is a record here. All of them
+//! are gone through within [`PERIOD`], a portion between two bursts: what was carried is
+//! counted, timers are moved, and what is not to be carried any more is taken out.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,9 +12,7 @@ use super::flow::{Flows, View, deadline, outer_source, resolved};
 use crate::conn::{EntryId, NO_TEMPLATE, Side, State};
 use crate::forward;
 use crate::ftp::Role;
-use crate::offload::{
-    Answer, Board, Carried, Flow, Key, Lane, MOST_HOPS, MOST_WORKERS, Removal, Request, Terms,
-};
+use crate::offload::{Board, Carried, Flow, Held, Key, MOST_HOPS, MOST_WORKERS, Share};
 use crate::packet::Packet;
 use crate::port::Port;
 use crate::prefetch::prefetch;
@@ -23,57 +20,60 @@ use crate::service::{OffloadChoice, Protocol, ServerId};
 use crate::stats::WorkerCounters;
 use crate::wire::tcp;
 
-/// In a [`Line`](crate::conn::Line): it has flows in the map.
+/// In a [`Line`](crate::conn::Line): it is carried.
 const CARRIED: u8 = u8::MAX;
 /// In a line: it never will have.
 const NEVER: u8 = u8::MAX - 1;
 
 /// All records are gone through in so many nanoseconds.
 const PERIOD: u64 = 1_000_000_000;
+/// When there are more than so many it takes longer, which still is within two
+/// seconds: the tallies of a million connections are two million cache lines.
+const MANY: usize = 250_000;
+const PERIOD_OF_MANY: u64 = 1_600_000_000;
 
 /// Records that are looked at between two bursts.
 const SLICE: usize = 128;
 
 /// The cache is asked for the record that is so many ahead.
-const AHEAD: usize = 8;
+const AHEAD: usize = 16;
 
-/// Answers that are read between two bursts.
-const ANSWERS: usize = 256;
+/// Connections whose slots are given up between two bursts.
+const RELEASES: usize = 256;
 
-/// Periods without a packet after which a connection leaves the map.
+/// Periods without a packet after which a connection is carried no more.
 const IDLE: u8 = 10;
 
 /// Packets in a period that came to the worker and should have been carried, after
-/// which a connection leaves the map, if none was.
+/// which a connection is carried no more, if none was.
 const MISSED: u16 = 16;
 
 /// How often a worker says that it is alive, nanoseconds.
 const SIGN_OF_LIFE: u64 = 10_000_000;
 
-/// How long a place is kept for the program to finish with a packet, nanoseconds.
+/// How long slots are kept for the program to finish with a packet, nanoseconds.
 const GRACE: u64 = 20_000_000;
 
-/// How far a place is.
+/// How far a record is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum Stage {
-    /// Nobody has it
+    /// It is of no connection
     #[default]
     Free,
-    /// The carrier was asked to enter its flows
-    Asked,
-    /// They are in the map
+    /// Its flows are in force, or were until control changed the generation
     In,
-    /// The carrier was asked to take them out, or will be
+    /// They are out of force, and the slots kept until the program is done
     Leaving,
 }
 
-/// The connection at a place.
+/// A connection that is carried.
 #[derive(Clone, Copy, Default)]
 struct Record {
     id: EntryId,
     server: ServerId,
     generation: u32,
-    token: u32,
+    /// None while it is free
+    held: Option<Held>,
     /// What is counted already
     seen: Carried,
     missed: u16,
@@ -94,95 +94,80 @@ enum Not {
 /// A worker's share of what is carried.
 #[derive(Default)]
 pub(super) struct Carrying {
-    lane: Option<Arc<Lane>>,
+    share: Option<Share>,
     /// Whether connections are entered
     on: bool,
     after: u8,
-    /// By place, from the worker's first on
+    /// As many as were ever in use at a time; there is room for all
     records: Vec<Record>,
+    /// Those that are of no connection
     free: Vec<u32>,
-    /// The place of a connection, if its line says that it has one
-    places: Vec<u32>,
-    /// What the carrier has no room for yet
-    late: VecDeque<Removal>,
-    /// Places whose flows are gone, and until when they are kept
+    /// The record of a connection, if its line says that it has one
+    of: Vec<u32>,
+    /// Records whose flows were taken out since the last round
+    left: Vec<u32>,
+    /// And before that, and until when their slots are kept
     settling: VecDeque<(u32, u64)>,
     next: usize,
     begun: u64,
     token: u32,
     signed: Option<u64>,
-    /// How many connections have a place
+    /// How many records are in use
     taken: usize,
-    /// One more than the last record that was ever used
-    high: usize,
     /// Packets that were carried since that was asked for last
     carried: u64,
 }
 
 impl Carrying {
-    fn record(&mut self, place: u32) -> Option<&mut Record> {
-        let first = self.lane.as_ref()?.places.start;
-        self.records.get_mut(place.checked_sub(first)? as usize)
+    fn record_of(&self, id: EntryId) -> Option<u32> {
+        self.of.get(id as usize).copied()
     }
 
-    fn place_of(&self, id: EntryId) -> Option<u32> {
-        self.places.get(id as usize).copied()
+    /// A record that is of no connection, or that may be made.
+    fn vacant(&self) -> Option<u32> {
+        let new = || self.records.len() < self.share.as_ref().map_or(0, |share| share.connections);
+        self.free.last().copied().or_else(|| new().then_some(self.records.len() as u32))
+    }
+
+    fn record(&mut self, number: u32) -> Option<&mut Record> {
+        self.records.get_mut(number as usize)
     }
 
     fn board(&self) -> Option<&Arc<Board>> {
-        self.lane.as_ref().map(|lane| &lane.board)
+        self.share.as_ref().map(|share| &share.board)
     }
 
-    /// Hands a removal to the carrier, now or later. There is room for one of each
-    /// place.
-    fn remove(&mut self, removal: Removal) {
-        let Some(lane) = &self.lane else { return };
-        if !self.late.is_empty() || lane.requests.push(Request::Remove(removal)).is_err() {
-            self.late.push_back(removal);
-        }
-    }
-
-    fn catch_up(&mut self) {
-        let Some(lane) = &self.lane else { return };
-        while let Some(removal) = self.late.pop_front() {
-            if lane.requests.push(Request::Remove(removal)).is_err() {
-                self.late.push_front(removal);
-                return;
-            }
-        }
-    }
-
-    /// Keeps a place until the program is done with it.
-    fn settle(&mut self, place: u32, now: u64) {
-        self.settling.push_back((place, now + GRACE));
+    /// The next token: of this worker alone, and not 0.
+    fn next_token(&self, worker: usize) -> u32 {
+        const OWN: u32 = (1 << 24) - 1;
+        (worker as u32) << 24 | (self.token.wrapping_add(1) & OWN).max(1)
     }
 
     fn sign(&mut self, worker: usize, now: u64) {
-        let Some(lane) = &self.lane else { return };
+        let Some(share) = &self.share else { return };
         if self.on && self.signed.is_none_or(|signed| now - signed >= SIGN_OF_LIFE) {
             self.signed = Some(now);
-            lane.board.set_alive(worker, now + lane.settings.clock);
+            share.board.set_alive(worker, now + share.clock);
         }
     }
 }
 
 impl<P: Port> Worker<P> {
     /// Has established connections carried by the program from now on.
-    pub fn carry(&mut self, lane: Arc<Lane>) {
+    pub fn carry(&mut self, share: Share) {
         if self.settings.worker >= MOST_WORKERS {
             return;
         }
-        let places = lane.places.len();
+        let connections = share.connections;
         self.flows.carrying = Carrying {
             on: true,
-            after: lane.settings.after.clamp(1, crate::offload::MOST_AFTER),
-            records: vec![Record::default(); places],
-            free: lane.places.clone().rev().collect(),
-            places: vec![0; self.settings.connections],
-            late: VecDeque::with_capacity(places),
-            settling: VecDeque::with_capacity(places),
-            token: 0,
-            lane: Some(lane),
+            after: share.after.clamp(1, crate::offload::MOST_AFTER),
+            records: Vec::with_capacity(connections),
+            free: Vec::with_capacity(connections),
+            of: vec![0; self.settings.connections],
+            left: Vec::with_capacity(connections),
+            settling: VecDeque::with_capacity(connections),
+            share: Some(share),
             ..Carrying::default()
         };
     }
@@ -196,14 +181,14 @@ impl<P: Port> Worker<P> {
             // The program does not carry for the dead.
             board.set_alive(worker, 0);
         }
-        carrying.on = carrying.lane.is_some() && !keep;
+        carrying.on = carrying.share.is_some() && !keep;
         carrying.signed = None;
     }
 
     /// Goes on with what is carried, by a bounded portion; returns whether there is
     /// more to be done at once.
     pub(super) fn look_after_carried(&mut self, now: u64) -> bool {
-        if self.flows.carrying.lane.is_none() {
+        if self.flows.carrying.share.is_none() {
             return false;
         }
         let more = self.flows.proceed(&self.view, now);
@@ -243,7 +228,7 @@ impl Flows {
         }
     }
 
-    /// A packet of a connection with flows in the map came to the worker.
+    /// A packet of a connection that is carried came to the worker.
     #[cold]
     fn missed(&mut self, view: &View, id: EntryId, packet: &Packet) {
         const DECIDING: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
@@ -252,8 +237,8 @@ impl Flows {
             self.withdraw(view, id, 0);
             return;
         }
-        let place = self.carrying.place_of(id);
-        if let Some(record) = place.and_then(|place| self.carrying.record(place)) {
+        let number = self.carrying.record_of(id);
+        if let Some(record) = number.and_then(|number| self.carrying.record(number)) {
             record.missed = record.missed.saturating_add(1);
         }
     }
@@ -282,16 +267,13 @@ impl Flows {
         if service.options.offload == OffloadChoice::Off || self.standby {
             return Err(Not::Yet);
         }
-        let lane = Arc::clone(self.carrying.lane.as_ref().ok_or(Not::Ever)?);
-        let board = &lane.board;
+        let number = self.carrying.vacant().ok_or(Not::Yet)?;
+        let board = Arc::clone(self.carrying.board().ok_or(Not::Ever)?);
         let generation = board.generation();
         // A slot of other next hops is another next hop.
-        if board.hops_generation() != Some(view.hops.generation()) || lane.requests.is_full() {
+        if board.hops_generation() != Some(view.hops.generation()) {
             return Err(Not::Yet);
         }
-        let place = *self.carrying.free.last().ok_or(Not::Yet)?;
-        // Never 0, which no place has while it is in use.
-        let token = self.carrying.token.wrapping_add(1).max(1);
         let mut flow = |side: Side| {
             let (hop_id, hop) = resolved(&mut self.table, id, side, &view.hops).map_err(|_| Not::Yet)?;
             let number = u16::try_from(hop_id.0).ok().filter(|hop| usize::from(*hop) < MOST_HOPS);
@@ -302,66 +284,55 @@ impl Flows {
             let source = outer_source(&entry, hop).ok_or(Not::Yet)?;
             let pmtu_disc = services.tunables().pmtu_disc;
             let rewrite = forward::rewrite(&entry, side, source, server.encapsulation, pmtu_disc);
-            let worker = self.worker as u8;
-            let terms = Terms { generation, token, place, hop: number, worker };
             let tuple = match side {
                 Side::Client => &entry.client,
                 Side::Server => &entry.server,
             };
-            let flow = Flow::new(&rewrite, side, tuple.is_v4(), terms).ok_or(Not::Ever)?;
+            let flow = Flow::new(&rewrite, tuple.is_v4(), number, self.worker as u8).ok_or(Not::Ever)?;
             Ok((Key::of(tuple), flow))
         };
         let client = flow(Side::Client)?;
         let server = entry.method.has_replies().then(|| flow(Side::Server)).transpose()?;
-        let record = Record {
-            id,
-            server: entry.server_id,
-            generation,
-            token,
-            seen: board.carried(place),
-            stage: Stage::Asked,
-            ..Record::default()
-        };
-        board.set_token(place, token);
-        if lane.requests.push(Request::Install { client, server }).is_err() {
-            board.set_token(place, 0);
-            return Err(Not::Yet);
-        }
+        let token = self.carrying.next_token(self.worker);
+        let entered = board.enter(generation, token, &client, server.as_ref());
+        let (held, seen) = entered.ok_or(Not::Yet)?;
         let carrying = &mut self.carrying;
         carrying.token = token;
-        carrying.free.pop();
-        carrying.taken += 1;
-        carrying.high = carrying.high.max((place - lane.places.start) as usize + 1);
-        if let Some(kept) = carrying.record(place) {
-            *kept = record;
+        if carrying.free.pop().is_none() {
+            carrying.records.push(Record::default());
         }
-        if let Some(of) = carrying.places.get_mut(id as usize) {
-            *of = place;
+        carrying.taken += 1;
+        if let Some(record) = carrying.record(number) {
+            let (server, held) = (entry.server_id, Some(held));
+            *record = Record { id, server, generation, held, seen, stage: Stage::In, ..Record::default() };
+        }
+        if let Some(of) = carrying.of.get_mut(id as usize) {
+            *of = number;
         }
         Ok(())
     }
 
-    /// Takes the flows of a connection out of force at once, and then out of the
-    /// map. `offload` is what its line says from now on.
+    /// Takes the flows of a connection out of force. `offload` is what its line says
+    /// from now on.
     fn withdraw(&mut self, view: &View, id: EntryId, offload: u8) {
-        let (Some(entry), Some(place)) = (self.table.get(id), self.carrying.place_of(id)) else { return };
+        let Some(number) = self.carrying.record_of(id) else { return };
+        let Some(held) = self.carrying.record(number).and_then(|record| record.held) else { return };
         let Some(board) = self.carrying.board() else { return };
-        board.set_token(place, 0);
-        self.fold(view, place);
+        board.withdraw(&held);
+        self.fold(view, number);
         if let Some(line) = self.table.get_mut(id) {
             line.offload = offload;
         }
-        if let Some(record) = self.carrying.record(place) {
+        if let Some(record) = self.carrying.record(number) {
             record.stage = Stage::Leaving;
         }
-        let server = entry.method.has_replies().then(|| Key::of(&entry.server));
-        self.carrying.remove(Removal { place, client: Key::of(&entry.client), server });
+        self.carrying.left.push(number);
     }
 
     /// To be called before a connection is taken out of the table.
     #[inline]
     pub(super) fn no_longer_carried(&mut self, view: &View, id: EntryId) {
-        if self.carrying.lane.is_some() && self.table.line(id).is_some_and(|line| line.offload == CARRIED) {
+        if self.carrying.share.is_some() && self.table.line(id).is_some_and(|line| line.offload == CARRIED) {
             self.withdraw(view, id, 0);
         }
     }
@@ -370,11 +341,11 @@ impl Flows {
     /// goes on.
     #[inline]
     pub(super) fn was_carried(&mut self, view: &View, id: EntryId, now: u32) -> bool {
-        if self.carrying.lane.is_none() || self.table.line(id).is_none_or(|line| line.offload != CARRIED) {
+        if self.carrying.share.is_none() || self.table.line(id).is_none_or(|line| line.offload != CARRIED) {
             return false;
         }
-        let Some(place) = self.carrying.place_of(id) else { return false };
-        if self.fold(view, place).is_none() {
+        let Some(number) = self.carrying.record_of(id) else { return false };
+        if self.fold(view, number).is_none() {
             return false;
         }
         let Some(line) = self.table.line(id) else { return false };
@@ -386,10 +357,13 @@ impl Flows {
     }
 
     /// Counts what was carried since the last time; returns that.
-    fn fold(&mut self, view: &View, place: u32) -> Carried {
+    fn fold(&mut self, view: &View, number: u32) -> Carried {
+        let Some(held) = self.carrying.record(number).and_then(|record| record.held) else {
+            return Carried::default();
+        };
         let Some(board) = self.carrying.board() else { return Carried::default() };
-        let carried = board.carried(place);
-        let Some(record) = self.carrying.record(place) else { return Carried::default() };
+        let carried = board.carried(&held);
+        let Some(record) = self.carrying.record(number) else { return Carried::default() };
         let new = carried.since(record.seen);
         if new.is_none() {
             return new;
@@ -415,77 +389,59 @@ impl Flows {
 
     fn proceed(&mut self, view: &View, now: u64) -> bool {
         self.carrying.sign(self.worker, now);
-        self.hear(view, now);
-        self.carrying.catch_up();
-        while let Some((place, until)) = self.carrying.settling.front().copied() {
-            if now < until {
-                break;
-            }
-            self.carrying.settling.pop_front();
-            // What the program was at when the flows were taken out.
-            self.fold(view, place);
-            if let Some(record) = self.carrying.record(place) {
-                *record = Record::default();
-            }
-            self.carrying.free.push(place);
-            self.carrying.taken -= 1;
-        }
-        self.go_through(view, now)
+        let Carrying { left, settling, .. } = &mut self.carrying;
+        settling.extend(left.drain(..).map(|number| (number, now + GRACE)));
+        let more = self.give_up(view, now);
+        self.go_through(view, now) || more
     }
 
-    /// Reads what the carrier says.
-    fn hear(&mut self, view: &View, now: u64) {
-        let Some(lane) = self.carrying.lane.clone() else { return };
-        for _ in 0..ANSWERS {
-            let Some(answer) = lane.answers.pop() else { return };
-            match answer {
-                Answer::Installed(place, entered) => {
-                    let Some(record) = self.carrying.record(place) else { continue };
-                    if record.stage != Stage::Asked {
-                        continue;
-                    }
-                    record.missed = 0;
-                    if entered {
-                        record.stage = Stage::In;
-                        continue;
-                    }
-                    record.stage = Stage::Leaving;
-                    let id = record.id;
-                    lane.board.set_token(place, 0);
-                    self.fold(view, place);
-                    if let Some(line) = self.table.get_mut(id) {
-                        line.offload = NEVER;
-                    }
-                    self.carrying.settle(place, now);
-                }
-                Answer::Removed(place) => self.carrying.settle(place, now),
+    /// Gives up slots that the program is done with; returns whether there are more.
+    fn give_up(&mut self, view: &View, now: u64) -> bool {
+        for _ in 0..RELEASES {
+            let Some((number, _)) =
+                self.carrying.settling.front().filter(|(_, until)| *until <= now).copied()
+            else {
+                return false;
+            };
+            self.carrying.settling.pop_front();
+            // What the program was at when the flows were taken out.
+            self.fold(view, number);
+            let Some(record) = self.carrying.record(number).map(std::mem::take) else { continue };
+            if let Some((held, board)) = record.held.zip(self.carrying.board()) {
+                board.release(&held);
             }
+            self.carrying.free.push(number);
+            self.carrying.taken -= 1;
         }
+        true
     }
 
     /// Looks at the records whose turn has come; returns whether there are more.
     fn go_through(&mut self, view: &View, now: u64) -> bool {
-        let high = self.carrying.high;
-        let Some(lane) = self.carrying.lane.clone() else { return false };
+        let high = self.carrying.records.len();
+        let Some(board) = self.carrying.board().map(Arc::clone) else { return false };
         let elapsed = now.saturating_sub(self.carrying.begun);
+        let period = if high > MANY { PERIOD_OF_MANY } else { PERIOD };
         if self.carrying.next >= high {
-            if elapsed >= PERIOD {
+            if elapsed >= period {
                 (self.carrying.next, self.carrying.begun) = (0, now);
             }
             return false;
         }
-        let due = (u128::from(elapsed) * high as u128 / u128::from(PERIOD)).min(high as u128) as usize;
+        let due = (u128::from(elapsed) * high as u128 / u128::from(period)).min(high as u128) as usize;
         let end = due.min(self.carrying.next + SLICE);
-        let (generation, tick) = (lane.board.generation(), super::tick(now));
+        let (generation, tick) = (board.generation(), super::tick(now));
         for index in self.carrying.next..end {
             if let Some(ahead) = self.carrying.records.get(index + AHEAD) {
-                lane.board.prefetch(lane.places.start + (index + AHEAD) as u32);
+                if let Some(held) = &ahead.held {
+                    board.prefetch(held);
+                }
                 if let Some(line) = self.table.line(ahead.id) {
                     prefetch(line);
                 }
             }
             if self.carrying.records[index].stage == Stage::In {
-                self.look(view, lane.places.start + index as u32, generation, tick);
+                self.look(view, index as u32, generation, tick);
             }
         }
         self.carrying.next = self.carrying.next.max(end);
@@ -493,11 +449,11 @@ impl Flows {
     }
 
     /// Looks at a connection that is carried.
-    fn look(&mut self, view: &View, place: u32, generation: u32, now: u32) {
-        let new = self.fold(view, place);
+    fn look(&mut self, view: &View, number: u32, generation: u32, now: u32) {
+        let new = self.fold(view, number);
         let on = self.carrying.on;
-        let Some(record) = self.carrying.record(place) else { return };
-        let Record { id, token, moved, .. } = *record;
+        let Some(record) = self.carrying.record(number) else { return };
+        let Record { id, held, moved, .. } = *record;
         let missed = std::mem::take(&mut record.missed) >= MISSED;
         let outdated = record.generation != generation;
         if new.is_none() {
@@ -506,7 +462,7 @@ impl Flows {
         let idle = record.idle >= IDLE || !on;
         let Some(line) = self.table.line(id) else { return };
         let (state, server) = (line.state, line.server_id);
-        let closed = self.carrying.board().is_some_and(|board| board.is_closed(place, token));
+        let closed = held.zip(self.carrying.board()).is_some_and(|(held, board)| board.is_closed(&held));
         if !new.is_none()
             && let Some(server) = view.services.server(server)
         {

@@ -10,6 +10,10 @@
 //!                                                10.0.2.200 (LIP)
 //! ```
 
+pub mod carried;
+#[path = "../offload/kernel.rs"]
+#[allow(dead_code, reason = "the tests of the program use all of it")]
+pub mod kernel;
 pub mod packets;
 pub mod packets_v6;
 #[allow(dead_code, reason = "no test uses all of it")]
@@ -32,6 +36,8 @@ use sluice_dataplane::stats::{DropReason, ServerCounters, TrafficCounters, Worke
 use sluice_dataplane::steer::SteeringRules;
 use sluice_dataplane::wire::Address;
 use sluice_dataplane::worker::{Event, Exchange, Published, Settings, Slice, Worker};
+
+use carried::Kernel;
 
 pub type Mac = [u8; 6];
 
@@ -134,6 +140,8 @@ pub struct Director {
     pub marks: Arc<MarkRules>,
     services: BTreeMap<ServiceId, VirtualService>,
     servers: BTreeMap<ServerId, RealServer>,
+    /// What carries connections, if they are to be carried
+    kernel: Option<Kernel>,
 }
 
 impl Director {
@@ -157,8 +165,10 @@ impl Director {
                 now,
             )
         });
-        let director = Director {
-            workers: workers.collect(),
+        let mut workers: Vec<_> = workers.collect();
+        let kernel = Kernel::new(&mut workers);
+        let mut director = Director {
+            workers,
             published: published.clone(),
             exchanges: exchanges.clone(),
             counters: counters.clone(),
@@ -170,6 +180,7 @@ impl Director {
             marks: Arc::default(),
             services: BTreeMap::new(),
             servers: BTreeMap::new(),
+            kernel,
         };
         director.publish_hops(Routes::new(1).all_known());
         director
@@ -288,6 +299,9 @@ impl Director {
         self.services.iter().for_each(|(id, service)| _ = table.service(*id, service.clone()));
         self.servers.iter().for_each(|(id, server)| _ = table.server(*id, server.clone()));
         self.published.services.store(Arc::new(table.build()));
+        if let Some(kernel) = &mut self.kernel {
+            kernel.invalidate();
+        }
     }
 
     /// The services that it goes by.
@@ -302,12 +316,19 @@ impl Director {
     }
 
     /// Makes it another director's backup, or the active one.
-    pub fn set_standby(&self, standby: bool) {
+    pub fn set_standby(&mut self, standby: bool) {
         self.published.standby.store(standby, Ordering::Relaxed);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.invalidate();
+        }
     }
 
-    pub fn publish_hops(&self, routes: Routes) {
-        self.published.hops.store(Arc::new(routes.builder.build()));
+    pub fn publish_hops(&mut self, routes: Routes) {
+        let hops = Arc::new(routes.builder.build());
+        if let Some(kernel) = &mut self.kernel {
+            kernel.set_hops(&hops);
+        }
+        self.published.hops.store(hops);
     }
 
     /// Lets a frame arrive at the first worker; what becomes of it.
@@ -318,17 +339,38 @@ impl Director {
     /// Lets frames arrive at a worker in one burst, and all workers go round
     /// until nothing is left to do.
     pub fn arrive_at(&mut self, worker: usize, interface: usize, frames: &[&[u8]]) -> Outcome {
+        let mut carried = Vec::new();
         for frame in frames {
-            assert!(self.workers[worker].port_mut().inject(interface, frame), "no frame is free");
+            match self.kernel.as_mut().and_then(|kernel| kernel.carry(interface, frame)) {
+                Some(sent) => carried.push(sent),
+                None => {
+                    assert!(self.workers[worker].port_mut().inject(interface, frame), "no frame is free");
+                }
+            }
         }
-        self.settle()
+        let mut outcome = self.settle();
+        outcome.sent.splice(..0, carried);
+        outcome.sent.sort_by_key(|(interface, _)| *interface);
+        outcome
     }
 
-    /// Lets all workers go round, once at least; what becomes of their frames.
-    pub fn settle(&mut self) -> Outcome {
-        let drops = |counters: &WorkerCounters, reason| counters.dropped(reason);
-        let before: Vec<u64> = DropReason::ALL.iter().map(|reason| self.sum(|c| drops(c, *reason))).collect();
-        let held = self.sum(|c| c.held.get()) as i64;
+    /// Whether its connections are carried in this run of the tests.
+    pub fn carries(&self) -> bool {
+        self.kernel.is_some()
+    }
+
+    /// Packets that were carried.
+    pub fn carried(&self) -> u64 {
+        self.kernel.as_ref().map_or(0, |kernel| kernel.carried)
+    }
+
+    /// Whether any connection is carried.
+    fn is_carrying(&self) -> bool {
+        self.sum(|counters| counters.offloaded.get()) > 0
+    }
+
+    /// Lets all workers go round until there is nothing to do.
+    fn poll(&mut self) {
         let (around, now) = (self.around, self.now);
         let poll = |worker: &mut Worker<MemoryPort>| {
             around(true);
@@ -337,7 +379,14 @@ impl Director {
             handled
         };
         while self.workers.iter_mut().map(poll).sum::<usize>() > 0 {}
+    }
 
+    /// Lets all workers go round, once at least; what becomes of their frames.
+    pub fn settle(&mut self) -> Outcome {
+        let drops = |counters: &WorkerCounters, reason| counters.dropped(reason);
+        let before: Vec<u64> = DropReason::ALL.iter().map(|reason| self.sum(|c| drops(c, *reason))).collect();
+        let held = self.sum(|c| c.held.get()) as i64;
+        self.poll();
         let mut outcome = Outcome { held: self.sum(|c| c.held.get()) as i64 - held, ..Outcome::default() };
         for (reason, before) in DropReason::ALL.iter().zip(before) {
             let after = self.sum(|c| drops(c, *reason));
@@ -365,7 +414,13 @@ impl Director {
 
     /// Lets time pass without packets.
     pub fn pass(&mut self, nanoseconds: u64) -> Outcome {
-        self.now += nanoseconds;
+        let then = self.now + nanoseconds;
+        // Workers look at what is carried from time to time.
+        while self.is_carrying() && then - self.now > SECOND / 4 {
+            self.now += SECOND / 4;
+            self.poll();
+        }
+        self.now = then;
         self.settle()
     }
 

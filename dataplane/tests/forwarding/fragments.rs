@@ -325,7 +325,7 @@ fn fragments_make_one_connection() {
 }
 
 fn narrow(method: Method, mtu: u16) -> Director {
-    let director = Director::serving(method);
+    let mut director = Director::serving(method);
     let inside = Egress { mtu, ..inside() };
     director.publish_hops(Routes::over(2, Egress::new(0, OUTSIDE), inside).all_known());
     director

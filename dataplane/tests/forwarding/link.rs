@@ -12,7 +12,7 @@ use crate::director::{
 
 /// A director whose links to the servers and to the clients carry tags.
 fn tagged(method: Method, servers: Option<u16>, clients: Option<u16>) -> Director {
-    let director = Director::serving(method);
+    let mut director = Director::serving(method);
     let outside = Egress { vlan: clients, ..Egress::new(0, OUTSIDE) };
     director.publish_hops(Routes::over(2, outside, Egress { vlan: servers, ..inside() }).all_known());
     director

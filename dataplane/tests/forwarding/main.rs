@@ -25,6 +25,7 @@ mod offload;
 mod offload_model;
 mod one_packet;
 mod persistence;
+mod recorded_states;
 mod related;
 mod related_v6;
 mod rss;

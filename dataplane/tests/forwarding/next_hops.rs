@@ -20,7 +20,7 @@ fn forwarded(packet: &Datagram) -> (usize, Vec<u8>) {
 
 /// A director whose server has no known MAC: no slot, or one without MAC.
 fn unresolved(slot: bool) -> Director {
-    let director = Director::serving(Method::DirectRoute);
+    let mut director = Director::serving(Method::DirectRoute);
     let mut routes = Routes::new(1);
     if slot {
         routes.builder.neighbour(routes.inside, RIP, None);

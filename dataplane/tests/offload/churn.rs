@@ -10,13 +10,13 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sluice_dataplane::offload::{Carrier, KernelMap, Lane, Settings};
+use sluice_dataplane::offload::Share;
 use sluice_dataplane::service::Method;
 
 use crate::director::packets::{ACK, Datagram, FIN, RST, SYN, tcp, udp};
 use crate::director::random::Random;
 use crate::director::{DNS_VIP, Director, SECOND, VIP};
-use crate::kernel::Program;
+use crate::kernel::{Guard, Program};
 
 fn setting(name: &str, otherwise: u64) -> u64 {
     env::var(name).map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
@@ -26,7 +26,6 @@ fn setting(name: &str, otherwise: u64) -> u64 {
 struct Churn {
     director: Director,
     program: Program,
-    carrier: Carrier<KernelMap>,
     /// What was sent on, by whoever had it
     packets: u64,
     bytes: u64,
@@ -44,18 +43,13 @@ impl Churn {
         program.board.set_hops(&director.published().hops.load());
         // A sign of life is from a time that is yet to come.
         let clock = i64::MAX as u64 / 2;
-        let settings = Settings { connections: flows, after: 3, stale: SECOND, clock };
-        let lanes = Lane::of_all(1, &program.board, settings);
-        director.workers[0].carry(Arc::clone(&lanes[0]));
+        let board = Arc::clone(&program.board);
+        director.workers[0].carry(Share { board, connections: flows as usize, after: 3, clock });
         director.settle();
-        let carrier = Carrier::new(program.map.try_clone().expect("descriptors are left"), lanes);
-        Churn { director, program, carrier, packets: 0, bytes: 0, by_program: 0 }
+        Churn { director, program, packets: 0, bytes: 0, by_program: 0 }
     }
 
     fn settle(&mut self) {
-        while self.carrier.round() > 0 {
-            self.director.settle();
-        }
         self.director.settle();
     }
 
@@ -79,13 +73,12 @@ impl Churn {
     fn check(&mut self) {
         // Everything that is on its way arrives, and all is gone through.
         self.pass(3);
-        // Places are kept for a moment after their flows are gone. What is to leave from
-        // here on is still in the map.
+        // Slots are kept for a moment after their flows are gone.
         self.director.pass(SECOND / 32);
-        let entries = self.program.map.len().expect("it can be read") as u64;
+        let (slots, _) = self.program.board.taken();
         let carried = self.director.counters[0].offloaded.get();
         let connections = self.director.workers[0].connections() as u64;
-        assert_eq!(entries, 2 * carried, "two flows of each of {carried} connections");
+        assert_eq!(slots as u64, 2 * carried, "two flows of each of {carried} connections");
         assert!(carried <= connections, "{carried} of {connections} connections");
         let table = self.director.table();
         let counted = table.servers().map(|(_, server)| server.counters.traffic());
@@ -113,7 +106,7 @@ fn memory() -> u64 {
 #[test]
 fn flows_come_and_go_with_their_connections() {
     let (seconds, flows) = (setting("SLUICE_CHURN_SECONDS", 4), setting("SLUICE_CHURN_FLOWS", 3000));
-    let Some(program) = Program::load(flows as u32) else { return };
+    let Some(program) = Program::load_under(Guard::alone(), flows as u32) else { return };
     let mut churn = Churn::new(program, flows as u32);
     let mut random = Random::new(setting("SLUICE_CHURN_SEED", 1));
     let (begun, mut rounds, mut high, mut first) = (Instant::now(), 0u64, 0, None);
@@ -132,9 +125,6 @@ fn flows_come_and_go_with_their_connections() {
                     .concat(),
             };
             packets.iter().for_each(|packet| churn.arrive(packet));
-            if random.chance(20) {
-                churn.carrier.round();
-            }
         }
         churn.pass(1 + random.below(4) as u64);
         if random.chance(5) {
@@ -164,7 +154,7 @@ fn flows_come_and_go_with_their_connections() {
     );
     assert!(churn.by_program * 20 > churn.packets, "only {} of {}", churn.by_program, churn.packets);
     assert_eq!(churn.director.workers[0].connections(), 0);
-    assert!(churn.program.map.is_empty().expect("it can be read"));
+    assert_eq!(churn.program.board.taken(), (0, 0));
     let first = first.expect("there were so many rounds");
     assert!(last < first + first / 10 + (8 << 20), "memory grew from {first} to {last} bytes");
 }

@@ -4,28 +4,52 @@
 
 use std::io::{self, Write};
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use sluice_dataplane::neigh::{Egress, NextHops, NextHopsBuilder};
-use sluice_dataplane::offload::{Board, Flow, FlowMap, KernelMap, Key, Offload};
+use sluice_dataplane::offload::{Board, Entered, Held, Offload, Room};
 use sluice_dataplane::wire::Address;
 
 /// `enum xdp_action`
 pub const XDP_DROP: u32 = 1;
 pub const XDP_REDIRECT: u32 = 4;
 
+/// A test that measures the memory of the process wants no other beside it.
+static BESIDE: RwLock<()> = RwLock::new(());
+
+/// Whether there are other tests beside one.
+pub enum Guard {
+    Together(#[allow(dead_code, reason = "it is dropped")] RwLockReadGuard<'static, ()>),
+    Alone(#[allow(dead_code, reason = "it is dropped")] RwLockWriteGuard<'static, ()>),
+}
+
+impl Guard {
+    pub fn together() -> Self {
+        Guard::Together(BESIDE.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn alone() -> Self {
+        Guard::Alone(BESIDE.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// The loaded program; nothing goes on with what it does not carry.
 pub struct Program {
+    _guard: Guard,
     _offload: Offload,
-    pub map: KernelMap,
     pub board: Arc<Board>,
     program: RawFd,
 }
 
 impl Program {
-    /// Loads it with places for so many connections. `None`, and said so, without
+    /// Loads it with room for so many connections of each family. `None`, and said so, without
     /// root.
     pub fn load(connections: u32) -> Option<Self> {
+        Program::load_under(Guard::together(), connections)
+    }
+
+    /// Does so with other tests beside it or not.
+    pub fn load_under(guard: Guard, connections: u32) -> Option<Self> {
         // SAFETY: takes no pointers.
         if unsafe { libc::geteuid() } != 0 {
             // Not by a macro, whose output the test harness would swallow.
@@ -36,7 +60,8 @@ impl Program {
             );
             return None;
         }
-        let (mut offload, map) = Offload::load(connections).expect("the kernel takes it");
+        let room = Room { v4: connections, v6: connections };
+        let mut offload = Offload::load(room, *b"not very secret!").expect("the kernel takes it");
         let program = offload.program().expect("it is loaded");
         let board = Arc::clone(offload.board());
         board.set_stale(1_000_000_000);
@@ -49,12 +74,18 @@ impl Program {
             offload.send_to(interface, 1).expect("there is one");
             board.set_capable(interface, true);
         }
-        Some(Program { _offload: offload, map, board, program })
+        Some(Program { _guard: guard, _offload: offload, board, program })
     }
 
-    /// Enters a flow.
-    pub fn enter(&mut self, key: Key, flow: Flow) {
-        assert_eq!(self.map.enter(&[(key, flow)]), Vec::<usize>::new());
+    /// Enters a flow, in force now.
+    pub fn enter(&self, token: u32, client: &Entered, server: Option<&Entered>) -> Held {
+        self.board.enter(self.board.generation(), token, client, server).expect("there is a place").0
+    }
+
+    /// Takes it out.
+    pub fn take_out(&self, held: &Held) {
+        self.board.withdraw(held);
+        self.board.release(held);
     }
 
     /// The frame that it sends; `None` if it leaves the packet to others.

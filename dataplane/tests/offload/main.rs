@@ -7,6 +7,8 @@ mod director;
 
 mod churn;
 mod differential;
-mod kernel;
 mod random;
+mod room;
 mod terms;
+
+use director::kernel;

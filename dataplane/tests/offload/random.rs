@@ -63,6 +63,18 @@ impl Random {
         (tuple, side, rewrite)
     }
 
+    /// A tuple of packets the other way.
+    pub fn answer(&mut self, tuple: &Tuple) -> Tuple {
+        let is_v4 = tuple.is_v4();
+        loop {
+            let (source, destination) = (self.address(is_v4), self.address(is_v4));
+            let answer = Tuple { source, destination, source_port: self.word(), ..*tuple };
+            if answer != *tuple {
+                return answer;
+            }
+        }
+    }
+
     /// A packet with a tuple, in a frame; most are whole and sound.
     pub fn frame(&mut self, tuple: &Tuple) -> Vec<u8> {
         let mut frame = vec![2, 0, 0, 0, 0, 0xa, 2, 0, 0, 0, 0, 0xc];

@@ -2,75 +2,107 @@
 
 use std::sync::Arc;
 
-use sluice_dataplane::conn::{Side, Tuple};
+use sluice_dataplane::conn::Tuple;
 use sluice_dataplane::forward::Rewrite;
-use sluice_dataplane::offload::{Flow, FlowMap, Key, Terms};
+use sluice_dataplane::offload::{Carried, Entered, Flow, Held, Key};
 use sluice_dataplane::service::Protocol;
 use sluice_dataplane::wire::{Address, checksum};
 
 use crate::kernel::{Program, hops};
 
-const PLACE: u32 = 3;
 const TOKEN: u32 = 7;
 const WORKER: u8 = 2;
 
-fn tuple() -> Tuple {
+const CLIENT: ([u8; 4], u16) = ([198, 51, 100, 7], 40_000);
+const VIP: ([u8; 4], u16) = ([192, 0, 2, 10], 80);
+const SERVER: ([u8; 4], u16) = ([10, 0, 2, 1], 80);
+
+fn tuple(source: ([u8; 4], u16), destination: ([u8; 4], u16)) -> Tuple {
     Tuple {
-        source: Address::from_v4([198, 51, 100, 7]),
-        destination: Address::from_v4([192, 0, 2, 10]),
-        source_port: 40_000,
-        destination_port: 80,
+        source: Address::from_v4(source.0),
+        destination: Address::from_v4(destination.0),
+        source_port: source.1,
+        destination_port: destination.1,
         protocol: Protocol::Tcp,
     }
 }
 
-fn frame(flags: u8) -> Vec<u8> {
+fn frame_between(source: ([u8; 4], u16), destination: ([u8; 4], u16), flags: u8) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 0, 0xa, 2, 0, 0, 0, 0, 0xc, 8, 0];
-    frame.extend([0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0, 198, 51, 100, 7, 192, 0, 2, 10]);
+    frame.extend([0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0]);
+    frame.extend([source.0, destination.0].concat());
     let sum = !checksum::sum(0, &frame[14..34]);
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
-    frame.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 1, 0, 0, 0, 0, 0]);
+    frame.extend([source.1.to_be_bytes(), destination.1.to_be_bytes()].concat());
+    frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 1, 0, 0, 0, 0, 0]);
     frame
+}
+
+fn frame(flags: u8) -> Vec<u8> {
+    frame_between(CLIENT, VIP, flags)
+}
+
+fn answer(flags: u8) -> Vec<u8> {
+    frame_between(SERVER, CLIENT, flags)
 }
 
 const ACK: u8 = 0x10;
 
-fn flow(program: &Program, hop: u16) -> Flow {
-    let generation = program.board.generation();
-    let terms = Terms { generation, token: TOKEN, place: PLACE, hop, worker: WORKER };
-    Flow::new(&Rewrite::Keep, Side::Client, true, terms).expect("it can be carried")
+fn flow(tuple: &Tuple) -> Entered {
+    let flow = Flow::new(&Rewrite::Keep, true, 0, WORKER).expect("it can be carried");
+    (Key::of(tuple), flow)
 }
 
-fn carrying() -> Option<Program> {
-    let mut program = Program::load(8)?;
+fn enter(program: &Program, token: u32) -> Held {
+    program.enter(token, &flow(&tuple(CLIENT, VIP)), Some(&flow(&tuple(SERVER, CLIENT))))
+}
+
+fn carrying() -> Option<(Program, Held)> {
+    let program = Program::load(8)?;
     program.board.set_hops(&hops(10));
-    program.board.set_token(PLACE, TOKEN);
-    let flow = flow(&program, 0);
-    program.enter(Key::of(&tuple()), flow);
-    assert!(program.run(&frame(ACK)).is_some());
-    Some(program)
+    let held = enter(&program, TOKEN);
+    assert!(program.run(&frame(ACK)).is_some() && program.run(&answer(ACK)).is_some());
+    Some((program, held))
 }
 
 #[test]
-fn another_token_or_generation_ends_it() {
-    let Some(mut program) = carrying() else { return };
-    program.board.set_token(PLACE, TOKEN + 1);
-    assert!(program.run(&frame(ACK)).is_none());
-    program.board.set_token(PLACE, TOKEN);
-    assert!(program.run(&frame(ACK)).is_some());
+fn another_generation_ends_it_and_so_does_its_worker() {
+    let Some((program, held)) = carrying() else { return };
     program.board.invalidate();
-    assert!(program.run(&frame(ACK)).is_none());
-    let flow = flow(&program, 0);
-    program.enter(Key::of(&tuple()), flow);
-    assert!(program.run(&frame(ACK)).is_some());
-    assert_eq!(program.board.carried(PLACE).packets, [3, 0]);
-    program.map.take_out(&[Key::of(&tuple())]);
-    assert!(program.run(&frame(ACK)).is_none());
+    assert!(program.run(&frame(ACK)).is_none() && program.run(&answer(ACK)).is_none());
+    // It is entered anew, while the slots that it had are kept still.
+    program.board.withdraw(&held);
+    let again = enter(&program, TOKEN + 1);
+    assert!(program.run(&frame(ACK)).is_some() && program.run(&answer(ACK)).is_some());
+    assert_eq!(program.board.taken(), (4, 2));
+    let counted = |held: &Held| program.board.carried(held);
+    let one = Carried { packets: [1; 2], bytes: [40; 2] };
+    assert_eq!((counted(&held), counted(&again)), (one, one));
+    program.board.release(&held);
+    program.board.withdraw(&again);
+    assert!(program.run(&frame(ACK)).is_none() && program.run(&answer(ACK)).is_none());
+    program.board.release(&again);
+    assert_eq!(program.board.taken(), (0, 0));
+}
+
+/// Two connections of the same packets would be two for the program.
+#[test]
+fn a_key_that_is_there_is_left_alone() {
+    let Some((program, held)) = carrying() else { return };
+    let generation = program.board.generation();
+    let client = flow(&tuple(CLIENT, VIP));
+    assert_eq!(program.board.enter(generation, TOKEN + 1, &client, None), None);
+    let other = flow(&tuple(VIP, CLIENT));
+    let answers = flow(&tuple(SERVER, CLIENT));
+    assert_eq!(program.board.enter(generation, TOKEN + 1, &other, Some(&answers)), None);
+    assert_eq!(program.board.taken(), (2, 2));
+    program.take_out(&held);
+    assert!(program.board.enter(generation, TOKEN + 1, &client, None).is_some());
 }
 
 #[test]
 fn nobody_is_carried_for_the_dead() {
-    let Some(program) = carrying() else { return };
+    let Some((program, _)) = carrying() else { return };
     program.board.set_alive(WORKER.into(), 0);
     assert!(program.run(&frame(ACK)).is_none());
     program.board.set_alive(WORKER.into(), i64::MAX as u64 / 2);
@@ -78,29 +110,29 @@ fn nobody_is_carried_for_the_dead() {
     assert!(program.run(&frame(ACK)).is_some(), "another worker's death");
 }
 
-/// What may end a connection goes to the worker, and so does what comes after.
+/// What may end a connection goes to the worker, and so does what comes after, by
+/// either way.
 #[test]
 fn what_may_end_it_closes_it() {
-    for flags in [0x11, 0x14, 0x04, 0x02, 0x12, 0x00, 0x08] {
-        let Some(mut program) = carrying() else { return };
-        assert!(program.run(&frame(flags)).is_none(), "flags {flags:02x}");
-        assert!(program.board.is_closed(PLACE, TOKEN));
+    for (number, flags) in [0x11, 0x14, 0x04, 0x02, 0x12, 0x00, 0x08].into_iter().enumerate() {
+        let Some((program, held)) = carrying() else { return };
+        let ends = if number % 2 == 0 { frame(flags) } else { answer(flags) };
+        assert!(!program.board.is_closed(&held));
+        assert!(program.run(&ends).is_none(), "flags {flags:02x}");
+        assert!(program.board.is_closed(&held));
         assert!(program.run(&frame(ACK)).is_none(), "after flags {flags:02x}");
-        // The next connection at the place is another one.
-        program.board.set_token(PLACE, TOKEN + 1);
-        let flow = {
-            let generation = program.board.generation();
-            let terms = Terms { generation, token: TOKEN + 1, place: PLACE, hop: 0, worker: WORKER };
-            Flow::new(&Rewrite::Keep, Side::Client, true, terms).expect("it can be carried")
-        };
-        program.enter(Key::of(&tuple()), flow);
-        assert!(program.run(&frame(ACK)).is_some());
+        assert!(program.run(&answer(ACK)).is_none(), "after flags {flags:02x}");
+        // The next connection at the same slots is another one.
+        program.take_out(&held);
+        let next = enter(&program, TOKEN + 1);
+        assert_ne!(next, held);
+        assert!(program.run(&frame(ACK)).is_some() && program.run(&answer(ACK)).is_some());
     }
 }
 
 #[test]
 fn a_next_hop_that_changes_changes_what_is_sent() {
-    let Some(program) = carrying() else { return };
+    let Some((program, _)) = carrying() else { return };
     let mac = |frame: Vec<u8>| frame[..6].to_vec();
     let first = program.run(&frame(ACK)).map(mac);
     assert_eq!(first, Some(vec![2, 0, 0, 2, 0, 0]));
@@ -126,21 +158,4 @@ fn a_next_hop_that_changes_changes_what_is_sent() {
     program.board.set_hops(&Arc::new(others.build()));
     assert_eq!(program.board.generation(), generation);
     assert!(!program.board.is_usable(0), "it has no MAC");
-}
-
-/// A map has so much room and no more, and what does not fit is told.
-#[test]
-fn a_full_map_says_so() {
-    let Some(mut program) = Program::load(2) else { return };
-    program.board.set_hops(&hops(1));
-    let flows: Vec<_> = (0..10u16)
-        .map(|port| (Key::of(&Tuple { source_port: port, ..tuple() }), flow(&program, 0)))
-        .collect();
-    assert_eq!(program.map.enter(&flows), (4..10).collect::<Vec<_>>());
-    assert_eq!(program.map.len().expect("it can be read"), 4);
-    assert_eq!(program.map.complaint().and_then(|error| error.raw_os_error()), Some(libc::E2BIG));
-    let keys: Vec<_> = flows.iter().map(|(key, _)| *key).rev().collect();
-    program.map.take_out(&keys);
-    assert!(program.map.is_empty().expect("it can be read"));
-    assert_eq!(program.map.enter(&flows[..4]), Vec::<usize>::new());
 }
