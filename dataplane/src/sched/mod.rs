@@ -336,7 +336,6 @@ impl Scheduler {
         self.generation = table.generation();
         self.state.tune(table.tunables());
         let prepared = prepared.and_then(|prepared| prepared.made_for(&self.roster, &roster));
-        let watch = self.watch.as_ref();
         let limited = |change: &Change| {
             let members = change.limited.iter().map(|place| &roster.members[*place as usize]);
             members.for_each(|member| member.limit(self.watch.as_ref()));
