@@ -272,6 +272,14 @@ impl Table {
         self.lines().get(id as usize).filter(|line| line.is_some())
     }
 
+    /// Asks the cache for what is kept of a connection.
+    #[inline]
+    pub fn prefetch_entry(&self, id: EntryId) {
+        if let Some(line) = self.lines().get(id as usize) {
+            prefetch(line);
+        }
+    }
+
     /// What is kept of the connection with a number, to be changed.
     #[inline]
     pub fn get_mut(&mut self, id: EntryId) -> Option<&mut Line> {

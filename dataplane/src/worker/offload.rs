@@ -15,7 +15,6 @@ use crate::ftp::Role;
 use crate::offload::{Board, Carried, Flow, Held, Key, MOST_HOPS, MOST_WORKERS, Share};
 use crate::packet::Packet;
 use crate::port::Port;
-use crate::prefetch::prefetch;
 use crate::service::{OffloadChoice, Protocol, ServerId};
 use crate::stats::WorkerCounters;
 use crate::wire::tcp;
@@ -436,9 +435,8 @@ impl Flows {
                 if let Some(held) = &ahead.held {
                     board.prefetch(held);
                 }
-                if let Some(line) = self.table.line(ahead.id) {
-                    prefetch(line);
-                }
+                // To look whether there is a connection would be to wait for it.
+                self.table.prefetch_entry(ahead.id);
             }
             if self.carrying.records[index].stage == Stage::In {
                 self.look(view, index as u32, generation, tick);
