@@ -119,11 +119,7 @@ fn those_behind_a_home_stay_known() {
         gives_it_up(&slots[0], 1);
         behind.join().expect("it writes");
         assert!(!slot::is_near(&slots[0], 0) && slot::is_near(&slots[0], 1));
-        assert_eq!(reads_behind(&slots[1]), Some(slot::term(GENERATION, 2)));
+        assert_eq!(slot::begin(&slots[1], GENERATION), Some(slot::term(GENERATION, 2)));
         assert_eq!(slots[1][WAY].load(Ordering::Relaxed) & slot::near(0), 0);
     });
-}
-
-fn reads_behind(slot: &Slot) -> Option<u64> {
-    slot::begin(slot, GENERATION)
 }
