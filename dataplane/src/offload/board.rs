@@ -18,10 +18,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use memmap2::MmapRaw;
 
 use super::layout::{
-    ALIVE, Flow, GENERATION, HOMES_V4, HOMES_V6, Hop, Key, MOST_HOPS, MOST_WORKERS, SEED, STALE, STATE_WORDS,
+    ALIVE, Flow, GENERATION, HOMES_V4, HOMES_V6, Hop, Key, MOST_HOPS, MOST_WORKERS, Owner, SEED, STALE,
+    STATE_WORDS,
 };
 use super::slot::{self, WORDS_V4, WORDS_V6};
-use super::table::{self, NOWHERE, Place, Seed, Table};
+use super::table::{self, Found, Last, NOWHERE, Place, Seed, Table};
 use crate::conn::Side;
 use crate::neigh::NextHops;
 use crate::stats::MAX_INTERFACES;
@@ -74,17 +75,6 @@ pub struct Carried {
 }
 
 impl Carried {
-    /// What was carried since an earlier reading.
-    pub fn since(self, earlier: Carried) -> Carried {
-        let less = |now: [u64; 2], then: [u64; 2]| [0, 1].map(|side| now[side].wrapping_sub(then[side]));
-        Carried { packets: less(self.packets, earlier.packets), bytes: less(self.bytes, earlier.bytes) }
-    }
-
-    /// Whether it is nothing.
-    pub fn is_none(&self) -> bool {
-        self.packets == [0; 2]
-    }
-
     /// Packets and bytes from a side.
     pub fn of(&self, side: Side) -> (u64, u64) {
         (self.packets[side as usize], self.bytes[side as usize])
@@ -241,15 +231,15 @@ impl Board {
 
     /// Enters the flows of a connection, that of its client and that of what answers
     /// where that comes by, in a generation. The token is not 0, and none that a worker
-    /// used a moment ago. Returns what was counted at its slots before, too; `None`
-    /// where there is no place for them, or others with the same keys.
+    /// used a moment ago; its highest byte is the worker. `None` where there is no place
+    /// for them, or others with the same keys.
     pub fn enter(
         &self,
-        generation: u32,
-        token: u32,
+        (generation, token): (u32, u32),
+        owner: Owner,
         client: &Entered,
         server: Option<&Entered>,
-    ) -> Option<(Held, Carried)> {
+    ) -> Option<Held> {
         let is_v4 = client.0.is_v4();
         let table = self.table(is_v4);
         if std::iter::once(client).chain(server).any(|(key, _)| table.has(key, generation)) {
@@ -272,8 +262,7 @@ impl Board {
             self.release(&held);
             return None;
         }
-        self.fill(&held, client, server);
-        let before = self.carried(&held);
+        self.fill(&held, owner, client, server);
         let term = slot::term(generation, token);
         if let Some(outer) = held.outer {
             self.v6.publish_apart(outer, term);
@@ -281,22 +270,22 @@ impl Board {
         for place in held.places() {
             table.publish(place, term);
         }
-        Some((held, before))
+        Some(held)
     }
 
-    fn fill(&self, held: &Held, client: &Entered, server: Option<&Entered>) {
+    fn fill(&self, held: &Held, owner: Owner, client: &Entered, server: Option<&Entered>) {
         let table = self.table(held.is_v4);
-        let put = |place: Place, (key, flow): &Entered, peer: u32| match held.is_v4 {
-            true => table.fill(place, &flow.slot_v4(key, peer)),
-            false => table.fill(place, &flow.slot_v6(key, peer)),
+        let put = |place: Place, side: Side, (key, flow): &Entered, peer: u32| match held.is_v4 {
+            true => table.fill(place, &flow.slot_v4(key, peer, (owner, side))),
+            false => table.fill(place, &flow.slot_v6(key, peer, (owner, side))),
         };
         let peer = |place: Option<Place>| place.map_or(NOWHERE, |place| place.slot);
-        put(held.client, client, peer(held.server.or(held.outer)));
+        put(held.client, Side::Client, client, peer(held.server.or(held.outer)));
         if let Some((place, server)) = held.server.zip(server) {
-            put(place, server, held.client.slot);
+            put(place, Side::Server, server, held.client.slot);
         }
         if let Some(place) = held.outer {
-            self.v6.fill(place, &client.1.slot_v6(&client.0, NOWHERE));
+            self.v6.fill(place, &client.1.slot_v6(&client.0, NOWHERE, (owner, Side::Client)));
         }
     }
 
@@ -325,12 +314,66 @@ impl Board {
         if is_v4 { &self.v4 } else { &self.v6 }
     }
 
-    /// What was carried at the slots of a connection, since ever.
-    pub fn carried(&self, held: &Held) -> Carried {
-        let tally =
-            |place: Option<Place>| place.map_or((0, 0), |place| self.table(held.is_v4).tally(place.slot));
-        let (client, server) = (tally(Some(held.client)), tally(held.server));
+    /// Slots of both tables, of which each has a number below that.
+    pub(crate) fn slots(&self) -> usize {
+        self.v4.slots() + self.v6.slots()
+    }
+
+    /// Numbers of the slots that a connection has and that packets come by.
+    pub(crate) fn slots_of(&self, held: &Held) -> impl Iterator<Item = usize> {
+        let first = if held.is_v4 { 0 } else { self.v4.slots() };
+        held.places().map(move |place| first + place.slot as usize)
+    }
+
+    fn by_number(&self, number: usize) -> (&Table, u32) {
+        match number.checked_sub(self.v4.slots()) {
+            None => (&self.v4, number as u32),
+            Some(number) => (&self.v6, number as u32),
+        }
+    }
+
+    /// Looks at the slot with a number, and takes what was carried. For who has it,
+    /// once a round.
+    #[inline]
+    pub(crate) fn look(&self, number: usize) -> Found {
+        let (table, slot) = self.by_number(number);
+        table.look(slot)
+    }
+
+    /// Asks the cache for the slot with a number.
+    #[inline]
+    pub(crate) fn prefetch(&self, number: usize) {
+        let (table, slot) = self.by_number(number);
+        table.prefetch(slot);
+    }
+
+    /// Takes what was carried at the slots of a connection since somebody looked.
+    /// That is for its timer, too, to whose time nothing is added by
+    /// [`Board::last`] from now on. For who has them.
+    pub fn settle(&self, held: &Held) -> Carried {
+        let settle =
+            |place: Option<Place>| place.map_or((0, 0), |place| self.table(held.is_v4).settle(place.slot));
+        let (client, server) = (settle(Some(held.client)), settle(held.server));
         Carried { packets: [client.0, server.0], bytes: [client.1, server.1] }
+    }
+
+    /// Whose slots they are. For who has them.
+    pub(crate) fn owner(&self, held: &Held) -> Owner {
+        self.table(held.is_v4).owner(held.client.slot)
+    }
+
+    /// When packets of a connection were carried last, and the number of the slot
+    /// by whose looks that is told.
+    pub(crate) fn last(&self, held: &Held) -> (Last, usize) {
+        let table = self.table(held.is_v4);
+        let last =
+            held.places().zip(self.slots_of(held)).map(|(place, number)| (table.last(place.slot), number));
+        last.min().unwrap_or((Last::Settled, 0))
+    }
+
+    /// Looks in a row at which nothing of a connection had been carried.
+    pub(crate) fn rounds(&self, held: &Held) -> u8 {
+        held.places().map(|place| self.table(held.is_v4).rounds(place.slot)).min().unwrap_or(0)
     }
 
     /// Whether a packet came by that may end the connection.
@@ -364,11 +407,6 @@ impl Board {
     pub fn taken(&self) -> (usize, usize) {
         let ((v4, standing_v4), (v6, standing_v6)) = (self.v4.taken(), self.v6.taken());
         (v4 + v6, standing_v4 + standing_v6)
-    }
-
-    /// Asks the cache for the slots of a connection.
-    pub(crate) fn prefetch(&self, held: &Held) {
-        held.places().for_each(|place| self.table(held.is_v4).prefetch(place.slot));
     }
 
     /// Goes by other next hops from now on. For control, to be called before

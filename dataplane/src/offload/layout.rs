@@ -2,11 +2,11 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::slot::{ADDRESSES, NEW, WAY, WHAT, WORDS_V4, WORDS_V6};
-use crate::conn::Tuple;
+use super::slot::{self, ADDRESSES, NEW, OWNER, SETTLED, WAY, WHAT, WORDS_V4, WORDS_V6};
+use crate::conn::{EntryId, Side, Tuple};
 use crate::forward::Rewrite;
 use crate::neigh::NextHop;
-use crate::service::Encapsulation;
+use crate::service::{Encapsulation, ServerId};
 use crate::wire::Address;
 use crate::wire::checksum::Delta;
 
@@ -92,12 +92,38 @@ const GUE: u8 = 0x04;
 const GRE: u8 = 0x08;
 const COPY_DONT_FRAGMENT: u8 = 0x10;
 const OUTER_IS_V6: u8 = 0x20;
+/// For the worker: its packets are the server's.
+const ANSWERS: u8 = 0x40;
+
+/// Whose flow it is, to the worker that entered it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// The connection
+    pub connection: EntryId,
+    /// Its server, where packets are counted
+    pub server: ServerId,
+}
+
+impl Owner {
+    fn word(self) -> u64 {
+        slot::word_of([self.connection, self.server.0])
+    }
+
+    pub(super) fn from_word(word: u64) -> Self {
+        let [connection, server] = slot::halves(word);
+        Owner { connection, server: ServerId(server) }
+    }
+}
+
+/// Whose packets come by a flow of this kind.
+pub(super) fn side_of(what: u64) -> Side {
+    if what.to_ne_bytes()[5] & ANSWERS == 0 { Side::Client } else { Side::Server }
+}
 
 /// What is done to the packets of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Flow {
     hop: u16,
-    worker: u8,
     kind: u8,
     /// Big endian, as are the deltas
     ports: [[u8; 2]; 2],
@@ -108,14 +134,12 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// The flow of packets to which `rewrite` is done, which leave by a next hop
-    /// and are entered by a worker. `None` where that asks for more than the
-    /// program does: a checksum over the whole packet, or a header of the other
-    /// address family.
-    pub fn new(rewrite: &Rewrite, is_v4: bool, hop: u16, worker: u8) -> Option<Self> {
+    /// The flow of packets to which `rewrite` is done, and which leave by a next hop.
+    /// `None` where that asks for more than the program does: a checksum over the whole
+    /// packet, or a header of the other address family.
+    pub fn new(rewrite: &Rewrite, is_v4: bool, hop: u16) -> Option<Self> {
         let flow = Flow {
             hop,
-            worker,
             kind: 0,
             ports: [[0; 2]; 2],
             ip_delta: HOP.bytes(),
@@ -166,28 +190,30 @@ impl Flow {
     /// In the word of a slot that says what it is: the key's part.
     pub(super) const KEY: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0, 0, 0]);
 
-    /// A slot of IPv4 with this flow.
-    pub(super) fn slot_v4(&self, key: &Key, peer: u32) -> [u64; WORDS_V4] {
+    /// A slot of IPv4 with this flow, of packets from a side of a connection.
+    pub(super) fn slot_v4(&self, key: &Key, peer: u32, (owner, side): (Owner, Side)) -> [u64; WORDS_V4] {
         let mut words = [0; WORDS_V4];
-        self.put_head(key, peer, &mut words);
+        self.put_head(key, peer, (owner, side), &mut words);
         words[ADDRESSES] = key.words().1[0];
         words[ADDRESSES + 1] = zerocopy::transmute!([self.source.v4_bytes(), self.destination.v4_bytes()]);
         words
     }
 
     /// One of IPv6, which may have new addresses of IPv4.
-    pub(super) fn slot_v6(&self, key: &Key, peer: u32) -> [u64; WORDS_V6] {
+    pub(super) fn slot_v6(&self, key: &Key, peer: u32, (owner, side): (Owner, Side)) -> [u64; WORDS_V6] {
         let mut words = [0; WORDS_V6];
-        self.put_head(key, peer, &mut words);
+        self.put_head(key, peer, (owner, side), &mut words);
         words[ADDRESSES..ADDRESSES + 4].copy_from_slice(&key.words().1);
         let new: [u64; 4] = zerocopy::transmute!([self.source.bytes(), self.destination.bytes()]);
         words[ADDRESSES + 4..ADDRESSES + 8].copy_from_slice(&new);
         words
     }
 
-    fn put_head(&self, key: &Key, peer: u32, words: &mut [u64]) {
-        let what = u64::from_ne_bytes([0, 0, 0, 0, 0, self.kind, self.worker, 0]);
+    fn put_head(&self, key: &Key, peer: u32, (owner, side): (Owner, Side), words: &mut [u64]) {
+        let kind = self.kind | if side == Side::Server { ANSWERS } else { 0 };
+        let what = u64::from_ne_bytes([0, 0, 0, 0, 0, kind, SETTLED, 0]);
         words[WHAT] = key.words().0 | what;
+        words[OWNER] = owner.word();
         let ([a, b, c, d], [e, f]) = (peer.to_ne_bytes(), self.hop.to_ne_bytes());
         words[WAY] = u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]);
         words[NEW] =

@@ -82,6 +82,7 @@
 //! ends.
 
 mod board;
+mod holdings;
 mod layout;
 mod program;
 mod share;
@@ -94,6 +95,8 @@ mod atomic {
 }
 
 pub use board::{Board, Carried, Entered, Held, Room};
-pub use layout::{Flow, Key, MOST_HOPS, MOST_WORKERS};
+pub(crate) use holdings::Holdings;
+pub use layout::{Flow, Key, MOST_HOPS, MOST_WORKERS, Owner};
 pub use program::{Offload, OffloadError};
 pub use share::{MOST_AFTER, Share};
+pub(crate) use table::Last;

@@ -43,13 +43,14 @@ struct address {
 #define OUTER_IS_V6 0x20
 
 /* What is known of a flow whatever its family is. The worker that has the slot
- * writes it before the term, and then only the term; the program writes what it
- * is said to.
+ * writes it before the term, and then only the term and what is its own; the
+ * program writes what it is said to.
  */
 struct slot {
 	/* The generation under which the flow is in force, and the token of its
 	 * connection: the same in the slot of what answers. Generation 0 is never
-	 * in force; all 0 is nobody's.
+	 * in force; all 0 is nobody's. The token's highest byte is the worker that
+	 * entered it, and has to be alive.
 	 */
 	__u32 generation;
 	__u32 token;
@@ -58,8 +59,8 @@ struct slot {
 	__be16 dest_port;
 	__u8 protocol;
 	__u8 kind;
-	/* Who entered it, and has to be alive. */
-	__u8 worker;
+	/* The worker's: how often it looked in vain */
+	__u8 rounds;
 	/* The program sets it at a packet that may end the connection. */
 	__u8 closed;
 	/* The slot of what answers, in the same table; for a tunnel of IPv4 in
@@ -78,10 +79,16 @@ struct slot {
 	 * is in the first. */
 	__u16 ip_delta;
 	__u16 transport_delta;
-	/* The program adds. */
-	__u64 packets;
-	__u64 bytes;
+	/* The program adds packets, from bit PACKET_SHIFT on, and their bytes; the
+	 * worker takes them.
+	 */
+	__u64 carried;
+	/* The worker's */
+	__u32 connection;
+	__u32 server;
 };
+
+#define PACKET_SHIFT 38
 
 /* A cache line */
 struct slot_v4 {
@@ -164,6 +171,16 @@ struct {
 	__type(key, __u32);
 	__type(value, struct next_hop);
 } next_hops SEC(".maps");
+
+/* What the outer header of a tunnel is given for fragments of it to be told by:
+ * counted by each CPU, over all tunnels.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} identification SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP);
@@ -319,7 +336,7 @@ static __always_inline int sound(void *transport, void *end, __u32 segment, stru
 #else
 #define in_order(slot)                                                  \
 	({                                                              \
-		__u64 before = __sync_fetch_and_add(&(slot)->packets, 0); \
+		__u64 before = __sync_fetch_and_add(&(slot)->carried, 0); \
 		asm volatile("" : : "r"(before) : "memory");            \
 	})
 #endif
@@ -568,7 +585,7 @@ static __always_inline int read_action(const struct found *found, const struct p
 	action->transport_delta = slot->transport_delta;
 	action->hop = slot->hop;
 	action->kind = slot->kind;
-	action->worker = slot->worker;
+	action->worker = slot->token >> 24;
 	if (slot->closed)
 		return 0;
 	if (!packet->is_v4) {
@@ -786,7 +803,8 @@ static __always_inline int carry(struct xdp_md *ctx, struct packet *packet, cons
 	void *data, *end, *l3;
 	struct ethhdr *eth;
 	int grows;
-	__u16 id;
+	__u32 zero = 0, *next;
+	__u16 id = 0;
 
 	if (!read_action(found, packet, flow))
 		return -1;
@@ -800,6 +818,11 @@ static __always_inline int carry(struct xdp_md *ctx, struct packet *packet, cons
 		outer_is_v4 = !(flow->kind & OUTER_IS_V6);
 		outer = outer_is_v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
 		more = outer + between_length(flow->kind);
+		next = bpf_map_lookup_elem(&identification, &zero);
+		if (!next)
+			return -1;
+		/* The CPUs begin far from each other. */
+		id = (*next)++ + bpf_get_smp_processor_id() * 0x9e37;
 	} else if ((flow->kind & KIND_REPLACE) && packet->unsummed) {
 		return -1;
 	}
@@ -816,7 +839,6 @@ static __always_inline int carry(struct xdp_md *ctx, struct packet *packet, cons
 		return XDP_DROP;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	id = slot->packets;
 	l3 = data + link;
 	if (!rewrite(l3 + more, end, packet, flow))
 		return XDP_DROP;
@@ -835,8 +857,7 @@ static __always_inline int carry(struct xdp_md *ctx, struct packet *packet, cons
 		vlan->protocol = eth->h_proto;
 		eth->h_proto = bpf_htons(ETH_P_8021Q);
 	}
-	__sync_fetch_and_add(&slot->packets, 1);
-	__sync_fetch_and_add(&slot->bytes, packet->length);
+	__sync_fetch_and_add(&slot->carried, (1ull << PACKET_SHIFT) + packet->length);
 	return bpf_redirect_map(&devices, hop->interface, XDP_DROP);
 }
 

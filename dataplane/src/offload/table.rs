@@ -13,8 +13,11 @@
 
 use super::atomic::{AtomicU64, Ordering};
 use super::board::Words;
-use super::layout::{Flow, Key, SEEDS, Vec4};
-use super::slot::{self, ADDRESSES, BYTES, CLOSED, PACKETS, TERM, WAY, WHAT, WINDOW, WORDS_V4, WORDS_V6};
+use super::layout::{Flow, Key, Owner, SEEDS, Vec4, side_of};
+use super::slot::{
+    self, ADDRESSES, CARRIED, CLOSED, OWNER, PACKET, SETTLED, TERM, WAY, WHAT, WINDOW, WORDS_V4, WORDS_V6,
+};
+use crate::conn::Side;
 
 /// In place of a slot: there is none.
 pub(super) const NOWHERE: u32 = u32::MAX;
@@ -75,6 +78,37 @@ pub(super) struct Place {
     pub(super) number: u8,
 }
 
+/// What a worker finds at a slot that it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    /// The generation that it is in force in; 0 if it was taken out
+    pub(crate) generation: u32,
+    /// Whether a packet came by that may end the connection
+    pub(crate) closed: bool,
+    /// Packets that were carried since somebody looked, and their bytes
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    /// Whose they were
+    pub(crate) side: Side,
+    pub(crate) owner: Owner,
+    /// Looks in a row at which there was nothing, but no more than [`MOST_ROUNDS`]
+    pub(crate) rounds: u8,
+}
+
+/// Looks in vain are counted up to here.
+pub(crate) const MOST_ROUNDS: u8 = SETTLED - 1;
+
+/// When packets were carried at a slot; the latest comes first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Last {
+    /// Since the last look
+    Now,
+    /// Before so many looks
+    Rounds(u8),
+    /// None since that was settled
+    Settled,
+}
+
 /// The flows of one address family.
 pub(super) struct Table {
     words: Words,
@@ -87,6 +121,11 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new(words: Words, is_v4: bool, homes: u32, seed: Seed) -> Self {
         Table { words, stride: if is_v4 { WORDS_V4 } else { WORDS_V6 }, homes, seed }
+    }
+
+    /// How many slots there are.
+    pub(super) fn slots(&self) -> usize {
+        self.words.all().len() / self.stride
     }
 
     /// The words of a slot; none where there is none.
@@ -155,11 +194,63 @@ impl Table {
         })
     }
 
-    /// Packets and bytes that were counted at a slot since ever.
-    pub(super) fn tally(&self, slot: u32) -> (u64, u64) {
+    /// Looks at a slot, and takes what was carried. For who has it, once a round.
+    #[inline]
+    pub(super) fn look(&self, slot: u32) -> Found {
         let slot = self.slot(slot);
-        let word = |at: usize| slot.get(at).map_or(0, |word| word.load(Ordering::Relaxed));
-        (word(PACKETS), word(BYTES))
+        let what = slot[WHAT].load(Ordering::Relaxed);
+        let (packets, bytes) = slot::take(slot);
+        let before = slot::rounds(what);
+        let rounds = if packets > 0 { 0 } else { (before & !SETTLED).saturating_add(1).min(MOST_ROUNDS) };
+        let after = if packets > 0 { 0 } else { before & SETTLED | rounds };
+        if after != before {
+            // The program may be about to close it.
+            slot[WHAT].fetch_xor(slot::at_rounds(before ^ after), Ordering::Relaxed);
+        }
+        Found {
+            generation: slot::generation(slot[TERM].load(Ordering::Relaxed)),
+            closed: what & CLOSED != 0,
+            packets,
+            bytes,
+            side: side_of(what),
+            owner: Owner::from_word(slot[OWNER].load(Ordering::Relaxed)),
+            rounds,
+        }
+    }
+
+    /// Takes what was carried at a slot, and takes note that the connection's timer
+    /// says what it says from now on. For who has it.
+    pub(super) fn settle(&self, slot: u32) -> (u64, u64) {
+        let slot = self.slot(slot);
+        let carried = slot::take(slot);
+        let what = slot[WHAT].fetch_or(slot::at_rounds(SETTLED), Ordering::Relaxed);
+        if carried.0 > 0 {
+            slot[WHAT].fetch_and(!slot::at_rounds(slot::rounds(what) & !SETTLED), Ordering::Relaxed);
+        }
+        carried
+    }
+
+    /// When packets were carried at a slot.
+    pub(super) fn last(&self, slot: u32) -> Last {
+        let slot = self.slot(slot);
+        let rounds = slot::rounds(slot[WHAT].load(Ordering::Relaxed));
+        match (slot::has_carried(slot), rounds & SETTLED) {
+            (true, _) => Last::Now,
+            (false, 0) => Last::Rounds(rounds),
+            (false, _) => Last::Settled,
+        }
+    }
+
+    /// Whose a slot is. For who has it.
+    pub(super) fn owner(&self, slot: u32) -> Owner {
+        Owner::from_word(self.slot(slot)[OWNER].load(Ordering::Relaxed))
+    }
+
+    /// Looks in a row at which nothing was carried.
+    pub(super) fn rounds(&self, slot: u32) -> u8 {
+        let slot = self.slot(slot);
+        let rounds = slot::rounds(slot[WHAT].load(Ordering::Relaxed)) & !SETTLED;
+        if slot::has_carried(slot) { 0 } else { rounds }
     }
 
     /// Whether a packet came by that may end the connection of a slot.
@@ -169,9 +260,7 @@ impl Table {
 
     /// Counts as the program does.
     pub(super) fn count(&self, slot: u32, packets: u64, bytes: u64) {
-        let slot = self.slot(slot);
-        slot[PACKETS].fetch_add(packets, Ordering::Relaxed);
-        slot[BYTES].fetch_add(bytes, Ordering::Relaxed);
+        self.slot(slot)[CARRIED].fetch_add(packets * PACKET + bytes, Ordering::Relaxed);
     }
 
     /// Closes as the program does, a slot and its peer.

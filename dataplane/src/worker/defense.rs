@@ -25,6 +25,9 @@ const IN_USE: u32 = 60;
 /// A connection with more packets than this is not ended.
 const MOST_PACKETS: usize = 8;
 
+/// So many packets that a connection is not ended.
+pub(super) const SPARED: u32 = MOST_PACKETS as u32 + 1;
+
 /// Which defences are on, and how far they are.
 #[derive(Debug)]
 pub(super) struct Overload {
@@ -160,7 +163,7 @@ impl Flows {
         match entry.state {
             State::SynRecv | State::SynAck | State::SctpInit1 | State::SctpInit => true,
             State::Established | State::SctpEstablished | State::Udp => {
-                let Some(deadline) = self.table.deadline(id) else { return false };
+                let Some(deadline) = self.expiry(&view.services, id) else { return false };
                 let server = view.services.server(entry.server_id);
                 let timeouts = server.map_or(view.services.timeouts(), |s| view.services.timeouts_of(s));
                 let timeout = ticks(timeouts.seconds(entry.state));

@@ -63,7 +63,7 @@ fn fill(
         let end = connections.min(next.saturating_add(SLICE));
         for id in *next..end {
             if let Some(entry) = flows.table.get(id).filter(|entry| filter.may_match(entry)) {
-                let mut record = record(&entry, services, left(flows.table.deadline(id).unwrap_or(now)));
+                let mut record = record(&entry, services, left(flows.expiry(services, id).unwrap_or(now)));
                 if let (0, Some(data)) = (record.server.1, flows.ftp.data(id)) {
                     record.server.1 = data.listed_port;
                 }

@@ -208,6 +208,7 @@ impl<P: Port> Worker<P> {
     /// Returns how many frames were handled; 0 means that there was nothing to
     /// do.
     pub fn poll(&mut self, now: u64) -> usize {
+        self.flows.carrying.set_time(now);
         if self.watch.is_on() {
             self.watch_round(now);
         }
@@ -587,7 +588,7 @@ impl<P: Port> Worker<P> {
     fn expire(&mut self, now: u64) {
         let mut budget = EXPIRE_BUDGET;
         while let Some(id) = self.flows.table.pop_expired(tick(now), &mut budget) {
-            if self.flows.was_carried(&self.view, id, tick(now))
+            if self.flows.settle(&self.view, id)
                 || self.flows.outlives(id, tick(now))
                 || self.flows.awaits_word(id, tick(now))
             {

@@ -1,21 +1,26 @@
 //! What a worker has the program carry; see [`crate::offload`].
 //!
-//! Of each connection that has flows in the tables there is a record here. All of them
-//! are gone through within [`PERIOD`], a portion between two bursts: what was carried is
-//! counted, timers are moved, and what is not to be carried any more is taken out.
+//! Of each connection that has flows in the tables there is a record here. The slots of
+//! all of them are gone through within [`PERIOD`], a portion between two bursts: what was
+//! carried is counted for servers and services, and what is not to be carried any more is
+//! taken out. A slot has all that this needs. The connection itself is not looked at, as
+//! that would cost more than all else: its timer is [settled](Flows::settle) when it
+//! is over, or when the connection leaves the tables, and who asks in between is told
+//! what it will be ([`Flows::expiry`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Worker;
+use super::defense::SPARED;
 use super::flow::{Flows, View, deadline, outer_source, resolved};
 use crate::conn::{EntryId, NO_TEMPLATE, Side, State};
 use crate::forward;
 use crate::ftp::Role;
-use crate::offload::{Board, Carried, Flow, Held, Key, MOST_HOPS, MOST_WORKERS, Share};
+use crate::offload::{Board, Flow, Held, Holdings, Key, Last, MOST_HOPS, MOST_WORKERS, Owner, Share};
 use crate::packet::Packet;
 use crate::port::Port;
-use crate::service::{OffloadChoice, Protocol, ServerId};
+use crate::service::{OffloadChoice, Protocol, ServiceTable};
 use crate::stats::WorkerCounters;
 use crate::wire::tcp;
 
@@ -24,23 +29,26 @@ const CARRIED: u8 = u8::MAX;
 /// In a line: it never will have.
 const NEVER: u8 = u8::MAX - 1;
 
-/// All records are gone through in so many nanoseconds.
+/// All slots are gone through in so many nanoseconds.
 const PERIOD: u64 = 1_000_000_000;
-/// When there are more than so many it takes longer, which still is within two
-/// seconds: the tallies of a million connections are two million cache lines.
+/// When there are more connections than so many it takes longer, which still is within
+/// two seconds.
 const MANY: usize = 250_000;
 const PERIOD_OF_MANY: u64 = 1_600_000_000;
 
-/// Records that are looked at between two bursts.
-const SLICE: usize = 128;
+/// Slots that are looked at between two bursts, or a few more.
+const SLICE: usize = 256;
+/// And stretches of 64 slots, of which the worker may have none.
+const STRETCHES: usize = 1024;
 
-/// The cache is asked for the record that is so many ahead.
-const AHEAD: usize = 16;
+/// The cache is asked for the slots of the stretch that is so many ahead.
+const AHEAD: usize = 2;
 
 /// Connections whose slots are given up between two bursts.
 const RELEASES: usize = 256;
 
-/// Periods without a packet after which a connection is carried no more.
+/// Looks in a row at which nothing had been carried after which a connection is carried
+/// no more.
 const IDLE: u8 = 10;
 
 /// Packets in a period that came to the worker and should have been carried, after
@@ -69,15 +77,13 @@ enum Stage {
 #[derive(Clone, Copy, Default)]
 struct Record {
     id: EntryId,
-    server: ServerId,
-    generation: u32,
     /// None while it is free
     held: Option<Held>,
-    /// What is counted already
-    seen: Carried,
+    /// Packets of a period that came to the worker
     missed: u16,
-    idle: u8,
-    /// Whether anything was carried since it was entered
+    /// The period
+    period: u32,
+    /// Whether anything was carried before one came to the worker
     moved: bool,
     stage: Stage,
 }
@@ -107,8 +113,15 @@ pub(super) struct Carrying {
     left: Vec<u32>,
     /// And before that, and until when their slots are kept
     settling: VecDeque<(u32, u64)>,
+    /// The slots of all records
+    holdings: Holdings,
+    /// The stretch of them that is next
     next: usize,
+    /// When the present period began, and its number
     begun: u64,
+    periods: u32,
+    /// What time it is to the worker
+    now: u64,
     token: u32,
     signed: Option<u64>,
     /// How many records are in use
@@ -142,6 +155,37 @@ impl Carrying {
         (worker as u32) << 24 | (self.token.wrapping_add(1) & OWN).max(1)
     }
 
+    /// How long it takes to go through all.
+    fn period(&self) -> u64 {
+        if self.taken > MANY { PERIOD_OF_MANY } else { PERIOD }
+    }
+
+    /// Nanoseconds since the slot with a number was looked at.
+    fn looked(&self, slot: usize, now: u64) -> u64 {
+        let (stretch, all) = (slot / 64, self.holdings.stretches().max(1));
+        let into = u128::from(self.period()) * stretch as u128 / all as u128;
+        let since = now.saturating_sub(self.begun + into as u64);
+        // In this period, or in the one before.
+        if stretch < self.next {
+            since
+        } else {
+            (now + self.period()).saturating_sub(self.begun + into as u64)
+        }
+    }
+
+    /// Adds the slots of a connection to those that are gone through, or takes them
+    /// out.
+    fn hold(&mut self, held: &Held, holds: bool) {
+        let Some(share) = &self.share else { return };
+        share.board.slots_of(held).for_each(|slot| self.holdings.set(slot, holds));
+    }
+
+    /// Takes note of what time it is to the worker.
+    #[inline]
+    pub(super) fn set_time(&mut self, now: u64) {
+        self.now = now;
+    }
+
     fn sign(&mut self, worker: usize, now: u64) {
         let Some(share) = &self.share else { return };
         if self.on && self.signed.is_none_or(|signed| now - signed >= SIGN_OF_LIFE) {
@@ -166,6 +210,7 @@ impl<P: Port> Worker<P> {
             of: vec![0; self.settings.connections],
             left: Vec::with_capacity(connections),
             settling: VecDeque::with_capacity(connections),
+            holdings: Holdings::of(share.board.slots()),
             share: Some(share),
             ..Carrying::default()
         };
@@ -232,13 +277,27 @@ impl Flows {
     fn missed(&mut self, view: &View, id: EntryId, packet: &Packet) {
         const DECIDING: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
         let plain = packet.tuple.protocol != Protocol::Tcp || packet.flags & DECIDING == tcp::ACK;
-        if !plain {
+        let state = self.table.line(id).map(|line| line.state);
+        if !plain || !matches!(state, Some(State::Established | State::Udp)) {
             self.withdraw(view, id, 0);
             return;
         }
-        let number = self.carrying.record_of(id);
-        if let Some(record) = number.and_then(|number| self.carrying.record(number)) {
-            record.missed = record.missed.saturating_add(1);
+        let Some(number) = self.carrying.record_of(id) else { return };
+        let (period, board) = (self.carrying.periods, self.carrying.board().map(Arc::clone));
+        let Some((record, board)) = self.carrying.record(number).zip(board) else { return };
+        let Some(held) = record.held else { return };
+        let (last, _) = board.last(&held);
+        record.moved |= last != Last::Settled;
+        if record.period != period || last <= Last::Rounds(0) {
+            (record.period, record.missed) = (period, 0);
+        }
+        record.missed += 1;
+        let (missed, moved) = (record.missed, record.moved);
+        // This packet has moved the connection's timer.
+        self.fold(view, number);
+        if missed >= MISSED {
+            // It comes by an interface where nothing is carried, or not at all.
+            self.withdraw(view, id, if moved { 0 } else { NEVER });
         }
     }
 
@@ -287,23 +346,23 @@ impl Flows {
                 Side::Client => &entry.client,
                 Side::Server => &entry.server,
             };
-            let flow = Flow::new(&rewrite, tuple.is_v4(), number, self.worker as u8).ok_or(Not::Ever)?;
+            let flow = Flow::new(&rewrite, tuple.is_v4(), number).ok_or(Not::Ever)?;
             Ok((Key::of(tuple), flow))
         };
         let client = flow(Side::Client)?;
         let server = entry.method.has_replies().then(|| flow(Side::Server)).transpose()?;
         let token = self.carrying.next_token(self.worker);
-        let entered = board.enter(generation, token, &client, server.as_ref());
-        let (held, seen) = entered.ok_or(Not::Yet)?;
+        let owner = Owner { connection: id, server: entry.server_id };
+        let held = board.enter((generation, token), owner, &client, server.as_ref()).ok_or(Not::Yet)?;
         let carrying = &mut self.carrying;
         carrying.token = token;
+        carrying.hold(&held, true);
         if carrying.free.pop().is_none() {
             carrying.records.push(Record::default());
         }
         carrying.taken += 1;
         if let Some(record) = carrying.record(number) {
-            let (server, held) = (entry.server_id, Some(held));
-            *record = Record { id, server, generation, held, seen, stage: Stage::In, ..Record::default() };
+            *record = Record { id, held: Some(held), stage: Stage::In, ..Record::default() };
         }
         if let Some(of) = carrying.of.get_mut(id as usize) {
             *of = number;
@@ -314,8 +373,7 @@ impl Flows {
     /// Takes the flows of a connection out of force. `offload` is what its line says
     /// from now on.
     fn withdraw(&mut self, view: &View, id: EntryId, offload: u8) {
-        let Some(number) = self.carrying.record_of(id) else { return };
-        let Some(held) = self.carrying.record(number).and_then(|record| record.held) else { return };
+        let Some((number, held)) = self.carried(id) else { return };
         let Some(board) = self.carrying.board() else { return };
         board.withdraw(&held);
         self.fold(view, number);
@@ -328,62 +386,98 @@ impl Flows {
         self.carrying.left.push(number);
     }
 
+    /// The record and the slots of a connection that is carried.
+    fn carried(&self, id: EntryId) -> Option<(u32, Held)> {
+        let carrying = &self.carrying;
+        if carrying.share.is_none() || self.table.line(id).is_none_or(|line| line.offload != CARRIED) {
+            return None;
+        }
+        let number = carrying.record_of(id)?;
+        Some((number, carrying.records.get(number as usize)?.held?))
+    }
+
     /// To be called before a connection is taken out of the table.
     #[inline]
     pub(super) fn no_longer_carried(&mut self, view: &View, id: EntryId) {
-        if self.carrying.share.is_some() && self.table.line(id).is_some_and(|line| line.offload == CARRIED) {
+        if self.carrying.share.is_some() {
             self.withdraw(view, id, 0);
         }
     }
 
-    /// Whether a connection whose time is over had packets that were carried, and
-    /// goes on.
+    /// The tick at which a connection expires; `None` if it has no deadline. Packets
+    /// that were carried are taken into account.
     #[inline]
-    pub(super) fn was_carried(&mut self, view: &View, id: EntryId, now: u32) -> bool {
-        if self.carrying.share.is_none() || self.table.line(id).is_none_or(|line| line.offload != CARRIED) {
-            return false;
+    pub(super) fn expiry(&self, services: &ServiceTable, id: EntryId) -> Option<u32> {
+        let deadline = self.table.deadline(id);
+        match self.carried(id) {
+            None => deadline,
+            Some((_, held)) => self.prolonged(services, id, &held).or(deadline),
         }
-        let Some(number) = self.carrying.record_of(id) else { return false };
-        if self.fold(view, number).is_none() {
-            return false;
-        }
-        let Some(line) = self.table.line(id) else { return false };
-        let (state, server) = (line.state, line.server_id);
-        let timeouts = view.services.server(server).map(|server| view.services.timeouts_of(server));
-        let seconds = timeouts.unwrap_or(view.services.timeouts()).seconds(state);
-        self.table.schedule(id, deadline(now, seconds));
-        true
     }
 
-    /// Counts what was carried since the last time; returns that.
-    fn fold(&mut self, view: &View, number: u32) -> Carried {
-        let Some(held) = self.carrying.record(number).and_then(|record| record.held) else {
-            return Carried::default();
+    /// The tick until which packets that were carried let a connection live, if there
+    /// were any since that was settled.
+    fn prolonged(&self, services: &ServiceTable, id: EntryId, held: &Held) -> Option<u32> {
+        let (last, slot) = self.carrying.board()?.last(held);
+        let now = self.carrying.now;
+        let ago = match last {
+            Last::Settled => return None,
+            Last::Now => 0,
+            Last::Rounds(rounds) => {
+                self.carrying.looked(slot, now) + u64::from(rounds) * self.carrying.period()
+            }
         };
-        let Some(board) = self.carrying.board() else { return Carried::default() };
-        let carried = board.carried(&held);
-        let Some(record) = self.carrying.record(number) else { return Carried::default() };
-        let new = carried.since(record.seen);
-        if new.is_none() {
-            return new;
+        let line = self.table.line(id)?;
+        let timeouts = services.server(line.server_id).map(|server| services.timeouts_of(server));
+        let seconds = timeouts.unwrap_or(services.timeouts()).seconds(line.state);
+        Some(deadline(super::tick(now.saturating_sub(ago)), seconds))
+    }
+
+    /// Counts what was carried, and has the timer of a connection say what it is to.
+    /// Returns whether that is later than now.
+    pub(super) fn settle(&mut self, view: &View, id: EntryId) -> bool {
+        let Some((number, held)) = self.carried(id) else { return false };
+        let until = self.prolonged(&view.services, id, &held);
+        self.fold(view, number);
+        let Some(until) = until else { return false };
+        if let Some(line) = self.table.get_mut(id) {
+            // Rounds do not tell how many there were.
+            line.packets = line.packets.max(SPARED);
         }
-        (record.seen, record.idle, record.moved) = (carried, 0, true);
+        let lives = until > super::tick(self.carrying.now);
+        if lives {
+            self.table.schedule(id, until);
+        }
+        lives
+    }
+
+    /// Counts what was carried of a connection since the last look.
+    fn fold(&mut self, view: &View, number: u32) {
+        let carrying = &mut self.carrying;
+        let Some((record, board)) = carrying.records.get(number as usize).zip(carrying.board()) else {
+            return;
+        };
+        let Some(held) = record.held else { return };
         let (id, leaving) = (record.id, record.stage == Stage::Leaving);
-        if let Some(server) = view.services.server(record.server) {
-            for side in [Side::Client, Side::Server] {
-                let (packets, bytes) = new.of(side);
-                server.count(self.worker, side, packets, bytes);
-            }
+        let (owner, new) = (board.owner(&held), board.settle(&held));
+        if new.packets == [0; 2] {
+            return;
         }
-        self.carrying.carried += new.packets[0] + new.packets[1];
+        for side in [Side::Client, Side::Server] {
+            let (packets, bytes) = new.of(side);
+            self.count_carried(view, owner, side, (packets, bytes));
+        }
         if let Some(line) = self.table.get_mut(id).filter(|_| !leaving) {
-            line.packets = line.packets.wrapping_add(new.packets[Side::Client as usize] as u32);
-            if self.sync.is_on() {
-                let template = line.template;
-                self.sync.packet(id, template, false);
-            }
+            line.packets = line.packets.saturating_add(new.packets[Side::Client as usize] as u32);
         }
-        new
+    }
+
+    #[inline]
+    fn count_carried(&mut self, view: &View, owner: Owner, side: Side, (packets, bytes): (u64, u64)) {
+        if let Some(server) = view.services.server(owner.server) {
+            server.count(self.worker, side, packets, bytes);
+        }
+        self.carrying.carried += packets;
     }
 
     fn proceed(&mut self, view: &View, now: u64) -> bool {
@@ -406,7 +500,8 @@ impl Flows {
             // What the program was at when the flows were taken out.
             self.fold(view, number);
             let Some(record) = self.carrying.record(number).map(std::mem::take) else { continue };
-            if let Some((held, board)) = record.held.zip(self.carrying.board()) {
+            if let Some((held, board)) = record.held.zip(self.carrying.board().map(Arc::clone)) {
+                self.carrying.hold(&held, false);
                 board.release(&held);
             }
             self.carrying.free.push(number);
@@ -415,63 +510,59 @@ impl Flows {
         true
     }
 
-    /// Looks at the records whose turn has come; returns whether there are more.
+    /// Looks at the slots whose turn has come; returns whether there are more.
     fn go_through(&mut self, view: &View, now: u64) -> bool {
-        let high = self.carrying.records.len();
-        let Some(board) = self.carrying.board().map(Arc::clone) else { return false };
-        let elapsed = now.saturating_sub(self.carrying.begun);
-        let period = if high > MANY { PERIOD_OF_MANY } else { PERIOD };
-        if self.carrying.next >= high {
+        let carrying = &mut self.carrying;
+        let all = if carrying.taken == 0 { 0 } else { carrying.holdings.stretches() };
+        let (elapsed, period) = (now.saturating_sub(carrying.begun), carrying.period());
+        if carrying.next >= all {
             if elapsed >= period {
-                (self.carrying.next, self.carrying.begun) = (0, now);
+                (carrying.next, carrying.begun) = (0, now);
+                carrying.periods = carrying.periods.wrapping_add(1);
             }
             return false;
         }
-        let due = (u128::from(elapsed) * high as u128 / u128::from(period)).min(high as u128) as usize;
-        let end = due.min(self.carrying.next + SLICE);
-        let (generation, tick) = (board.generation(), super::tick(now));
-        for index in self.carrying.next..end {
-            if let Some(ahead) = self.carrying.records.get(index + AHEAD) {
-                if let Some(held) = &ahead.held {
-                    board.prefetch(held);
-                }
-                // To look whether there is a connection would be to wait for it.
-                self.table.prefetch_entry(ahead.id);
+        let due = (u128::from(elapsed) * all as u128 / u128::from(period)).min(all as u128) as usize;
+        let end = due.min(carrying.next + STRETCHES);
+        let Some(board) = carrying.board().map(Arc::clone) else { return false };
+        let generation = board.generation();
+        let mut looked = 0;
+        while self.carrying.next < end && looked < SLICE {
+            let stretch = self.carrying.next;
+            self.carrying.holdings.stretch(stretch + AHEAD).for_each(|slot| board.prefetch(slot));
+            for slot in self.carrying.holdings.stretch(stretch) {
+                self.look(view, &board, slot, generation);
+                looked += 1;
             }
-            if self.carrying.records[index].stage == Stage::In {
-                self.look(view, index as u32, generation, tick);
-            }
+            self.carrying.next += 1;
         }
-        self.carrying.next = self.carrying.next.max(end);
-        end < due
+        self.carrying.next < due
     }
 
-    /// Looks at a connection that is carried.
-    fn look(&mut self, view: &View, number: u32, generation: u32, now: u32) {
-        let new = self.fold(view, number);
-        let on = self.carrying.on;
-        let Some(record) = self.carrying.record(number) else { return };
-        let Record { id, held, moved, .. } = *record;
-        let missed = std::mem::take(&mut record.missed) >= MISSED;
-        let outdated = record.generation != generation;
-        if new.is_none() {
-            record.idle += 1;
+    /// Looks at a slot of a connection that is carried, or was a moment ago.
+    #[inline]
+    fn look(&mut self, view: &View, board: &Board, slot: usize, generation: u32) {
+        let found = board.look(slot);
+        let id = found.owner.connection;
+        if found.packets > 0 {
+            self.count_carried(view, found.owner, found.side, (found.packets, found.bytes));
+            if self.sync.is_on() {
+                self.sync.packet(id, NO_TEMPLATE, false);
+            }
         }
-        let idle = record.idle >= IDLE || !on;
-        let Some(line) = self.table.line(id) else { return };
-        let (state, server) = (line.state, line.server_id);
-        let closed = held.zip(self.carrying.board()).is_some_and(|(held, board)| board.is_closed(&held));
-        if !new.is_none()
-            && let Some(server) = view.services.server(server)
-        {
-            let seconds = view.services.timeouts_of(server).seconds(state);
-            self.table.touch(id, deadline(now, seconds));
+        let over = found.generation != generation || found.closed || !self.carrying.on;
+        if found.generation != 0 && (over || found.rounds == IDLE) {
+            self.look_again(view, board, id, over);
         }
-        if outdated || closed || idle || !matches!(state, State::Established | State::Udp) {
+    }
+
+    /// Takes a connection out that is over for the program, or idle on either side.
+    #[cold]
+    fn look_again(&mut self, view: &View, board: &Board, id: EntryId, over: bool) {
+        let idle = self.carried(id).is_some_and(|(_, held)| board.rounds(&held) >= IDLE);
+        if over || idle {
+            self.settle(view, id);
             self.withdraw(view, id, 0);
-        } else if missed && new.is_none() {
-            // It comes by an interface where nothing is carried, or not at all.
-            self.withdraw(view, id, if moved { 0 } else { NEVER });
         }
     }
 }

@@ -58,7 +58,7 @@ impl Flows {
         if entry.ftp == Role::Expected {
             return None;
         }
-        let left = self.table.deadline(id).unwrap_or(now).saturating_sub(now) / TICKS_PER_SECOND;
+        let left = self.expiry(&view.services, id).unwrap_or(now).saturating_sub(now) / TICKS_PER_SECOND;
         let taken = view.services.server(entry.server_id);
         let gone = taken.is_none_or(|server| side == Side::Client && !server.available);
         Some(Outcome::Connection {

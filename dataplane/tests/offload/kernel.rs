@@ -7,12 +7,16 @@ use std::os::fd::RawFd;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use sluice_dataplane::neigh::{Egress, NextHops, NextHopsBuilder};
-use sluice_dataplane::offload::{Board, Entered, Held, Offload, Room};
+use sluice_dataplane::offload::{Board, Entered, Held, Offload, Owner, Room};
+use sluice_dataplane::service::ServerId;
 use sluice_dataplane::wire::Address;
 
 /// `enum xdp_action`
 pub const XDP_DROP: u32 = 1;
 pub const XDP_REDIRECT: u32 = 4;
+
+/// Whose flows are entered.
+pub const OWNER: Owner = Owner { connection: 0, server: ServerId(0) };
 
 /// A test that measures the memory of the process wants no other beside it.
 static BESIDE: RwLock<()> = RwLock::new(());
@@ -79,7 +83,7 @@ impl Program {
 
     /// Enters a flow, in force now.
     pub fn enter(&self, token: u32, client: &Entered, server: Option<&Entered>) -> Held {
-        self.board.enter(self.board.generation(), token, client, server).expect("there is a place").0
+        self.board.enter((self.board.generation(), token), OWNER, client, server).expect("there is a place")
     }
 
     /// Takes it out.

@@ -7,7 +7,7 @@ use sluice_dataplane::service::Protocol;
 use sluice_dataplane::wire::Address;
 
 use crate::differential::sound_frame;
-use crate::kernel::{Program, hops};
+use crate::kernel::{OWNER, Program, hops};
 
 /// Tuples as a site has them: few servers, clients in a row.
 fn tuple(number: u32, is_v4: bool) -> Tuple {
@@ -29,7 +29,7 @@ fn tuple(number: u32, is_v4: bool) -> Tuple {
 }
 
 fn flow(number: u32, is_v4: bool) -> Entered {
-    let flow = Flow::new(&Rewrite::Keep, is_v4, 0, 1).expect("it can be carried");
+    let flow = Flow::new(&Rewrite::Keep, is_v4, 0).expect("it can be carried");
     (Key::of(&tuple(number, is_v4)), flow)
 }
 
@@ -43,8 +43,8 @@ fn a_full_table_has_what_was_entered() {
         let generation = program.board.generation();
         let mut held: Vec<Option<Held>> = Vec::new();
         for number in 0..2 * CONNECTIONS {
-            let entered = program.board.enter(generation, number + 1, &flow(number, is_v4), None);
-            held.push(entered.map(|(held, _)| held));
+            let entered = program.board.enter((generation, number + 1), OWNER, &flow(number, is_v4), None);
+            held.push(entered);
         }
         let fit = held.iter().flatten().count() as u32;
         assert!(fit * 1000 >= 2 * CONNECTIONS * 999, "only {fit} of {}", 2 * CONNECTIONS);
@@ -74,9 +74,9 @@ fn what_does_not_fit_is_refused() {
     let Some(program) = Program::load(4) else { return };
     let enter = |number: u32| {
         let (client, server) = (flow(2 * number, true), flow(2 * number + 1, true));
-        program.board.enter(program.board.generation(), number + 1, &client, Some(&server))
+        program.board.enter((program.board.generation(), number + 1), OWNER, &client, Some(&server))
     };
-    let held: Vec<Held> = (0..1000).filter_map(|number| Some(enter(number)?.0)).collect();
+    let held: Vec<Held> = (0..1000).filter_map(enter).collect();
     // Slots of four connections, as many again, and the last one's window.
     assert!((6..=(16 + 120) / 2).contains(&held.len()), "{}", held.len());
     // Half of a connection is none.

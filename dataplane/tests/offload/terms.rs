@@ -8,10 +8,10 @@ use sluice_dataplane::offload::{Carried, Entered, Flow, Held, Key};
 use sluice_dataplane::service::Protocol;
 use sluice_dataplane::wire::{Address, checksum};
 
-use crate::kernel::{Program, hops};
+use crate::kernel::{OWNER, Program, hops};
 
-const TOKEN: u32 = 7;
 const WORKER: u8 = 2;
+const TOKEN: u32 = (WORKER as u32) << 24 | 7;
 
 const CLIENT: ([u8; 4], u16) = ([198, 51, 100, 7], 40_000);
 const VIP: ([u8; 4], u16) = ([192, 0, 2, 10], 80);
@@ -49,7 +49,7 @@ fn answer(flags: u8) -> Vec<u8> {
 const ACK: u8 = 0x10;
 
 fn flow(tuple: &Tuple) -> Entered {
-    let flow = Flow::new(&Rewrite::Keep, true, 0, WORKER).expect("it can be carried");
+    let flow = Flow::new(&Rewrite::Keep, true, 0).expect("it can be carried");
     (Key::of(tuple), flow)
 }
 
@@ -75,9 +75,9 @@ fn another_generation_ends_it_and_so_does_its_worker() {
     let again = enter(&program, TOKEN + 1);
     assert!(program.run(&frame(ACK)).is_some() && program.run(&answer(ACK)).is_some());
     assert_eq!(program.board.taken(), (4, 2));
-    let counted = |held: &Held| program.board.carried(held);
     let one = Carried { packets: [1; 2], bytes: [40; 2] };
-    assert_eq!((counted(&held), counted(&again)), (one, one));
+    assert_eq!((program.board.settle(&held), program.board.settle(&again)), (one, one));
+    assert_eq!(program.board.settle(&held), Carried::default(), "it was taken");
     program.board.release(&held);
     program.board.withdraw(&again);
     assert!(program.run(&frame(ACK)).is_none() && program.run(&answer(ACK)).is_none());
@@ -91,13 +91,13 @@ fn a_key_that_is_there_is_left_alone() {
     let Some((program, held)) = carrying() else { return };
     let generation = program.board.generation();
     let client = flow(&tuple(CLIENT, VIP));
-    assert_eq!(program.board.enter(generation, TOKEN + 1, &client, None), None);
+    assert_eq!(program.board.enter((generation, TOKEN + 1), OWNER, &client, None), None);
     let other = flow(&tuple(VIP, CLIENT));
     let answers = flow(&tuple(SERVER, CLIENT));
-    assert_eq!(program.board.enter(generation, TOKEN + 1, &other, Some(&answers)), None);
+    assert_eq!(program.board.enter((generation, TOKEN + 1), OWNER, &other, Some(&answers)), None);
     assert_eq!(program.board.taken(), (2, 2));
     program.take_out(&held);
-    assert!(program.board.enter(generation, TOKEN + 1, &client, None).is_some());
+    assert!(program.board.enter((generation, TOKEN + 1), OWNER, &client, None).is_some());
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl Flows {
             local: (entry.method == Method::FullNat).then_some((server.destination, server.destination_port)),
             method: entry.method,
             state: entry.state,
-            expires: left(self.table.deadline(id)?, now),
+            expires: left(self.expiry(&view.services, id)?, now),
             packets: entry.packets,
             persistent: entry.template != NO_TEMPLATE,
             ftp: entry.ftp,
@@ -293,7 +293,7 @@ impl Flows {
         }
         for _ in 0..due.min(REFRESHED) {
             let Some(id) = self.sync.refresh.sessions.take(sessions) else { break };
-            let (Some(entry), Some(deadline)) = (self.table.get(id), self.table.deadline(id)) else {
+            let (Some(entry), Some(deadline)) = (self.table.get(id), self.expiry(&view.services, id)) else {
                 continue;
             };
             let Some(server) = view.services.server(entry.server_id) else { continue };

@@ -290,8 +290,9 @@ impl Flows {
     fn is_fresher(&self, view: &View, told: &Session, id: EntryId, entry: &Entry, now: u32) -> bool {
         let Some(server) = view.services.server(entry.server_id) else { return true };
         let timeouts = view.services.timeouts_of(server);
-        let left =
-            self.table.deadline(id).map_or(0, |deadline| deadline.saturating_sub(now) / TICKS_PER_SECOND);
+        let left = self
+            .expiry(&view.services, id)
+            .map_or(0, |deadline| deadline.saturating_sub(now) / TICKS_PER_SECOND);
         let idle = timeouts.seconds(entry.state).saturating_sub(left);
         let its_idle = timeouts.seconds(told.state).saturating_sub(told.expires);
         its_idle + FRESHER < idle
