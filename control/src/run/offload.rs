@@ -198,6 +198,8 @@ fn concerns(former: &ServiceTable, table: &ServiceTable) -> bool {
             !new.available
                 || (new.address, new.port, new.method) != (server.address, server.port, server.method)
                 || new.encapsulation != server.encapsulation
+                // Timers of what is carried go by packets, and not by the clock.
+                || former.timeouts_of(server) != table.timeouts_of(new)
                 || offload(former, server.service) != offload(table, new.service)
         })
     })

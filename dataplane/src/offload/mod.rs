@@ -27,13 +27,14 @@
 //!
 //! | map | at | what | written by |
 //! |---|---|---|---|
-//! | `flows_v4`, `flows_v6` | a hash of addresses, ports and protocol as they arrive | a slot: generation and token; the key; next hop, worker, kind; new addresses and ports, deltas of both checksums, or the outer header of a tunnel; whether it was closed; packets and bytes | the worker that has the slot; the program: closed, packets, bytes |
+//! | `flows_v4`, `flows_v6` | a hash of addresses, ports and protocol as they arrive | a slot: generation and token; the key; next hop and kind; new addresses and ports, deltas of both checksums, or the outer header of a tunnel; connection and server; whether it was closed; packets and bytes | the worker that has the slot; the program: closed, packets, bytes |
 //! | `state` | 0 | generation; how old a sign of life may be; when each worker gave one (`CLOCK_MONOTONIC`); the hash's seed | control, workers |
 //! | `next_hops` | [`HopId`](crate::neigh::HopId) | MACs, VLAN, MTU, interface, whether it can be used | control |
+//! | `identification` | 0, of each CPU | what outer headers are told by | the program |
 //! | `devices` | director's interface | interface | control |
 //! | `numbers`, `steering` | interface; its number | its number; program | control |
 //!
-//! All but the last two are arrays mapped into memory ([`Board`]): workers enter flows,
+//! The first three are arrays mapped into memory ([`Board`]): workers enter flows,
 //! take them out and count what was carried by loads and stores, and no system call.
 //! The tables of flows are hash tables of ours in such arrays (`table.rs`), in which
 //! threads and the program meet by the rules of `slot.rs`. A flow of IPv4 is a cache
@@ -75,11 +76,14 @@
 //!
 //! # Counting
 //!
-//! Each worker goes through its connections that are carried once a second, a portion
-//! between two bursts (`worker/offload.rs`), adds what is new to the counters of
-//! service and server, and moves the connection's timer. One without a packet for ten
-//! such rounds leaves the table. A connection whose time is over is looked at before it
-//! ends.
+//! Each worker goes through its slots once a second, or in 1.75 seconds if they are many,
+//! a portion between two bursts (`worker/offload.rs`): it takes what the program counted
+//! and adds it to the counters of service and server. It does so in the order of the
+//! slots and not of the connections (`holdings.rs`), and looks at nothing else, as a
+//! million scattered cache lines a second and a half are a tenth of a CPU. So a slot
+//! says whose packets it has, and at how many looks there was nothing. A connection
+//! without a packet for ten rounds leaves the table. Its timer is moved then, and when
+//! it is over: until then, when it will end is worked out for who asks.
 
 mod board;
 mod holdings;

@@ -285,7 +285,7 @@ impl Table {
     /// Asks the cache for a slot.
     pub(super) fn prefetch(&self, slot: u32) {
         if let Some(word) = self.slot(slot).first() {
-            crate::prefetch::prefetch(word);
+            crate::prefetch::prefetch_to_change(word);
         }
     }
 }

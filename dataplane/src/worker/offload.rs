@@ -34,7 +34,7 @@ const PERIOD: u64 = 1_000_000_000;
 /// When there are more connections than so many it takes longer, which still is within
 /// two seconds.
 const MANY: usize = 250_000;
-const PERIOD_OF_MANY: u64 = 1_600_000_000;
+const PERIOD_OF_MANY: u64 = 1_750_000_000;
 
 /// Slots that are looked at between two bursts, or a few more.
 const SLICE: usize = 256;

@@ -219,6 +219,40 @@ fn a_short_timeout_does_not_end_what_is_active() {
     assert_eq!((carried.director.list().len(), carried.flows()), (0, 0));
 }
 
+/// Whoever asks is told within two seconds what IPVS would tell, while it is carried
+/// and after, and that is when it ends.
+#[test]
+fn a_timer_is_that_of_the_last_packet_that_was_carried() {
+    const TIMEOUT: u64 = 40;
+    let mut director = Director::serving(Method::Nat);
+    director.timeouts.set(0, 0, TIMEOUT as u32);
+    director.publish();
+    let mut carried = Carried::new(director, 10, 10);
+    let (frame, answer) = (udp(CLIENT, DNS_VIP).bytes(), udp("10.0.2.1:53", CLIENT));
+    let answer = answer.link(server_mac(1), INSIDE).bytes();
+    for _ in 0..=AFTER {
+        assert!(!carried.client(&frame));
+        carried.settle();
+    }
+    for silence in [1, 2, 3, 5, 8, 13, 21, 34, 13, 34, TIMEOUT - 3] {
+        // More often than not it is carried, by either way.
+        for packet in 0..2 * AFTER {
+            match packet % 2 {
+                0 => carried.arrive(0, &frame),
+                _ => carried.arrive(1, &answer),
+            };
+            carried.settle();
+        }
+        for passed in 0..silence {
+            let expires = u64::from(carried.director.only_connection().1);
+            assert!(expires.abs_diff(TIMEOUT - passed) <= 2, "{expires} s left after {passed}");
+            carried.pass(1);
+        }
+    }
+    carried.pass(5);
+    assert_eq!((carried.director.list().len(), carried.flows()), (0, 0));
+}
+
 #[test]
 fn a_new_generation_ends_all_and_they_are_entered_anew() {
     let mut carried = Carried::serving(Method::Nat);
