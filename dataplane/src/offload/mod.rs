@@ -70,7 +70,7 @@
 //! Packets: fragments, IP options and extension headers, TTL of 1, what does not fit
 //! the link out, what is broken in any way, and datagrams of IPv6 without a
 //! checksum that would get one. Connections: of SCTP, FTP control and data, one-packet
-//! scheduling, persistence, FULLNAT between address families, tunnels with a checksum
+//! scheduling, FULLNAT between address families, tunnels with a checksum
 //! (over all of the packet), and while somebody wants to see every packet
 //! ([`Worker::keep_all_packets`](crate::worker::Worker::keep_all_packets)).
 //!

@@ -315,9 +315,14 @@ impl Flows {
 
     fn try_offer(&mut self, view: &View, id: EntryId) -> Result<(), Not> {
         let entry = self.table.get(id).ok_or(Not::Yet)?;
-        let ordinary = entry.ftp == Role::None && !entry.one_packet && entry.template == NO_TEMPLATE;
-        if !ordinary || entry.client.protocol == Protocol::Sctp {
+        if entry.ftp != Role::None || entry.one_packet || entry.client.protocol == Protocol::Sctp {
             return Err(Not::Ever);
+        }
+        // An answer by UDP assures the template, and is to be seen until it is.
+        let template = self.templates.get(entry.template);
+        let assures = entry.state == State::Udp && entry.method.has_replies();
+        if assures && template.is_some_and(|template| !template.assured) {
+            return Err(Not::Yet);
         }
         let services = &view.services;
         let server = services.server(entry.server_id).filter(|server| server.available).ok_or(Not::Yet)?;

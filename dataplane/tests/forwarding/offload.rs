@@ -340,14 +340,43 @@ fn what_has_to_see_every_packet_stays_with_the_worker() {
             change(&mut director.service(sluice_dataplane::service::ServiceId(id)).options);
         }
     };
-    never(
-        &|director| {
-            let persistence = Persistence { timeout: 60, mask: ClientMask::v4([255; 4]) };
-            both(director, &|options| options.persistence = Some(persistence));
-        },
-        "persistent",
-    );
     never(&|director| both(director, &|options| options.offload = OffloadChoice::Off), "off");
+}
+
+/// Its packets do nothing to a template, but for what assures it: the first answer by
+/// UDP, and that it was established by TCP.
+#[test]
+fn a_persistent_connection_is_carried_once_its_template_is_assured() {
+    let mut director = Director::new();
+    let (http, dns) = director.both_services();
+    director.add_server(http, SERVER, Method::Nat, 1);
+    director.add_server(dns, "10.0.2.1:53", Method::Nat, 1);
+    for id in [http, dns] {
+        let persistence = Persistence { timeout: 60, mask: ClientMask::v4([255; 4]) };
+        director.service(id).options.persistence = Some(persistence);
+    }
+    director.publish();
+    let mut carried = Carried::new(director, 10, 10);
+    carried.established();
+    let (question, answer) = (udp(CLIENT, DNS_VIP).bytes(), udp("10.0.2.1:53", CLIENT));
+    for _ in 0..5 * AFTER {
+        assert!(!carried.client(&question), "no answer was seen");
+        carried.settle();
+    }
+    assert!(!carried.arrive(1, &answer.link(server_mac(1), INSIDE).bytes()).0);
+    for _ in 0..2 * AFTER {
+        carried.client(&question);
+        carried.settle();
+    }
+    assert!(carried.client(&question));
+    assert_eq!(carried.flows(), 4);
+    // Their templates last as long as they do.
+    for _ in 0..10 {
+        carried.pass(20);
+        carried.client(&question);
+        carried.client(&tcp(CLIENT, VIP, ACK).bytes());
+    }
+    assert_eq!(carried.director.list().len(), 4, "two connections and their templates");
 }
 
 /// Packets that should have been carried come to the worker all the same.
