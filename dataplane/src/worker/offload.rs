@@ -534,11 +534,16 @@ impl Flows {
         let mut looked = 0;
         while self.carrying.next < end && looked < SLICE {
             let stretch = self.carrying.next;
-            self.carrying.holdings.stretch(stretch + AHEAD).for_each(|slot| board.prefetch(slot));
+            // One is asked for with each that is looked at: more at a time would have to wait.
+            let mut ahead = self.carrying.holdings.stretch(stretch + AHEAD);
             for slot in self.carrying.holdings.stretch(stretch) {
+                if let Some(slot) = ahead.next() {
+                    board.prefetch(slot);
+                }
                 self.look(view, &board, slot, generation);
                 looked += 1;
             }
+            ahead.for_each(|slot| board.prefetch(slot));
             self.carrying.next += 1;
         }
         self.carrying.next < due
