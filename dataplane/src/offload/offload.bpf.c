@@ -375,48 +375,18 @@ struct found {
 	__u64 term;
 };
 
-/* Whether the flow at a slot is that of a packet, and in force. What is read of it
- * afterwards is of that flow if its term is still the same then.
- */
-static __always_inline int is_v4_flow(struct slot_v4 *slot, const struct iphdr *ip, const struct packet *packet,
-				      __u32 generation, struct found *found)
+/* The slot at a place of the table of a family. */
+static __always_inline struct slot *slot_at(int is_v4, __u32 place)
 {
-	found->slot = &slot->slot;
-	found->term = term_of(&slot->slot);
-	if ((__u32)found->term != generation)
-		return 0;
-	in_order(&slot->slot);
-	return slot->source == ip->saddr && slot->dest == ip->daddr && has_ports(&slot->slot, packet);
-}
+	if (is_v4) {
+		struct slot_v4 *v4 = bpf_map_lookup_elem(&flows_v4, &place);
 
-static __always_inline int find_v4(const struct iphdr *ip, const struct packet *packet, const struct state *now,
-				   struct found *found)
-{
-	__u32 generation = now->generation;
-	struct slot_v4 *slot;
-	__u32 place;
-	__u16 near;
+		return v4 ? &v4->slot : 0;
+	} else {
+		struct slot_v6 *v6 = bpf_map_lookup_elem(&flows_v6, &place);
 
-	place = home_of((now->seed[2] + ip->saddr) * (now->seed[3] + ip->daddr) + of_ports(packet, now->seed),
-		       now->homes_v4);
-	slot = bpf_map_lookup_elem(&flows_v4, &place);
-	if (!slot)
-		return 0;
-	near = slot->slot.near;
-	if ((near & 1) && is_v4_flow(slot, ip, packet, generation, found))
-		return 1;
-	for (int i = 1; i < WINDOW; i++) {
-		near >>= 1;
-		if (!near)
-			return 0;
-		place += i;
-		slot = bpf_map_lookup_elem(&flows_v4, &place);
-		if (!slot)
-			return 0;
-		if ((near & 1) && is_v4_flow(slot, ip, packet, generation, found))
-			return 1;
+		return v6 ? &v6->slot : 0;
 	}
-	return 0;
 }
 
 static __always_inline int same_address(const struct address *a, const struct in6_addr *b)
@@ -426,73 +396,96 @@ static __always_inline int same_address(const struct address *a, const struct in
 	return a->word[0] == word[0] && a->word[1] == word[1] && a->word[2] == word[2] && a->word[3] == word[3];
 }
 
-static __always_inline int is_v6_flow(struct slot_v6 *slot, const struct ipv6hdr *ip, const struct packet *packet,
-				      __u32 generation, struct found *found)
+/* Whether a slot has the addresses of a packet, whose header this is. */
+static __always_inline int has_addresses(int is_v4, const struct slot *slot, const void *header)
 {
-	found->slot = &slot->slot;
-	found->term = term_of(&slot->slot);
-	if ((__u32)found->term != generation)
-		return 0;
-	in_order(&slot->slot);
-	return same_address(&slot->source, &ip->saddr) && same_address(&slot->dest, &ip->daddr) &&
-	       has_ports(&slot->slot, packet);
+	if (is_v4) {
+		const struct slot_v4 *v4 = (const struct slot_v4 *)slot;
+		const struct iphdr *ip = header;
+
+		return v4->source == ip->saddr && v4->dest == ip->daddr;
+	} else {
+		const struct slot_v6 *v6 = (const struct slot_v6 *)slot;
+		const struct ipv6hdr *ip = header;
+
+		return same_address(&v6->source, &ip->saddr) && same_address(&v6->dest, &ip->daddr);
+	}
 }
 
-static __always_inline int find_v6(const struct ipv6hdr *ip, const struct packet *packet, const struct state *now,
-				   struct found *found)
+/* Whether the flow at a slot is that of a packet, and in force. What is read of it
+ * afterwards is of that flow if its term is still the same then.
+ */
+static __always_inline int is_flow(int is_v4, struct slot *slot, const void *header, const struct packet *packet,
+				   __u32 generation, struct found *found)
 {
-	const __be32 *source = ip->saddr.in6_u.u6_addr32, *dest = ip->daddr.in6_u.u6_addr32;
-	__u32 generation = now->generation;
-	const __u64 *seed = now->seed;
-	struct slot_v6 *slot;
-	__u32 place;
+	found->slot = slot;
+	found->term = term_of(slot);
+	if ((__u32)found->term != generation)
+		return 0;
+	in_order(slot);
+	return has_addresses(is_v4, slot, header) && has_ports(slot, packet);
+}
+
+/* Goes through the window of a home. */
+static __always_inline int find(int is_v4, __u32 place, const void *header, const struct packet *packet,
+				__u32 generation, struct found *found)
+{
+	struct slot *slot = slot_at(is_v4, place);
 	__u16 near;
 
-	place = home_of((seed[2] + source[0]) * (seed[3] + source[1]) + (seed[4] + source[2]) * (seed[5] + source[3]) +
-			       (seed[6] + dest[0]) * (seed[7] + dest[1]) + (seed[8] + dest[2]) * (seed[9] + dest[3]) +
-			       of_ports(packet, seed),
-		       now->homes_v6);
-	slot = bpf_map_lookup_elem(&flows_v6, &place);
 	if (!slot)
 		return 0;
-	near = slot->slot.near;
-	if ((near & 1) && is_v6_flow(slot, ip, packet, generation, found))
+	near = slot->near;
+	if ((near & 1) && is_flow(is_v4, slot, header, packet, generation, found))
 		return 1;
 	for (int i = 1; i < WINDOW; i++) {
 		near >>= 1;
 		if (!near)
 			return 0;
 		place += i;
-		slot = bpf_map_lookup_elem(&flows_v6, &place);
+		slot = slot_at(is_v4, place);
 		if (!slot)
 			return 0;
-		if ((near & 1) && is_v6_flow(slot, ip, packet, generation, found))
+		if ((near & 1) && is_flow(is_v4, slot, header, packet, generation, found))
 			return 1;
 	}
 	return 0;
 }
 
+static __always_inline int find_v4(const struct iphdr *ip, const struct packet *packet, const struct state *now,
+				   struct found *found)
+{
+	const __u64 *seed = now->seed;
+	__u64 sum = (seed[2] + ip->saddr) * (seed[3] + ip->daddr) + of_ports(packet, seed);
+
+	return find(1, home_of(sum, now->homes_v4), ip, packet, now->generation, found);
+}
+
+static __always_inline int find_v6(const struct ipv6hdr *ip, const struct packet *packet, const struct state *now,
+				   struct found *found)
+{
+	const __be32 *source = ip->saddr.in6_u.u6_addr32, *dest = ip->daddr.in6_u.u6_addr32;
+	const __u64 *seed = now->seed;
+	__u64 sum = (seed[2] + source[0]) * (seed[3] + source[1]) + (seed[4] + source[2]) * (seed[5] + source[3]) +
+		    (seed[6] + dest[0]) * (seed[7] + dest[1]) + (seed[8] + dest[2]) * (seed[9] + dest[3]) +
+		    of_ports(packet, seed);
+
+	return find(0, home_of(sum, now->homes_v6), ip, packet, now->generation, found);
+}
+
 /* The flow goes to its worker from now on, and so does what answers it. */
 static __always_inline void close_flow(const struct found *found, const struct packet *packet)
 {
-	struct slot *slot = found->slot;
+	struct slot *slot = found->slot, *peer;
 	__u32 place = slot->peer;
 
 	in_order(slot);
 	if (term_of(slot) != found->term)
 		return;
 	slot->closed = 1;
-	if (packet->is_v4) {
-		struct slot_v4 *peer = bpf_map_lookup_elem(&flows_v4, &place);
-
-		if (peer && term_of(&peer->slot) == found->term)
-			peer->slot.closed = 1;
-	} else {
-		struct slot_v6 *peer = bpf_map_lookup_elem(&flows_v6, &place);
-
-		if (peer && term_of(&peer->slot) == found->term)
-			peer->slot.closed = 1;
-	}
+	peer = slot_at(packet->is_v4, place);
+	if (peer && term_of(peer) == found->term)
+		peer->closed = 1;
 }
 
 /* Whether there is a flow of the packet, and it is whole and sound. */
