@@ -12,6 +12,8 @@
 //!                                      <------   Ready: it has all that there are
 //!    leaves its sockets alone
 //!    the last changes, Left, Yours     ------>   goes on with the sockets
+//!                                      <------   Forwards
+//!    counts what was carried, Counted  ------>   lists what it counted
 //!                                      <------   Running
 //!    ends                                        goes on
 //! ```
@@ -20,6 +22,13 @@
 //! milliseconds; they wait in the sockets' rings. The program of the running
 //! process stays on the interfaces until the new one's takes its place, with the
 //! same sockets.
+//!
+//! Connections that the kernel carries ([`sluice_dataplane::offload`]) do not wait. The
+//! new process is told which they are, and enters them in tables of its own, as active
+//! as the running one is; the program of that one carries them by its tables up to the
+//! moment at which the new one's takes its place. A packet that ends one in between
+//! waits for the new process like any other. After `Forwards` nothing is counted in the
+//! tables of the former process any more, which then adds up what is.
 //!
 //! Where the new process cannot go on with the sockets (its frames have another
 //! size, or the kernel is older than 6.4), it says so with `Ready`: then the
@@ -48,6 +57,12 @@ use crate::role::Role;
 use crate::sync::wire::{MAX_MESSAGE, Malformed};
 pub use stream::{Descriptors, offer};
 
+/// How a running process can be talked to, which its status says as `takeover`. A new
+/// process asks by no later version. In the first, without [`Frame::Forwards`] and
+/// [`Frame::Counted`], the running process has nothing carried any more before it leaves
+/// its sockets.
+pub const VERSION: u32 = 2;
+
 /// A process that wants to take this one's place.
 #[derive(Debug)]
 pub struct Takeover {
@@ -57,6 +72,8 @@ pub struct Takeover {
     pub interfaces: Vec<String>,
     /// Whether it can go on with this one's sockets
     pub sockets: bool,
+    /// How it talks: at most [`VERSION`], and below that as it was done then
+    pub version: u32,
 }
 
 /// Why a takeover failed.
@@ -94,7 +111,11 @@ pub enum Frame {
     },
     /// The queues are the new process's, which has this role from now on
     Yours(Role),
-    /// The new process forwards
+    /// The program of the new process is on all interfaces
+    Forwards,
+    /// All is counted that the program of the former process carried
+    Counted,
+    /// The former process may end
     Running,
     /// A worker's memory and sockets, of which the descriptors come along
     Queue(Layout),
@@ -108,6 +129,8 @@ const YOURS: u8 = 3;
 const RUNNING: u8 = 4;
 const QUEUE: u8 = 5;
 const LEFT: u8 = 6;
+const FORWARDS: u8 = 7;
+const COUNTED: u8 = 8;
 
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Layout")]
@@ -143,6 +166,8 @@ impl Frame {
             Frame::Ready { sockets } => bytes.extend([READY, u8::from(*sockets)]),
             Frame::Yours(role) => bytes.extend([YOURS, u8::from(*role == Role::Active)]),
             Frame::Running => bytes.push(RUNNING),
+            Frame::Forwards => bytes.push(FORWARDS),
+            Frame::Counted => bytes.push(COUNTED),
             Frame::Queue(layout) => {
                 bytes.push(QUEUE);
                 bytes.extend(json(&SentLayout(layout.clone())));
@@ -183,6 +208,8 @@ impl Frame {
             (YOURS, [0]) => Ok(Frame::Yours(Role::Backup)),
             (YOURS, [1]) => Ok(Frame::Yours(Role::Active)),
             (RUNNING, []) => Ok(Frame::Running),
+            (FORWARDS, []) => Ok(Frame::Forwards),
+            (COUNTED, []) => Ok(Frame::Counted),
             (QUEUE, text) => match serde_json::from_slice(text) {
                 Ok(SentLayout(layout)) => Ok(Frame::Queue(layout)),
                 Err(_) => Err(TakeoverError::Unexpected),
@@ -221,6 +248,8 @@ mod tests {
             Frame::Left(1, Left { free: vec![0xff; 784], with_kernel: vec![[1000, 3], [1024, 0]] }),
             Frame::Yours(Role::Active),
             Frame::Yours(Role::Backup),
+            Frame::Forwards,
+            Frame::Counted,
             Frame::Running,
         ];
         let mut bytes = Vec::new();
@@ -242,6 +271,8 @@ mod tests {
             &[0, 0, 0, 1, 99],
             &[0, 0, 0, 2, YOURS, 2],
             &[0, 0, 0, 2, READY, 2],
+            &[0, 0, 0, 2, FORWARDS, 0],
+            &[0, 0, 0, 2, COUNTED, 0],
             &[0, 0, 0, 2, QUEUE, b'['],
             &[0, 0, 0, 3, LEFT, b'[', b']'],
         ] {

@@ -86,6 +86,7 @@ struct Client<'d, D> {
 struct Successor {
     interfaces: Vec<String>,
     sockets: bool,
+    version: u32,
 }
 
 fn server(head_timeout: Duration) -> http1::Builder {
@@ -149,8 +150,8 @@ pub(super) async fn attend<D: DataPlane>(
 
 /// Hands a client on that wants to take this process's place.
 async fn introduce<D: DataPlane>(director: &Director<D>, stream: UnixStream, successor: Successor) {
-    let Successor { interfaces, sockets } = successor;
-    if let Err(Takeover { stream, .. }) = director.offer(Takeover { stream, interfaces, sockets }) {
+    let Successor { interfaces, sockets, version } = successor;
+    if let Err(Takeover { stream, .. }) = director.offer(Takeover { stream, interfaces, sockets, version }) {
         let message = "another process is taking over already, or this one is not ready yet";
         let _ = upgrade::send(&mut stream.into_split().1, &Answer::error("not_now", message)).await;
     }
@@ -211,7 +212,7 @@ impl<'d, D: DataPlane> Client<'d, D> {
             return Err(bad(Malformed(format!("{} {} takes no query", route.method, route.path))));
         }
         let request = (route.decode)(&call).map_err(bad)?;
-        let Request::TakeOver { interfaces, sockets } = request else {
+        let Request::TakeOver { interfaces, sockets, version } = request else {
             return Ok(Understood::Request(route, request));
         };
         if self.access != Access::Owner {
@@ -224,7 +225,7 @@ impl<'d, D: DataPlane> Client<'d, D> {
             response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(PROTOCOL));
             return Err(response);
         }
-        Ok(Understood::Successor(Successor { interfaces, sockets }))
+        Ok(Understood::Successor(Successor { interfaces, sockets, version }))
     }
 
     /// Has an answer made; returns with its first part.

@@ -211,6 +211,8 @@ pub enum Request {
         interfaces: Vec<String>,
         /// Whether it can go on with the sockets of the running process
         sockets: bool,
+        /// How it talks ([`takeover::VERSION`](crate::takeover::VERSION))
+        version: u32,
     },
     /// `sluice reload`: answered by any number of [`Answer::Changes`], then
     /// [`Answer::Done`]

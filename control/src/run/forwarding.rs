@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 use sluice_dataplane::capture::CaptureFilter;
 use sluice_dataplane::conn::{ConnectionFilter, ConnectionRecord, Tuple};
 use sluice_dataplane::link::Link;
-use sluice_dataplane::neigh::Prefix;
+use sluice_dataplane::neigh::{Prefix, Resolution};
 use sluice_dataplane::port::afxdp;
 use sluice_dataplane::service::{Method, ServiceKey, ServiceTable};
 use sluice_dataplane::stats::{DropReason, WorkerCounters};
 use sluice_dataplane::steer::{Loaded, ModeChoice, Presence, Steering, SteeringRules, WithoutSocket};
+use sluice_dataplane::wire::Address;
 use tokio::sync::mpsc;
 
 use super::condition::{self, Progress};
@@ -28,6 +29,7 @@ use crate::netlink;
 use crate::observe::{InterfaceState, Observatory, PeerState, SyncState};
 use crate::role::{Announcer, Role};
 use crate::sync::Sync;
+use crate::takeover;
 use crate::trace::Asked;
 use crate::workers::Workers;
 
@@ -44,6 +46,9 @@ pub(super) struct Forwarding {
     steering: RefCell<Vec<Steering>>,
     /// Whether another process has the queues
     released: Cell<bool>,
+    /// Programs that were left to it, by which connections are carried until it has put
+    /// its own in their place
+    left: RefCell<Vec<Loaded>>,
     in_force: RefCell<SteeringRules>,
     next_hops: netlink::Handle,
     /// On NICs whose RSS is not known
@@ -84,6 +89,7 @@ impl Forwarding {
         Forwarding {
             workers,
             released: Cell::new(steering.is_empty()),
+            left: RefCell::default(),
             interfaces,
             steering: RefCell::new(steering),
             in_force: RefCell::new(in_force),
@@ -109,8 +115,11 @@ impl Forwarding {
     /// Has established connections carried.
     pub(super) fn carry_by(&self, offload: Option<Offloading>) {
         *self.offload.borrow_mut() = offload;
+        if let Some(offload) = &*self.offload.borrow() {
+            offload.prepare(&self.interfaces);
+        }
         for (number, steering) in self.steering.borrow_mut().iter_mut().enumerate() {
-            self.join(number, steering);
+            self.join(number, steering.program());
         }
     }
 
@@ -121,13 +130,26 @@ impl Forwarding {
         }
     }
 
-    /// Whether no connection is carried, and all that were are counted.
-    pub(super) fn carries_nothing(&self) -> bool {
-        self.workers.counters().iter().all(|counters| counters.offloaded.get() == 0)
+    /// Connections that are carried, and those that were and are not counted yet.
+    pub(super) fn carried(&self) -> u64 {
+        self.workers.counters().iter().map(|counters| counters.offloaded.get()).sum()
     }
 
-    /// Has connections carried that come by an interface.
-    fn join(&self, number: usize, steering: &mut Steering) {
+    /// Whether no connection is carried, and all that were are counted.
+    pub(super) fn carries_nothing(&self) -> bool {
+        self.carried() == 0
+    }
+
+    /// Asks for next hops towards addresses that have none.
+    pub(super) fn ask_ways(&self, addresses: impl Iterator<Item = Address>) {
+        let hops = self.next_hops.current();
+        let unknown = addresses.filter(|address| hops.resolve(*address) == Resolution::Ask);
+        unknown.for_each(|address| self.next_hops.ask(address));
+    }
+
+    /// Has connections carried that come by an interface with this program, or that
+    /// will have it.
+    fn join(&self, number: usize, steering: &mut Loaded) {
         if let Some(offload) = &*self.offload.borrow() {
             let name = steering.interface().to_owned();
             offload.join(number, steering, self.is_zero_copy(&name));
@@ -143,9 +165,13 @@ impl Forwarding {
         *self.sync.borrow_mut() = sync;
     }
 
-    /// Has workers act by a role.
+    /// Has workers act by a role. What they had carried by another is carried no more.
     pub(super) fn stand_by(&self, role: Role) {
-        self.workers.published().standby.store(role == Role::Backup, Ordering::Relaxed);
+        let standby = role == Role::Backup;
+        let before = self.workers.published().standby.swap(standby, Ordering::Relaxed);
+        if let Some(offload) = self.offload.borrow().as_ref().filter(|_| before != standby) {
+            offload.invalidate();
+        }
     }
 
     pub(super) fn workers(&self) -> &Workers {
@@ -189,7 +215,7 @@ impl Forwarding {
                             self.filters.borrow_mut().forget(&interface);
                             tracing::info!(event = "link", interface, "it is back");
                             *steering = new;
-                            self.join(number, steering);
+                            self.join(number, steering.program());
                             anew = true;
                         }
                         Err(error) => tracing::warn!(%error, "the interface is back and cannot be used yet"),
@@ -472,6 +498,7 @@ impl DataPlane for Forwarding {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "role": self.role.get(),
+            "takeover": takeover::VERSION,
             "problems": self.problems(),
             "interfaces": interfaces,
             "workers": workers,
@@ -487,9 +514,6 @@ impl DataPlane for Forwarding {
     fn set_role(&self, role: Role) {
         let before = self.role.replace(role);
         self.stand_by(role);
-        if let Some(offload) = &*self.offload.borrow() {
-            offload.invalidate();
-        }
         if before != role {
             tracing::info!(event = "role", %role, "the role changed");
         }

@@ -18,13 +18,13 @@ const CAPACITY: usize = 65_536;
 /// Between two looks at queues that had nothing.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long the new process may take to get ready with all sessions, and from then
-/// on until this one may end.
+/// How long the new process may take to get ready with all sessions, and for each step
+/// from then on until this one may end.
 const READY: Duration = Duration::from_secs(60);
 const RUNNING: Duration = Duration::from_secs(10);
 
-/// How long workers may take to count what was carried for them, in the time of
-/// which they forward: all is gone through in a second.
+/// How long workers may take to count what was carried for them: all is gone through
+/// in less than two seconds.
 const AT_REST: Duration = Duration::from_secs(3);
 
 /// Between two attempts to have the interfaces back.
@@ -41,7 +41,7 @@ pub(super) struct Given {
 
 /// Gives everything to a new process, if that takes it.
 pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) -> Option<Given> {
-    let Takeover { stream, interfaces, sockets } = takeover;
+    let Takeover { stream, interfaces, sockets, version } = takeover;
     let (reader, mut writer) = stream.into_split();
     let plane = director.plane();
     if !plane.has_interfaces(&interfaces) {
@@ -51,9 +51,12 @@ pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) ->
     }
     tracing::info!("another process is taking over");
     director.freeze(true);
-    // Workers count what was carried, before they say how far they are.
-    plane.rest_offload(true);
-    match hand_over(plane, sockets, BufReader::new(reader), writer).await {
+    let counts_later = version >= takeover::VERSION;
+    if !counts_later {
+        // All is counted before workers say how far they are.
+        plane.rest_offload(true);
+    }
+    match hand_over(plane, (sockets, counts_later), BufReader::new(reader), writer).await {
         Ok(given) => {
             tracing::info!("the other process has taken over");
             Some(given)
@@ -74,12 +77,12 @@ pub(super) async fn give(director: &Director<Forwarding>, takeover: Takeover) ->
 
 async fn hand_over(
     plane: &Forwarding,
-    sockets: bool,
+    (sockets, counts_later): (bool, bool),
     mut reader: BufReader<OwnedReadHalf>,
     mut writer: OwnedWriteHalf,
 ) -> Result<Given, TakeoverError> {
     let exchanges = plane.workers().plane().exchanges;
-    let subscription = Subscription::new(&exchanges, CAPACITY)
+    let subscription = Subscription::of_successor(&exchanges, CAPACITY)
         .ok_or_else(|| TakeoverError::Workers("a worker does not obey".into()))?;
     api::send(&mut writer, &Answer::Done).await?;
     if sockets && let Some(all) = plane.offer().await? {
@@ -102,7 +105,7 @@ async fn hand_over(
     };
     let ready = timeout(READY, telling).await.map_err(|_| TakeoverError::Silent("was not ready"))??;
     let begun = Instant::now();
-    while !plane.carries_nothing() && begun.elapsed() < AT_REST {
+    while !counts_later && !plane.carries_nothing() && begun.elapsed() < AT_REST {
         teller.tell(TURN).await?;
         sleep(PAUSE).await;
     }
@@ -121,8 +124,23 @@ async fn hand_over(
         Frame::Left(worker, left).send(&mut teller.writer).await?;
     }
     Frame::Yours(plane.role()).send(&mut teller.writer).await?;
-    match timeout(RUNNING, Frame::receive(&mut reader)).await {
-        Ok(Ok(Frame::Running)) => Ok(Given { _reader: reader, _writer: teller.writer }),
+    if counts_later {
+        expect(&mut reader, &Frame::Forwards).await?;
+        // Its program carries from now on, and nothing comes to this one's tables.
+        plane.rest_offload(true);
+        let begun = Instant::now();
+        while !plane.carries_nothing() && begun.elapsed() < AT_REST {
+            sleep(PAUSE).await;
+        }
+        Frame::Counted.send(&mut teller.writer).await?;
+    }
+    expect(&mut reader, &Frame::Running).await?;
+    Ok(Given { _reader: reader, _writer: teller.writer })
+}
+
+async fn expect(reader: &mut BufReader<OwnedReadHalf>, expected: &Frame) -> Result<(), TakeoverError> {
+    match timeout(RUNNING, Frame::receive(reader)).await {
+        Ok(Ok(frame)) if frame == *expected => Ok(()),
         Ok(Ok(_)) => Err(TakeoverError::Unexpected),
         Ok(Err(error)) => Err(error),
         Err(_) => Err(TakeoverError::Silent("did not open its sockets")),

@@ -125,7 +125,8 @@ async fn direct(
     let sockets = if predecessor.is_some() { Sockets::Later(&zero_copy) } else { Sockets::Now };
     let published = Arc::new(Published::default());
     // Before any packet comes.
-    published.standby.store(settings.role == Role::Backup, Ordering::Relaxed);
+    let role = predecessor.as_ref().map_or(settings.role, |predecessor| predecessor.role);
+    published.standby.store(role == Role::Backup, Ordering::Relaxed);
     let offload = offload::Loaded::load(settings)?;
     let board = offload.as_ref().map(|offload| Arc::clone(offload.board()));
     let hops = Arc::clone(&published);
@@ -205,7 +206,12 @@ async fn direct(
         (Some(listener), _) => listener,
         (None, predecessor) => {
             let predecessor = predecessor.context("without one there is a listener")?;
-            let parting = predecessor.take(&director).await?;
+            let mut parting = predecessor.take(&director).await?;
+            tokio::select! {
+                () = predecessor.collect(&director, &mut parting) => {}
+                // Workers forward already, and have their questions.
+                result = look_after(&director, &next_hops) => return result,
+            }
             // Before the other ends, so that there is somebody to ask at any time.
             let listener = open(api::Listener::replace(&socket)?, api_group)?;
             parting.farewell().await?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use sluice_dataplane::link::Link;
 use sluice_dataplane::offload::{Board, Offload, Room};
 use sluice_dataplane::service::{OffloadChoice, ServiceTable};
-use sluice_dataplane::steer::Steering;
+use sluice_dataplane::steer;
 
 use crate::config::Director;
 use crate::workers::{Carry, random_seed};
@@ -91,10 +91,25 @@ pub(super) struct Offloading {
 }
 
 impl Offloading {
-    /// Has packets carried that come by an interface, if it is one for that;
-    /// `zero_copy` says whether workers share frames with its driver.
-    pub(super) fn join(&self, number: usize, steering: &mut Steering, zero_copy: bool) {
-        self.look_at(number, steering.interface());
+    /// Lets packets be sent to interfaces as far as these can, so that connections can
+    /// be entered.
+    pub(super) fn prepare(&self, interfaces: &[String]) {
+        for (number, interface) in interfaces.iter().enumerate() {
+            self.look_at(number, interface);
+            let index = Link::new(interface).and_then(|link| link.index());
+            // One that is not there is looked for.
+            if let Ok(index) = index
+                && let Err(error) = self.program.borrow_mut().send_to(number, index)
+            {
+                tracing::warn!(%error, interface, "connections that leave by it stay with the workers");
+            }
+        }
+    }
+
+    /// Has packets carried that come by an interface with this program, or that will
+    /// have it, if it is one for that; `zero_copy` says whether workers share frames
+    /// with its driver.
+    pub(super) fn join(&self, number: usize, steering: &mut steer::Loaded, zero_copy: bool) {
         let mut program = self.program.borrow_mut();
         let interface = steering.interface().to_owned();
         let joined = program.send_to(number, steering.index()).and_then(|()| {

@@ -9,9 +9,11 @@ use sluice_dataplane::steer::Mode;
 use crate::api::{Answer, Client, Request};
 use crate::health::ServicePlan;
 use crate::marks::MarkRule;
+use crate::role::Role;
 use crate::rules::{
     ConfiguredService, Daemon, LoadError, Rules, RulesError, ServiceListing, ServiceName, Target, Timeouts,
 };
+use crate::takeover;
 
 /// The process whose place is to be taken, and what it said of itself.
 pub(super) struct Predecessor {
@@ -22,6 +24,10 @@ pub(super) struct Predecessor {
     marks: Vec<MarkRule>,
     timeouts: Timeouts,
     daemons: Vec<Daemon>,
+    /// What it is beside another director
+    pub(super) role: Role,
+    /// How it is talked to ([`takeover::VERSION`])
+    pub(super) version: u32,
     /// Each with how its program runs, and whether it has zero copy
     interfaces: Vec<(String, Mode, bool)>,
 }
@@ -74,8 +80,13 @@ impl Predecessor {
         let interfaces = status["interfaces"].as_array();
         let interfaces = interfaces.and_then(|all| all.iter().map(interface).collect::<Option<_>>());
         let interfaces = interfaces.context("cannot take over: it did not say its interfaces")?;
+        let role = serde_json::from_value(status["role"].clone());
+        let role = role.context("cannot take over: it did not say its role")?;
+        // Those that do not say it are of the first.
+        let version = status["takeover"].as_u64().and_then(|version| version.try_into().ok());
+        let version = version.unwrap_or(1).min(takeover::VERSION);
         let listed = listed.into_iter().map(|service| (service.name, service)).collect();
-        Ok(Predecessor { client, services, listed, marks, timeouts, daemons, interfaces })
+        Ok(Predecessor { client, services, listed, marks, timeouts, daemons, role, version, interfaces })
     }
 
     /// The rules that it has, with what only the configuration says. Servers that
@@ -196,6 +207,8 @@ mod tests {
             marks: Vec::new(),
             timeouts: rules.timeouts(),
             daemons: Vec::new(),
+            role: Role::Active,
+            version: takeover::VERSION,
             interfaces: Vec::new(),
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use sluice_dataplane::port::afxdp::Offered;
 use sluice_dataplane::steer::{Mode, ModeChoice};
-use sluice_dataplane::sync::{Importer, Source};
+use sluice_dataplane::sync::{Importer, Record, Source};
 use tokio::io::{AsyncReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
@@ -16,7 +16,7 @@ use super::forwarding::Forwarding;
 use super::predecessor::{Predecessor, list};
 use crate::api::{self, Answer, DataPlane, Director, Request};
 use crate::sync::wire::{self, Message};
-use crate::takeover::{Descriptors, Frame, TakeoverError};
+use crate::takeover::{self, Descriptors, Frame, TakeoverError};
 
 /// Between two looks at workers that take sessions.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -26,7 +26,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 const END: Duration = Duration::from_secs(10);
 
 impl Predecessor {
-    /// Takes sessions, and then the queues.
+    /// Takes sessions, and then the queues. What it counted is left to be
+    /// [collected](Self::collect).
     pub(super) async fn take(&self, director: &Director<Forwarding>) -> Result<Parting> {
         let failed = |error: TakeoverError| anyhow!("cannot take over: {error}");
         let plane = director.plane();
@@ -77,22 +78,39 @@ impl Predecessor {
         }
         .map_err(failed)?;
         let milliseconds = begun.elapsed().as_millis() as u64;
+        if self.counts_later() {
+            Frame::Forwards.send(&mut writer).await.map_err(failed)?;
+        }
         plane.set_role(role);
         let sessions = taker.end().await;
-        tracing::info!(sessions, milliseconds, "the queues are this process's");
-        self.carry_traffic(director).await;
+        let carried = plane.carried();
+        tracing::info!(sessions, carried, milliseconds, "the queues are this process's");
         Ok(Parting { reader, writer })
     }
 
-    /// Has counters go on where those of the other process are, which count no
+    /// Has counters go on where those of the other process are, once these count no
     /// more.
-    async fn carry_traffic(&self, director: &Director<Forwarding>) {
+    pub(super) async fn collect(&self, director: &Director<Forwarding>, parting: &mut Parting) {
+        if self.counts_later() {
+            match timeout(END, Frame::receive(&mut parting.reader)).await {
+                Ok(Ok(Frame::Counted)) => {}
+                _ => tracing::warn!(
+                    "the former process did not say that all is counted: some of it may not be"
+                ),
+            }
+        }
         let client = self.client.clone();
         let listed = tokio::task::spawn_blocking(move || list(&client)).await;
         match listed.map_err(anyhow::Error::from).and_then(|listed| listed) {
             Ok(listed) => director.carry_traffic(&listed),
             Err(error) => tracing::warn!("counters begin at zero: {error:#}"),
         }
+    }
+
+    /// Whether it goes on carrying connections until its place is taken, and counts
+    /// that after it.
+    fn counts_later(&self) -> bool {
+        self.version >= takeover::VERSION
     }
 
     async fn begin(
@@ -103,7 +121,7 @@ impl Predecessor {
         let (reader, mut writer) = stream.into_split();
         let mut reader = Descriptors::reader(reader);
         let interfaces = director.plane().interfaces().to_vec();
-        let request = Request::TakeOver { interfaces, sockets: true };
+        let request = Request::TakeOver { interfaces, sockets: true, version: self.version };
         api::upgrade::ask(&mut writer, &request).await?;
         let answer = timeout(SILENCE, api::upgrade::answer(&mut reader)).await;
         match answer.map_err(|_| TakeoverError::Silent("did not answer"))?? {
@@ -146,6 +164,7 @@ impl<'a> Taker<'a> {
             }
             Some(Message::Records { records, .. }) => {
                 let services = Arc::clone(&self.plane.workers().published().services.load());
+                self.ask_ways(&records);
                 records.into_iter().for_each(|record| self.importer.add(record, &services));
                 self.importer.flush();
             }
@@ -157,6 +176,15 @@ impl<'a> Taker<'a> {
         }
         self.pump().await;
         Ok(())
+    }
+
+    /// Asks for next hops that are not known, without which nothing is carried.
+    fn ask_ways(&self, records: &[Record]) {
+        let carried = records.iter().filter_map(|record| match record {
+            Record::Session(session) => session.carried.then_some(session.client.source),
+            _ => None,
+        });
+        self.plane.ask_ways(carried);
     }
 
     /// Waits until workers have room for all: so long nothing more is read.

@@ -215,7 +215,8 @@ fn put_session(out: &mut Vec<u8>, session: &Session) {
     };
     let flags = u8::from(session.persistent)
         | u8::from(session.local.is_some()) << 1
-        | u8::from(session.control.is_some()) << 2;
+        | u8::from(session.control.is_some()) << 2
+        | u8::from(session.carried) << 3;
     out.extend([ftp, flags]);
     if let Some(local) = session.local {
         put_end(out, local);
@@ -439,6 +440,7 @@ impl<'a> Read<'a> {
             persistent,
             ftp,
             control,
+            carried: flags & 8 != 0,
         };
         Ok(session)
     }

@@ -58,14 +58,14 @@ fn a_session() -> impl Strategy<Value = Session> {
     let control = (an_adjustment(), an_adjustment(), any::<bool>())
         .prop_map(|(client, server, encrypted)| FtpControl { client, server, encrypted });
     let ends = (an_address(), any::<u16>(), prop::option::of((an_address(), any::<u16>())));
-    let numbers = (any::<u32>(), any::<u32>(), any::<bool>());
+    let numbers = (any::<u32>(), any::<u32>(), any::<bool>(), any::<bool>());
     (head, a_service(), ends, a_method(), numbers, roles, prop::option::of(control)).prop_map(
         |(
             (client, state),
             service,
             (address, port, local),
             method,
-            (expires, packets, persistent),
+            (expires, packets, persistent, carried),
             ftp,
             control,
         )| {
@@ -83,6 +83,7 @@ fn a_session() -> impl Strategy<Value = Session> {
                 persistent,
                 ftp,
                 control,
+                carried,
             }
         },
     )
@@ -242,6 +243,7 @@ fn the_bytes_of_a_record_stay() {
         persistent: false,
         ftp: Role::None,
         control: None,
+        carried: false,
     };
     let mut out = Vec::new();
     put_record(&mut out, &Record::Session(session));
@@ -255,4 +257,10 @@ fn the_bytes_of_a_record_stay() {
     ];
     assert_eq!(out[3..], expected[1..].concat());
     assert_eq!(usize::from(out[2]), out.len() - 3);
+
+    // A bit that those pass over who do not know it.
+    let mut carried = Vec::new();
+    put_record(&mut carried, &Record::Session(Session { carried: true, ..session }));
+    out[44] |= 8;
+    assert_eq!(carried, out);
 }

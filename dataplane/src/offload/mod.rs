@@ -84,6 +84,19 @@
 //! says whose packets it has, and at how many looks there was nothing. A connection
 //! without a packet for ten rounds leaves the table. Its timer is moved then, and when
 //! it is over: until then, when it will end is worked out for who asks.
+//!
+//! # When another process takes over
+//!
+//! It has a program and maps of its own, whose layout may be another. Workers say in what
+//! they tell of a connection whether it is carried
+//! ([`Session::carried`](crate::sync::Session::carried)), and those of the new process
+//! enter it at once (`worker/offload/inherited.rs`), while the former one's program
+//! goes on carrying by its maps, and its workers go on giving signs of life. The first packet
+//! by the new program is carried. From then on nothing is counted in the former maps
+//! any more: all flows are taken out there, which adds up what they had, and then the new
+//! process asks for the sums. One that ends a connection between the last that the
+//! former workers saw and the first that the new ones do waits for these in the
+//! sockets' rings.
 
 mod board;
 mod holdings;

@@ -14,7 +14,7 @@ use super::board::{Board, Room, Words};
 use super::layout::{Hop, MOST_HOPS, STATE_WORDS};
 use super::slot::{WORDS_V4, WORDS_V6};
 use super::table::slots;
-use crate::steer::Steering;
+use crate::steer::Loaded;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/offload.bpf.o"));
 
@@ -134,11 +134,12 @@ impl Offload {
     }
 
     /// Lets the program carry what comes by the director's interface `number`,
-    /// which has this steering program.
+    /// which has this steering program, or is to have it: what is not carried goes on
+    /// with that from now on.
     ///
     /// # Errors
     /// When the kernel refuses; nothing is carried then.
-    pub fn join(&mut self, number: usize, steering: &mut Steering) -> Result<(), OffloadError> {
+    pub fn join(&mut self, number: usize, steering: &mut Loaded) -> Result<(), OffloadError> {
         let interface = steering.interface().to_owned();
         let failed = |reason: String| OffloadError::Join { interface: interface.clone(), reason };
         let rest = steering.rest().map_err(|error| failed(error.to_string()))?;

@@ -186,6 +186,10 @@ impl Port for MemoryPort {
         Ok(())
     }
 
+    fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     fn wait(&mut self, _limit: Duration) {}
 
     fn punt(&mut self, interface: usize, frame: MemoryFrame) -> bool {

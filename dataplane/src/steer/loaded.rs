@@ -104,6 +104,16 @@ impl Loaded {
         Ok(Steering { attachment, loaded: self })
     }
 
+    /// Name of the interface.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
+    /// The kernel's number of the interface.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     /// Enters the sockets that this process has on the interface, which it opened
     /// while another program was there, so that attaching this one loses nothing.
     pub fn admit_sockets(&mut self) -> Result<(), SteerError> {
@@ -161,14 +171,14 @@ impl Loaded {
     }
 
     /// What frames go on with that the program for flows does not carry.
-    pub(super) fn rest(&mut self) -> Result<&ProgramFd, SteerError> {
+    pub(crate) fn rest(&mut self) -> Result<&ProgramFd, SteerError> {
         let interface = self.interface.clone();
         let program = program(&mut self.ebpf, &interface, REST)?;
         program.fd().map_err(|error| attach_error(&interface, error))
     }
 
-    /// Lets a program look at frames first, or none.
-    pub(super) fn set_offload(&mut self, program: Option<&ProgramFd>) -> Result<(), SteerError> {
+    /// Lets a program look at frames for our MAC first, or none.
+    pub(crate) fn set_offload(&mut self, program: Option<&ProgramFd>) -> Result<(), SteerError> {
         let changed = match program {
             Some(program) => self.offload.set(0, program, 0),
             None => gone(self.offload.clear_index(&0)),

@@ -17,7 +17,6 @@ use std::time::Duration;
 
 use aya::EbpfError;
 use aya::maps::MapError;
-use aya::programs::ProgramFd;
 use thiserror::Error;
 
 pub use loaded::Loaded;
@@ -193,13 +192,9 @@ impl Steering {
         self.loaded.index
     }
 
-    pub(crate) fn rest(&mut self) -> Result<&ProgramFd, SteerError> {
-        self.loaded.rest()
-    }
-
-    /// Lets a program look at frames for our MAC first, or none.
-    pub(crate) fn set_offload(&mut self, program: Option<&ProgramFd>) -> Result<(), SteerError> {
-        self.loaded.set_offload(program)
+    /// The program.
+    pub fn program(&mut self) -> &mut Loaded {
+        &mut self.loaded
     }
 
     /// Leaves all frames to the workers.
@@ -222,11 +217,13 @@ impl Steering {
 
     /// Leaves the interface to a director that takes this one's place: the
     /// program stays, and drops what it has redirected so far, until that one
-    /// puts its own there. To be called before sockets are closed.
-    pub fn hand_over(&mut self) -> Result<(), SteerError> {
-        self.attachment.stay();
-        self.loaded.set_offload(None)?;
-        self.loaded.set_without_socket(WithoutSocket::Drop)
+    /// puts its own there. Established connections are carried on for as long as what
+    /// is returned is there. To be called before sockets are closed.
+    pub fn hand_over(self) -> Result<Loaded, SteerError> {
+        let Steering { mut attachment, mut loaded } = self;
+        attachment.stay();
+        loaded.set_without_socket(WithoutSocket::Drop)?;
+        Ok(loaded)
     }
 }
 

@@ -45,6 +45,9 @@ pub struct Session {
     pub ftp: Role,
     /// What FTP's control connection needs to go on, where text was changed
     pub control: Option<FtpControl>,
+    /// Whether the kernel carries it ([`crate::offload`]), as far as that is told: only
+    /// while a [successor](super::Subscription::of_successor) is among the listeners
+    pub carried: bool,
 }
 
 /// Where a control connection of FTP is.

@@ -45,16 +45,23 @@ pub struct Tap {
     lost: AtomicU64,
     /// Raised by either side for the other; nobody lowers it
     closed: AtomicBool,
+    /// Whether the listener is to take this process's place
+    successor: bool,
 }
 
 impl Tap {
     /// A tap with room for `capacity` changes, which is taken at once.
     pub fn new(capacity: usize) -> Self {
+        Tap::of(capacity, false)
+    }
+
+    fn of(capacity: usize, successor: bool) -> Self {
         Tap {
             queue: ArrayQueue::new(capacity.max(2)),
             wanted: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            successor,
         }
     }
 
@@ -75,6 +82,11 @@ impl Tap {
 
     pub(crate) fn wanted(&self) -> u64 {
         self.wanted.load(Acquire)
+    }
+
+    /// Whether the listener is to know what the kernel carries, too.
+    pub(crate) fn is_successors(&self) -> bool {
+        self.successor
     }
 
     /// Whether the listener is gone.
@@ -101,9 +113,20 @@ impl Subscription {
     /// each. `None` while a worker has no room for another command; the call
     /// may be repeated.
     pub fn new(exchanges: &[Exchange], capacity: usize) -> Option<Self> {
+        Subscription::of(exchanges, capacity, false)
+    }
+
+    /// The same for a process that is to take this one's place: it is told which
+    /// connections the kernel carries ([`super::Session::carried`]), and of each that
+    /// comes to be.
+    pub fn of_successor(exchanges: &[Exchange], capacity: usize) -> Option<Self> {
+        Subscription::of(exchanges, capacity, true)
+    }
+
+    fn of(exchanges: &[Exchange], capacity: usize, successor: bool) -> Option<Self> {
         let mut taps = Vec::new();
         for exchange in exchanges {
-            let tap = Arc::new(Tap::new(capacity));
+            let tap = Arc::new(Tap::of(capacity, successor));
             taps.push(Arc::clone(&tap));
             if exchange.commands.push(Command::Tell(tap)).is_err() {
                 taps.iter().for_each(|tap| tap.closed.store(true, Relaxed));

@@ -24,6 +24,8 @@ use crate::service::{OffloadChoice, Protocol, ServiceTable};
 use crate::stats::WorkerCounters;
 use crate::wire::tcp;
 
+mod inherited;
+
 /// In a [`Line`](crate::conn::Line): it is carried.
 const CARRIED: u8 = u8::MAX;
 /// In a line: it never will have.
@@ -124,6 +126,10 @@ pub(super) struct Carrying {
     now: u64,
     token: u32,
     signed: Option<u64>,
+    /// Whether nothing can come yet, or any more: another process has the interfaces
+    waits: bool,
+    /// The period since which that is not so
+    opened: u32,
     /// How many records are in use
     taken: usize,
     /// Packets that were carried since that was asked for last
@@ -235,6 +241,7 @@ impl<P: Port> Worker<P> {
         if self.flows.carrying.share.is_none() {
             return false;
         }
+        self.flows.carrying.set_waits(self.port.is_closed());
         let more = self.flows.proceed(&self.view, now);
         count(&self.counters, &mut self.flows.carrying);
         more
@@ -304,7 +311,10 @@ impl Flows {
     #[cold]
     fn offer(&mut self, view: &View, id: EntryId) {
         let offload = match self.try_offer(view, id) {
-            Ok(()) => CARRIED,
+            Ok(()) => {
+                self.sync.carried(id);
+                CARRIED
+            }
             Err(Not::Yet) => 0,
             Err(Not::Ever) => NEVER,
         };
@@ -560,8 +570,8 @@ impl Flows {
                 self.sync.packet(id, NO_TEMPLATE, false);
             }
         }
-        let over = found.generation != generation || found.closed || !self.carrying.on;
-        if found.generation != 0 && (over || found.rounds == IDLE) {
+        let over = found.generation != generation || found.closed || !self.carrying.on || self.standby;
+        if found.generation != 0 && (over || self.carrying.is_idle(found.rounds)) {
             self.look_again(view, board, id, over);
         }
     }

@@ -15,6 +15,7 @@ mod fragments_v6;
 mod ftp;
 mod fullnat;
 mod icmp;
+mod inherited;
 mod ipv6;
 mod link;
 mod listing;

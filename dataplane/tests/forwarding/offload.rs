@@ -68,7 +68,7 @@ impl Carried {
     }
 
     /// A client's packet, of which it is told whether the program carried it.
-    fn client(&mut self, frame: &[u8]) -> bool {
+    pub fn client(&mut self, frame: &[u8]) -> bool {
         let (carried, outcome) = self.arrive(0, frame);
         assert!(carried || !outcome.sent.is_empty(), "{outcome:?}");
         carried
@@ -96,7 +96,7 @@ impl Carried {
     }
 
     /// A connection of a client that is carried; how many packets came to the worker.
-    fn established(&mut self) -> usize {
+    pub fn established(&mut self) -> usize {
         assert!(!self.client(&tcp(CLIENT, VIP, SYN).bytes()));
         for packet in 1.. {
             if self.client(&tcp(CLIENT, VIP, ACK).bytes()) {

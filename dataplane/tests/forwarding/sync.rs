@@ -20,7 +20,12 @@ pub struct Link {
 impl Link {
     /// Connects both; `instance` is the number of the sender's process.
     pub fn new(from: &mut Director, to: &mut Director, instance: u64, capacity: usize) -> Self {
-        let mut subscription = Subscription::new(&from.exchanges(), capacity).expect("room for a command");
+        let subscription = Subscription::new(&from.exchanges(), capacity).expect("room for a command");
+        Link::by(subscription, to, instance)
+    }
+
+    /// By what is told to a listener.
+    pub fn by(mut subscription: Subscription, to: &mut Director, instance: u64) -> Self {
         let hops = Arc::clone(&to.published().hops.load());
         let mut importer = Importer::new(to.exchanges(), Source::Peer, hops);
         importer.begin(instance);

@@ -125,12 +125,12 @@ fn a_director_hands_its_interface_over() {
     }
     kernel::make_veth();
     for choice in [ModeChoice::Auto, ModeChoice::Generic] {
-        let mut first = Steering::attach("west", choice).unwrap();
+        let first = Steering::attach("west", choice).unwrap();
         let before = kernel::attached("west");
-        first.hand_over().unwrap();
-        drop(first);
+        let left = first.hand_over().unwrap();
         assert_eq!(kernel::attached("west"), before, "it stays");
         let second = Steering::attach("west", choice).unwrap();
+        drop(left);
         assert!(![0, before].contains(&kernel::attached("west")));
         drop(second);
         kernel::wait_until_detached("west");

@@ -43,6 +43,18 @@ struct Successor {
     /// Whether it can go on with the director's sockets
     #[serde(default)]
     sockets: bool,
+    /// How it talks: not later than the director's status has it in `takeover`
+    #[serde(default = "first_version", skip_serializing_if = "is_first_version")]
+    version: u32,
+}
+
+/// Directors that say no version, and know no such field.
+fn first_version() -> u32 {
+    1
+}
+
+fn is_first_version(version: &u32) -> bool {
+    *version == first_version()
 }
 
 impl From<Status> for Answer {
@@ -136,17 +148,24 @@ pub(super) const ROUTES: &[Route] = &[
             "Has another process take this one's place (sluice run --takeover). Members of api_group may not",
         ),
         |call| {
-            let Successor { interfaces, sockets } = call.body()?;
-            Ok(Request::TakeOver { interfaces, sockets })
+            let Successor { interfaces, sockets, version } = call.body()?;
+            Ok(Request::TakeOver { interfaces, sockets, version })
         },
         |request| match request {
-            Request::TakeOver { interfaces, sockets } => {
-                let successor = Successor { interfaces: interfaces.clone(), sockets: *sockets };
+            Request::TakeOver { interfaces, sockets, version } => {
+                let successor =
+                    Successor { interfaces: interfaces.clone(), sockets: *sockets, version: *version };
                 Some(Call::plain().with_body(&successor))
             }
             _ => None,
         },
-        || vec![Request::TakeOver { interfaces: vec!["eth0".into(), "eth1".into()], sockets: true }],
+        || {
+            vec![Request::TakeOver {
+                interfaces: vec!["eth0".into(), "eth1".into()],
+                sockets: true,
+                version: 2,
+            }]
+        },
     )
     .body::<Successor>()
     .upgrade(PROTOCOL)

@@ -91,13 +91,16 @@ impl Forwarding {
     fn attach(&self, programs: Vec<Loaded>) -> Result<(), TakeoverError> {
         let mut steering = Vec::new();
         for (mut loaded, interface) in programs.into_iter().zip(&self.interfaces) {
-            let attached = loaded.admit_sockets().and_then(|()| loaded.attach(self.mode));
-            let mut attached = attached.map_err(|error| TakeoverError::Workers(error.to_string()))?;
-            self.join(steering.len(), &mut attached);
-            steering.push(attached);
+            let attached = loaded.admit_sockets().and_then(|()| {
+                // Before its first packet, which may be one to be carried.
+                self.join(steering.len(), &mut loaded);
+                loaded.attach(self.mode)
+            });
+            steering.push(attached.map_err(|error| TakeoverError::Workers(error.to_string()))?);
             super::super::renew_rss(interface);
         }
         *self.steering.borrow_mut() = steering;
+        self.left.borrow_mut().clear();
         self.released.set(false);
         Ok(())
     }
@@ -140,12 +143,14 @@ impl Forwarding {
         Ok(all)
     }
 
-    /// Programs stay, and drop what comes while there is no socket.
+    /// Programs stay, go on carrying connections, and drop what comes for workers while
+    /// there is no socket.
     fn leave_programs(&self) -> Result<(), TakeoverError> {
         self.released.set(true);
         self.filters.borrow_mut().leave();
-        for mut steering in self.steering.borrow_mut().drain(..) {
-            steering.hand_over().map_err(|error| TakeoverError::Workers(error.to_string()))?;
+        for steering in self.steering.borrow_mut().drain(..) {
+            let left = steering.hand_over().map_err(|error| TakeoverError::Workers(error.to_string()))?;
+            self.left.borrow_mut().push(left);
         }
         Ok(())
     }

@@ -147,6 +147,7 @@ fn session_of(entry: &Entry, method: Method, table: &ServiceTable) -> Result<Ses
         persistent: service.options.persistence.is_some(),
         ftp,
         control,
+        carried: false,
     })
 }
 

@@ -57,6 +57,7 @@ pub(in crate::sync) fn session(number: u32, state: State) -> Session {
         persistent: false,
         ftp: Role::None,
         control: None,
+        carried: false,
     }
 }
 

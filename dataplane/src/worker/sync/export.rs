@@ -188,6 +188,7 @@ impl Flows {
             persistent: entry.template != NO_TEMPLATE,
             ftp: entry.ftp,
             control: self.ftp.adjustments(id),
+            carried: self.sync.succeeded && self.is_carried(id),
         })
     }
 

@@ -278,11 +278,14 @@ impl Flows {
             }
             if is_same(&entry, told) {
                 self.update_session(view, id, told, epoch, now);
+                self.inherit(view, id, told);
                 return Ok(());
             }
             self.expire(view, id);
         }
-        self.make_session(view, told, epoch, now)
+        let id = self.make_session(view, told, epoch, now)?;
+        self.inherit(view, id, told);
+        Ok(())
     }
 
     /// Whether who tells of a connection of one's own saw a packet of it clearly
@@ -324,7 +327,7 @@ impl Flows {
         }
     }
 
-    fn make_session(&mut self, view: &View, told: &Session, epoch: u8, now: u32) -> Result<(), Refused> {
+    fn make_session(&mut self, view: &View, told: &Session, epoch: u8, now: u32) -> Result<EntryId, Refused> {
         let Session { client, method, .. } = *told;
         let server_id = server_of(view, &told.service, told.server).ok_or(Refused::Unknown)?;
         let server = view.services.server(server_id).ok_or(Refused::Unknown)?;
@@ -384,7 +387,7 @@ impl Flows {
             }
             (Role::None | Role::Control, _) => {}
         }
-        Ok(())
+        Ok(id)
     }
 
     fn take_template(

@@ -112,6 +112,8 @@ impl Marks {
 pub(super) struct Syncing {
     /// Whether anything is to be looked at
     on: bool,
+    /// Whether a listener is to take this process's place
+    succeeded: bool,
     followings: Vec<Following>,
     sessions: Marks,
     templates: Marks,
@@ -136,6 +138,7 @@ impl Syncing {
     pub(super) fn new(capacity: usize) -> Self {
         Syncing {
             on: false,
+            succeeded: false,
             followings: Vec::new(),
             sessions: Marks::new(capacity),
             templates: Marks::new(capacity),
@@ -155,6 +158,7 @@ impl Syncing {
     fn update(&mut self) {
         let imported = self.sessions.imported + self.templates.imported > 0;
         self.on = !self.followings.is_empty() || imported;
+        self.succeeded = self.followings.iter().any(|following| following.tap.is_successors());
     }
 
     /// Takes note of a packet of a connection that was made by `template`, and
@@ -166,6 +170,14 @@ impl Syncing {
         }
         if changed || self.sessions.imported > 0 {
             self.sessions.note(id, changed, !self.followings.is_empty());
+        }
+    }
+
+    /// Takes note that a connection is carried by the kernel from now on. That is told
+    /// to a successor alone.
+    pub(super) fn carried(&mut self, id: EntryId) {
+        if self.succeeded {
+            self.sessions.note(id, true, true);
         }
     }
 
