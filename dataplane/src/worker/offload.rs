@@ -1,57 +1,35 @@
 //! What a worker has the program carry; see [`crate::offload`].
 //!
-//! Of each connection that has flows in the tables there is a record here. The slots of
-//! all of them are gone through within [`PERIOD`], a portion between two bursts: what was
-//! carried is counted for servers and services, and what is not to be carried any more is
-//! taken out. A slot has all that this needs. The connection itself is not looked at, as
-//! that would cost more than all else: its timer is [settled](Flows::settle) when it
-//! is over, or when the connection leaves the tables, and who asks in between is told
-//! what it will be ([`Flows::expiry`]).
+//! Of each connection that has flows in the tables there is a record here. Their slots
+//! are looked at once a second or so ([`rounds`]), and their timers when somebody asks
+//! ([`timer`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Worker;
-use super::defense::SPARED;
-use super::flow::{Flows, View, deadline, outer_source, resolved};
-use crate::conn::{EntryId, NO_TEMPLATE, Side, State};
+use super::flow::{Flows, View, outer_source, resolved};
+use crate::conn::{EntryId, Side, State};
 use crate::forward;
 use crate::ftp::Role;
 use crate::offload::{Board, Flow, Held, Holdings, Key, Last, MOST_HOPS, MOST_WORKERS, Owner, Share};
 use crate::packet::Packet;
 use crate::port::Port;
-use crate::service::{OffloadChoice, Protocol, ServiceTable};
+use crate::service::{OffloadChoice, Protocol};
 use crate::stats::WorkerCounters;
 use crate::wire::tcp;
 
 mod inherited;
+mod rounds;
+mod timer;
 
 /// In a [`Line`](crate::conn::Line): it is carried.
 const CARRIED: u8 = u8::MAX;
 /// In a line: it never will have.
 const NEVER: u8 = u8::MAX - 1;
 
-/// All slots are gone through in so many nanoseconds.
-const PERIOD: u64 = 1_000_000_000;
-/// When there are more connections than so many it takes longer, which still is within
-/// two seconds.
-const MANY: usize = 250_000;
-const PERIOD_OF_MANY: u64 = 1_750_000_000;
-
-/// Slots that are looked at between two bursts, or a few more.
-const SLICE: usize = 256;
-/// And stretches of 64 slots, of which the worker may have none.
-const STRETCHES: usize = 1024;
-
-/// The cache is asked for the slots of the stretch that is so many ahead.
-const AHEAD: usize = 2;
-
 /// Connections whose slots are given up between two bursts.
 const RELEASES: usize = 256;
-
-/// Looks in a row at which nothing had been carried after which a connection is carried
-/// no more.
-const IDLE: u8 = 10;
 
 /// Packets in a period that came to the worker and should have been carried, after
 /// which a connection is carried no more, if none was.
@@ -159,24 +137,6 @@ impl Carrying {
     fn next_token(&self, worker: usize) -> u32 {
         const OWN: u32 = (1 << 24) - 1;
         (worker as u32) << 24 | (self.token.wrapping_add(1) & OWN).max(1)
-    }
-
-    /// How long it takes to go through all.
-    fn period(&self) -> u64 {
-        if self.taken > MANY { PERIOD_OF_MANY } else { PERIOD }
-    }
-
-    /// Nanoseconds since the slot with a number was looked at.
-    fn looked(&self, slot: usize, now: u64) -> u64 {
-        let (stretch, all) = (slot / 64, self.holdings.stretches().max(1));
-        let into = u128::from(self.period()) * stretch as u128 / all as u128;
-        let since = now.saturating_sub(self.begun + into as u64);
-        // In this period, or in the one before.
-        if stretch < self.next {
-            since
-        } else {
-            (now + self.period()).saturating_sub(self.begun + into as u64)
-        }
     }
 
     /// Adds the slots of a connection to those that are gone through, or takes them
@@ -419,53 +379,6 @@ impl Flows {
         }
     }
 
-    /// The tick at which a connection expires; `None` if it has no deadline. Packets
-    /// that were carried are taken into account.
-    #[inline]
-    pub(super) fn expiry(&self, services: &ServiceTable, id: EntryId) -> Option<u32> {
-        let deadline = self.table.deadline(id);
-        match self.carried(id) {
-            None => deadline,
-            Some((_, held)) => self.prolonged(services, id, &held).or(deadline),
-        }
-    }
-
-    /// The tick until which packets that were carried let a connection live, if there
-    /// were any since that was settled.
-    fn prolonged(&self, services: &ServiceTable, id: EntryId, held: &Held) -> Option<u32> {
-        let (last, slot) = self.carrying.board()?.last(held);
-        let now = self.carrying.now;
-        let ago = match last {
-            Last::Settled => return None,
-            Last::Now => 0,
-            Last::Rounds(rounds) => {
-                self.carrying.looked(slot, now) + u64::from(rounds) * self.carrying.period()
-            }
-        };
-        let line = self.table.line(id)?;
-        let timeouts = services.server(line.server_id).map(|server| services.timeouts_of(server));
-        let seconds = timeouts.unwrap_or(services.timeouts()).seconds(line.state);
-        Some(deadline(super::tick(now.saturating_sub(ago)), seconds))
-    }
-
-    /// Counts what was carried, and has the timer of a connection say what it is to.
-    /// Returns whether that is later than now.
-    pub(super) fn settle(&mut self, view: &View, id: EntryId) -> bool {
-        let Some((number, held)) = self.carried(id) else { return false };
-        let until = self.prolonged(&view.services, id, &held);
-        self.fold(view, number);
-        let Some(until) = until else { return false };
-        if let Some(line) = self.table.get_mut(id) {
-            // Rounds do not tell how many there were.
-            line.packets = line.packets.max(SPARED);
-        }
-        let lives = until > super::tick(self.carrying.now);
-        if lives {
-            self.table.schedule(id, until);
-        }
-        lives
-    }
-
     /// Counts what was carried of a connection since the last look.
     fn fold(&mut self, view: &View, number: u32) {
         let carrying = &mut self.carrying;
@@ -523,66 +436,5 @@ impl Flows {
             self.carrying.taken -= 1;
         }
         true
-    }
-
-    /// Looks at the slots whose turn has come; returns whether there are more.
-    fn go_through(&mut self, view: &View, now: u64) -> bool {
-        let carrying = &mut self.carrying;
-        let all = if carrying.taken == 0 { 0 } else { carrying.holdings.stretches() };
-        let (elapsed, period) = (now.saturating_sub(carrying.begun), carrying.period());
-        if carrying.next >= all {
-            if elapsed >= period {
-                (carrying.next, carrying.begun) = (0, now);
-                carrying.periods = carrying.periods.wrapping_add(1);
-            }
-            return false;
-        }
-        let due = (u128::from(elapsed) * all as u128 / u128::from(period)).min(all as u128) as usize;
-        let end = due.min(carrying.next + STRETCHES);
-        let Some(board) = carrying.board().map(Arc::clone) else { return false };
-        let generation = board.generation();
-        let mut looked = 0;
-        while self.carrying.next < end && looked < SLICE {
-            let stretch = self.carrying.next;
-            // One is asked for with each that is looked at: more at a time would have to wait.
-            let mut ahead = self.carrying.holdings.stretch(stretch + AHEAD);
-            for slot in self.carrying.holdings.stretch(stretch) {
-                if let Some(slot) = ahead.next() {
-                    board.prefetch(slot);
-                }
-                self.look(view, &board, slot, generation);
-                looked += 1;
-            }
-            ahead.for_each(|slot| board.prefetch(slot));
-            self.carrying.next += 1;
-        }
-        self.carrying.next < due
-    }
-
-    /// Looks at a slot of a connection that is carried, or was a moment ago.
-    #[inline]
-    fn look(&mut self, view: &View, board: &Board, slot: usize, generation: u32) {
-        let found = board.look(slot);
-        let id = found.owner.connection;
-        if found.packets > 0 {
-            self.count_carried(view, found.owner, found.side, (found.packets, found.bytes));
-            if self.sync.is_on() {
-                self.sync.packet(id, NO_TEMPLATE, false);
-            }
-        }
-        let over = found.generation != generation || found.closed || !self.carrying.on || self.standby;
-        if found.generation != 0 && (over || self.carrying.is_idle(found.rounds)) {
-            self.look_again(view, board, id, over);
-        }
-    }
-
-    /// Takes a connection out that is over for the program, or idle on either side.
-    #[cold]
-    fn look_again(&mut self, view: &View, board: &Board, id: EntryId, over: bool) {
-        let idle = self.carried(id).is_some_and(|(_, held)| board.rounds(&held) >= IDLE);
-        if over || idle {
-            self.settle(view, id);
-            self.withdraw(view, id, 0);
-        }
     }
 }

@@ -6,7 +6,8 @@
 //! first packet that comes by the new program is carried, too.
 
 use super::super::flow::{Flows, View};
-use super::{CARRIED, Carrying, IDLE, NEVER};
+use super::rounds::IDLE;
+use super::{CARRIED, Carrying, NEVER};
 use crate::conn::{EntryId, State};
 use crate::sync::Session;
 
