@@ -347,9 +347,9 @@ impl Board {
         table.prefetch(slot);
     }
 
-    /// Takes what was carried at the slots of a connection since somebody looked.
-    /// That is for its timer, too, to whose time nothing is added by
-    /// [`Board::last`] from now on. For who has them.
+    /// Takes what was carried at the slots of a connection since somebody looked. Its
+    /// timer has to be moved for what was carried so far, since the slots do not tell of
+    /// it from now on. For who has them.
     pub fn settle(&self, held: &Held) -> Carried {
         let settle =
             |place: Option<Place>| place.map_or((0, 0), |place| self.table(held.is_v4).settle(place.slot));
