@@ -114,18 +114,22 @@ pub(super) struct Table {
     words: Words,
     /// Words of a slot
     stride: usize,
+    /// How many there are: asked at each look, where a division would be felt
+    slots: usize,
     homes: u32,
     seed: Seed,
 }
 
 impl Table {
     pub(super) fn new(words: Words, is_v4: bool, homes: u32, seed: Seed) -> Self {
-        Table { words, stride: if is_v4 { WORDS_V4 } else { WORDS_V6 }, homes, seed }
+        let stride = if is_v4 { WORDS_V4 } else { WORDS_V6 };
+        let slots = words.all().len() / stride;
+        Table { words, stride, slots, homes, seed }
     }
 
     /// How many slots there are.
     pub(super) fn slots(&self) -> usize {
-        self.words.all().len() / self.stride
+        self.slots
     }
 
     /// The words of a slot; none where there is none.
@@ -201,8 +205,8 @@ impl Table {
         let what = slot[WHAT].load(Ordering::Relaxed);
         let (packets, bytes) = slot::take(slot);
         let before = slot::rounds(what);
-        let rounds = if packets > 0 { 0 } else { (before & !SETTLED).saturating_add(1).min(MOST_ROUNDS) };
-        let after = if packets > 0 { 0 } else { before & SETTLED | rounds };
+        let in_vain = before & SETTLED | ((before & !SETTLED) + 1).min(MOST_ROUNDS);
+        let after = if packets > 0 { 0 } else { in_vain };
         if after != before {
             // The program may be about to close it.
             slot[WHAT].fetch_xor(slot::at_rounds(before ^ after), Ordering::Relaxed);
@@ -214,7 +218,7 @@ impl Table {
             bytes,
             side: side_of(what),
             owner: Owner::from_word(slot[OWNER].load(Ordering::Relaxed)),
-            rounds,
+            rounds: after & !SETTLED,
         }
     }
 
