@@ -187,11 +187,6 @@ impl Steering {
         self.attachment.fallback.as_deref()
     }
 
-    /// The kernel's number of the interface.
-    pub fn index(&self) -> u32 {
-        self.loaded.index
-    }
-
     /// The program.
     pub fn program(&mut self) -> &mut Loaded {
         &mut self.loaded

@@ -41,18 +41,6 @@ const SIGN_OF_LIFE: u64 = 10_000_000;
 /// How long slots are kept for the program to finish with a packet, nanoseconds.
 const GRACE: u64 = 20_000_000;
 
-/// How far a record is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Stage {
-    /// It is of no connection
-    #[default]
-    Free,
-    /// Its flows are in force, or were until control changed the generation
-    In,
-    /// They are out of force, and the slots kept until the program is done
-    Leaving,
-}
-
 /// A connection that is carried.
 #[derive(Clone, Copy, Default)]
 struct Record {
@@ -65,7 +53,8 @@ struct Record {
     period: u32,
     /// Whether anything was carried before one came to the worker
     moved: bool,
-    stage: Stage,
+    /// Whether its flows are out of force, and the slots kept until the program is done
+    leaving: bool,
 }
 
 /// Why a connection is not carried.
@@ -74,6 +63,12 @@ enum Not {
     Yet,
     /// It is not one that can be
     Ever,
+}
+
+/// Whether connections in a state may be carried: in these, their packets leave them as
+/// they are.
+fn may_be_carried(state: State) -> bool {
+    matches!(state, State::Established | State::Udp)
 }
 
 /// A worker's share of what is carried.
@@ -229,7 +224,7 @@ impl Flows {
             NEVER => {}
             CARRIED => self.missed(view, id, packet),
             count => {
-                if matches!(line.state, State::Established | State::Udp) && !packet.partial {
+                if may_be_carried(line.state) && !packet.partial {
                     line.offload = count + 1;
                     if count + 1 >= self.carrying.after {
                         self.offer(view, id);
@@ -244,16 +239,14 @@ impl Flows {
     fn missed(&mut self, view: &View, id: EntryId, packet: &Packet) {
         const DECIDING: u8 = tcp::FIN | tcp::SYN | tcp::RST | tcp::ACK;
         let plain = packet.tuple.protocol != Protocol::Tcp || packet.flags & DECIDING == tcp::ACK;
-        let state = self.table.line(id).map(|line| line.state);
-        if !plain || !matches!(state, Some(State::Established | State::Udp)) {
+        if !plain || !self.table.line(id).is_some_and(|line| may_be_carried(line.state)) {
             self.withdraw(view, id, 0);
             return;
         }
-        let Some(number) = self.carrying.record_of(id) else { return };
-        let (period, board) = (self.carrying.periods, self.carrying.board().map(Arc::clone));
-        let Some((record, board)) = self.carrying.record(number).zip(board) else { return };
-        let Some(held) = record.held else { return };
-        let (last, _) = board.last(&held);
+        let Some((number, held)) = self.carried(id) else { return };
+        let Some((last, _)) = self.carrying.board().map(|board| board.last(&held)) else { return };
+        let period = self.carrying.periods;
+        let Some(record) = self.carrying.record(number) else { return };
         record.moved |= last != Last::Settled;
         if record.period != period || last <= Last::Rounds(0) {
             (record.period, record.missed) = (period, 0);
@@ -337,7 +330,7 @@ impl Flows {
         }
         carrying.taken += 1;
         if let Some(record) = carrying.record(number) {
-            *record = Record { id, held: Some(held), stage: Stage::In, ..Record::default() };
+            *record = Record { id, held: Some(held), ..Record::default() };
         }
         if let Some(of) = carrying.of.get_mut(id as usize) {
             *of = number;
@@ -356,7 +349,7 @@ impl Flows {
             line.offload = offload;
         }
         if let Some(record) = self.carrying.record(number) {
-            record.stage = Stage::Leaving;
+            record.leaving = true;
         }
         self.carrying.left.push(number);
     }
@@ -386,7 +379,7 @@ impl Flows {
             return;
         };
         let Some(held) = record.held else { return };
-        let (id, leaving) = (record.id, record.stage == Stage::Leaving);
+        let (id, leaving) = (record.id, record.leaving);
         let (owner, new) = (board.owner(&held), board.settle(&held));
         if new.packets == [0; 2] {
             return;

@@ -1,6 +1,7 @@
 //! A worker goes on with what another process had carried by the program, before any
 //! packet came to it.
 
+use sluice_dataplane::port::Port;
 use sluice_dataplane::service::Method;
 use sluice_dataplane::sync::Subscription;
 
@@ -26,7 +27,6 @@ impl Succession {
     fn serving(method: Method) -> Self {
         let mut new = Carried::serving(method);
         // The other one has the interfaces.
-        use sluice_dataplane::port::Port;
         new.director.workers[0].port_mut().close();
         Succession::of(Carried::serving(method), new)
     }
@@ -39,7 +39,6 @@ impl Succession {
     fn end(mut self) -> Carried {
         self.tell();
         self.link.cut(&mut self.new.director);
-        use sluice_dataplane::port::Port;
         self.new.director.workers[0].port_mut().reopen().expect("it opens");
         self.new
     }

@@ -7,8 +7,8 @@
 
 use super::super::flow::{Flows, View};
 use super::rounds::IDLE;
-use super::{CARRIED, Carrying, NEVER};
-use crate::conn::{EntryId, State};
+use super::{CARRIED, Carrying, NEVER, may_be_carried};
+use crate::conn::EntryId;
 use crate::sync::Session;
 
 impl Flows {
@@ -20,7 +20,7 @@ impl Flows {
     /// Has a connection carried that was told of, if it is said to be. One that is about
     /// to end is carried no more.
     pub(in crate::worker) fn inherit(&mut self, view: &View, id: EntryId, told: &Session) {
-        if !matches!(told.state, State::Established | State::Udp) {
+        if !may_be_carried(told.state) {
             self.no_longer_carried(view, id);
         } else if told.carried && self.carrying.on && !self.standby {
             let Some(line) = self.table.line(id) else { return };

@@ -38,16 +38,12 @@ impl Carrying {
     }
 
     /// Nanoseconds since the slot with a number was looked at.
-    pub(super) fn looked(&self, slot: usize, now: u64) -> u64 {
+    pub(super) fn looked(&self, slot: usize) -> u64 {
         let (stretch, all) = (slot / 64, self.holdings.stretches().max(1));
         let into = u128::from(self.period()) * stretch as u128 / all as u128;
-        let since = now.saturating_sub(self.begun + into as u64);
         // In this period, or in the one before.
-        if stretch < self.next {
-            since
-        } else {
-            (now + self.period()).saturating_sub(self.begun + into as u64)
-        }
+        let more = if stretch < self.next { 0 } else { self.period() };
+        (self.now + more).saturating_sub(self.begun + into as u64)
     }
 }
 

@@ -31,9 +31,7 @@ impl Flows {
         let ago = match last {
             Last::Settled => return None,
             Last::Now => 0,
-            Last::Rounds(rounds) => {
-                self.carrying.looked(slot, now) + u64::from(rounds) * self.carrying.period()
-            }
+            Last::Rounds(rounds) => self.carrying.looked(slot) + u64::from(rounds) * self.carrying.period(),
         };
         let line = self.table.line(id)?;
         let timeouts = services.server(line.server_id).map(|server| services.timeouts_of(server));
